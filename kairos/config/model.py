@@ -1,0 +1,385 @@
+"""The typed configuration: the one form every accepted spelling is loaded into.
+
+Pure data, shared by both planes. `load` decodes files into these Structs, `check` judges them across fields,
+`proxy.snapshot` compiles them. All are frozen; unknown keys are refused (`load` lets comment keys pass).
+Durations are seconds, sizes bytes. Names of the routes' own keys are those of kairos-rs, whose files load unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Bytes = Annotated[int, Meta(ge=0, le=1 << 50)]
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+
+Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"]
+Protocol = Literal["http", "websocket", "ftp", "dns"]
+Strategy = Literal["round_robin", "least_connections", "random", "weighted", "ip_hash", "p2c", "ewma"]
+SlashPolicy = Literal["strict", "ignore", "redirect"]
+EscapePolicy = Literal["reject", "keep"]
+LogFormat = Literal["json", "combined", "off"]
+LimitStrategy = Literal["PerIP", "PerUser", "PerRoute", "PerIPAndRoute", "PerUserAndRoute", "Composite"]
+WindowType = Literal["FixedWindow", "SlidingWindow", "TokenBucket"]
+
+
+class _Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What every section shares: immutable, strict about unknown keys, terse when written back."""
+
+
+class Server(_Spec):
+    """Listeners and processes."""
+
+    host: str = "0.0.0.0"
+    """Address to bind: IPv4, IPv6 (`::` serves both) or a name."""
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 5900
+    """TCP port; 0 lets the system choose one, which the start line then shows."""
+    unix: str | None = None
+    """Path of a unix socket to listen on as well."""
+    workers: Annotated[int, Meta(ge=1, le=512)] | None = None
+    """Worker processes; none means one per core."""
+    backlog: Count = 4096
+    """Listen queue per socket; the kernel caps it at net.core.somaxconn."""
+    drain_delay: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    """How long /ready fails before the listeners close, so that load balancers look away first."""
+    drain_timeout: Seconds = 30.0
+    """How long requests in flight may take to finish once the listeners are closed."""
+
+
+class Limits(_Spec):
+    """What one client may ask of the gateway. Exceeding any of them is answered by the error table."""
+
+    head_bytes: Annotated[int, Meta(ge=256, le=1 << 20)] = 32 * 1024
+    """Request or response head, start line included (431, or 502 from an upstream)."""
+    line_bytes: Annotated[int, Meta(ge=64, le=1 << 20)] = 8 * 1024
+    """Request target (414) and any one header line (431)."""
+    header_count: Annotated[int, Meta(ge=8, le=10_000)] = 100
+    """Header fields in one head (431)."""
+    body_bytes: Bytes = 16 * 1024 * 1024
+    """Request body (413); 0 means no limit. A route may set its own."""
+    requests_per_connection: Count = 10_000
+    """After so many requests the connection is closed politely."""
+    connections: Annotated[int, Meta(ge=0)] = 0
+    """Client connections per worker; 0 derives it from RLIMIT_NOFILE."""
+    connections_per_ip: Annotated[int, Meta(ge=0)] = 0
+    """Client connections per worker and peer address; 0 means no limit."""
+    body_rate: Annotated[int, Meta(ge=0)] = 1024
+    """Least bytes per second, on average, of a request body that takes longer than timeouts.body_idle (408)."""
+
+
+class Timeouts(_Spec):
+    """How long the gateway waits, by phase."""
+
+    head: Seconds = 10.0
+    """From a request's first byte to the end of its head (408)."""
+    idle: Seconds = 75.0
+    """Between requests of a kept-alive connection."""
+    body_idle: Seconds = 30.0
+    """Between two reads of a request body (408)."""
+    write_idle: Seconds = 30.0
+    """Without progress while writing to a client that does not read."""
+    connect: Seconds = 3.0
+    """Upstream connect, TLS handshake included (504)."""
+    first_byte: Seconds = 30.0
+    """From the request sent to the upstream's response head (504)."""
+    read_idle: Seconds = 30.0
+    """Between two reads of a response body (504, or the connection cut once the head went out)."""
+    total: Seconds | None = 60.0
+    """Whole exchange but for tunnels and event streams; null means no limit."""
+    tunnel_idle: Seconds = 300.0
+    """Without a byte either way in a WebSocket or other upgraded connection."""
+
+
+class RouteTimeouts(_Spec):
+    """Timeouts a route may set for itself; what is not given comes from `timeouts`."""
+
+    connect: Seconds | None = None
+    first_byte: Seconds | None = None
+    read_idle: Seconds | None = None
+    total: Annotated[float, Meta(ge=0, le=86_400)] | None = None
+    """0 means no limit."""
+    tunnel_idle: Seconds | None = None
+
+
+class Keepalive(_Spec):
+    """Pool of idle upstream connections, per worker and origin."""
+
+    idle: Seconds = 55.0
+    """An idle connection is closed after this, less up to a tenth of jitter: just under servers' usual 60 s."""
+    connections: Annotated[int, Meta(ge=0, le=100_000)] = 256
+    """Idle connections kept per origin; 0 turns reuse off."""
+    requests: Count = 10_000
+    """Requests sent over one upstream connection before it is closed."""
+
+
+class UpstreamTls(_Spec):
+    """TLS towards https and wss backends. Certificates are verified against the system's store by default."""
+
+    ca_file: str | None = None
+    """PEM file of the authorities to trust instead of the system's."""
+    cert_file: str | None = None
+    """PEM client certificate (chain), for mutual TLS."""
+    key_file: str | None = None
+    """Its private key, when not in cert_file."""
+    server_name: str | None = None
+    """SNI and name to verify; by default the backend's host."""
+    verify: bool = True
+    """False accepts any certificate: for tests only, reported by --check."""
+
+
+class Paths(_Spec):
+    """How request targets are normalised before anything looks at them (RFC 3986 section 6)."""
+
+    encoded_slash: EscapePolicy = "keep"
+    """`%2F`: kept as it is and never a separator, or refused with 400."""
+    trailing_slash: SlashPolicy = "strict"
+    """`/a/` against a route `/a`: different, the same, or answered by a 308 redirect."""
+    merge_slashes: bool = False
+    """Treat `//` as `/`."""
+
+
+class Headers(_Spec):
+    """Which header names pass."""
+
+    underscores: bool = False
+    """Let names through that hold `_` or other characters outside A-Z a-z 0-9 and `-`: applications that fold
+    `-` and `_` together can be fooled by them, so they are dropped unless this is set."""
+    request_id: Literal["keep", "replace"] = "keep"
+    """X-Request-Id of a client: kept when well formed, or always replaced."""
+    via: str = "kairos"
+    """Pseudonym in Via; empty leaves Via out."""
+    max_informational: Annotated[int, Meta(ge=0, le=100)] = 8
+    """1xx responses relayed or swallowed per request before the upstream counts as broken."""
+
+
+class Metrics(_Spec):
+    """Prometheus exposition."""
+
+    enabled: bool = True
+    path: str = "/metrics"
+    per_route: bool = True
+    """Label series by route; false folds all routes into one."""
+    allow: list[str] = field(
+        default_factory=lambda: ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]
+    )
+    """Networks that may read it on the gateway's port (others get 403): loopback and private ones by default."""
+
+
+class AccessLog(_Spec):
+    """One line per request, written in batches by the control process."""
+
+    format: LogFormat = "json"
+    file: str = "-"
+    """Path, or `-` for standard output. Reopened on USR1."""
+    sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """Share of successful requests logged; errors (status 400 and above) always are."""
+    redact: list[str] = field(
+        default_factory=lambda: [
+            "access_token", "api_key", "apikey", "auth", "client_secret", "code", "id_token", "jwt", "key",
+            "password", "passwd", "refresh_token", "secret", "session", "sig", "signature", "token",
+        ]
+    )  # fmt: skip
+    """Query parameters whose values are written as `***`."""
+
+
+class Health(_Spec):
+    """Built-in health endpoints of the gateway's port: /health, /ready, /live and /health/ready, /health/live."""
+
+    enabled: bool = True
+    require_backends: bool = False
+    """/ready fails while some route has no live backend."""
+
+
+class Jwt(_Spec):
+    """Bearer tokens for routes with auth_required."""
+
+    secret: str
+    """HMAC secret, 32 bytes or more; `${ENV}` and `${file:...}` keep it out of the file."""
+    issuer: str | None = None
+    audience: str | None = None
+    required_claims: list[str] = field(default_factory=list)
+    algorithm: Literal["HS256"] = "HS256"
+
+
+class RateLimit(_Spec):
+    """A limit on requests; absent means none."""
+
+    strategy: LimitStrategy = "PerIP"
+    limits: list[RateLimit] = field(default_factory=list)
+    """The parts of strategy Composite."""
+    requests_per_window: Count = 100
+    window_duration: Count = 60
+    burst_allowance: Annotated[int, Meta(ge=0)] = 0
+    window_type: WindowType = "SlidingWindow"
+    enable_redis: bool = False
+    redis_key_prefix: str = "kairos_rl"
+    redis_url: str | None = None
+
+
+class Cors(_Spec):
+    """Cross-origin resource sharing."""
+
+    enabled: bool = True
+    allowed_origins: list[str] = field(default_factory=list)
+    allowed_methods: list[str] = field(default_factory=list)
+    allowed_headers: list[str] = field(default_factory=list)
+    allow_credentials: bool = False
+    max_age: Annotated[int, Meta(ge=0)] | None = None
+
+
+class Ai(_Spec):
+    """Provider used by `ai_policy`."""
+
+    provider: str
+    model: str
+    api_key: str | None = None
+
+
+class AiStrategy(_Spec):
+    """One of the three strategies of an ai_policy, with the model of content_analysis."""
+
+    kind: Literal["content_analysis", "latency_prediction", "anomaly_detection"]
+    model: str | None = None
+
+
+class AiPolicy(_Spec):
+    """Backend choice by a model."""
+
+    enabled: bool
+    strategy: AiStrategy
+    provider: str | None = None
+    fallback_backend_index: Annotated[int, Meta(ge=0)] | None = None
+
+
+class Retry(_Spec):
+    """Further attempts after a failed one."""
+
+    max_retries: Annotated[int, Meta(ge=0, le=10)] = 3
+    initial_backoff_ms: Annotated[int, Meta(ge=0)] = 100
+    max_backoff_ms: Annotated[int, Meta(ge=0)] = 5000
+    backoff_multiplier: Annotated[float, Meta(ge=1)] = 2.0
+    retry_on_status_codes: list[Annotated[int, Meta(ge=100, le=999)]] = field(default_factory=lambda: [502, 503, 504])
+    retry_on_connection_error: bool = True
+
+
+class HeaderRule(_Spec):
+    """One edit of a header."""
+
+    action: Literal["add", "set", "remove", "replace"]
+    name: str
+    value: str | None = None
+    pattern: str | None = None
+    replacement: str | None = None
+
+
+class QueryRule(_Spec):
+    """One edit of a query parameter."""
+
+    action: Literal["add", "set", "remove", "replace"]
+    name: str
+    value: str | None = None
+    pattern: str | None = None
+    replacement: str | None = None
+
+
+class PathRule(_Spec):
+    """A pattern replaced once in the upstream path."""
+
+    pattern: str
+    replacement: str
+
+
+class StatusRule(_Spec):
+    """A response status shown as another."""
+
+    from_: Annotated[int, Meta(ge=100, le=999)] = field(name="from")
+    to: Annotated[int, Meta(ge=100, le=999)]
+    condition: str | None = None
+
+
+class RequestTransformation(_Spec):
+    """Edits on the way to the upstream."""
+
+    headers: list[HeaderRule] = field(default_factory=list)
+    path: PathRule | None = None
+    query_params: list[QueryRule] = field(default_factory=list)
+
+
+class ResponseTransformation(_Spec):
+    """Edits on the way back."""
+
+    headers: list[HeaderRule] = field(default_factory=list)
+    status_code_mappings: list[StatusRule] = field(default_factory=list)
+
+
+class Backend(_Spec):
+    """One upstream server."""
+
+    host: str
+    """`http://`, `https://`, `ws://` or `wss://` and a name or address; `unix:/path` for a socket.
+    FTP and DNS routes also take `ftp://`, `ftps://`, `dns://`, `udp://`, `tcp://` and a bare address."""
+    port: Port | None = None
+    """By default that of the scheme."""
+    weight: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    health_check_path: str | None = None
+
+
+class Route(_Spec):
+    """What is served on one external path."""
+
+    external_path: str
+    """Literal segments, `{name}` for one segment or part of one, `{name:path}` for the rest of the path."""
+    internal_path: str
+    """Path sent to the backend; `{name}` stands for what the external path captured. A query of its own is kept
+    in front of the client's."""
+    methods: list[Method]
+    hosts: list[str] = field(default_factory=list)
+    """Host names this route serves, `*.example.com` for any one label or more; none means every host."""
+    backends: list[Backend] = field(default_factory=list)
+    protocol: Protocol = "http"
+    load_balancing_strategy: Strategy = "round_robin"
+    auth_required: bool = False
+    upgrade: bool = False
+    """Let WebSocket upgrades through on an ordinary http route."""
+    preserve_host: bool = False
+    """Send the client's Host upstream instead of the backend's."""
+    trailing_slash: SlashPolicy | None = None
+    """Own policy instead of paths.trailing_slash."""
+    body_bytes: Bytes | None = None
+    """Own limit instead of limits.body_bytes; 0 means no limit."""
+    timeouts: RouteTimeouts | None = None
+    tls: UpstreamTls | None = None
+    rate_limit: RateLimit | None = None
+    retry: Retry | None = None
+    request_transformation: RequestTransformation | None = None
+    response_transformation: ResponseTransformation | None = None
+    ai_policy: AiPolicy | None = None
+    legacy: bool = False
+    """Written as `host` and `port` on the route itself: shown and written back that way."""
+
+
+class Config(_Spec, kw_only=True):
+    """Everything the gateway needs to know."""
+
+    version: Annotated[int, Meta(ge=0, le=255)] = 1
+    server: Server = Server()
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    keepalive: Keepalive = Keepalive()
+    paths: Paths = Paths()
+    headers: Headers = Headers()
+    tls: UpstreamTls = UpstreamTls()
+    """Towards upstreams, for routes without their own."""
+    trusted_proxies: list[str] = field(default_factory=list)
+    """Networks whose X-Forwarded-* and Forwarded headers are believed; from all others they are replaced."""
+    health: Health = Health()
+    metrics: Metrics = field(default_factory=Metrics)
+    access_log: AccessLog = field(default_factory=AccessLog)
+    jwt: Jwt | None = None
+    rate_limit: RateLimit | None = None
+    cors: Cors | None = None
+    ai: Ai | None = None
+    routers: list[Route]
