@@ -1,0 +1,61 @@
+"""One end of a connection: writing, back-pressure and its one deadline. Both sides of the proxy derive from it."""
+
+from libc.stdint cimport int64_t
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    cdef struct iovec:
+        void* iov_base
+        size_t iov_len
+
+
+cdef enum:
+    LANES = 8               # the clock looks at one lane of connections a tick
+    MAX_IOV = 64
+
+
+cdef int64_t monotonic_us() noexcept nogil
+cdef int64_t unix_us() noexcept nogil
+
+
+cdef class Clock:
+    """The only timer of a worker: each tick visits one lane of connections and ends those past their deadline."""
+    cdef object loop
+    cdef object handle      # pending TimerHandle, None while stopped
+    cdef list heads         # one sentinel Wire per lane
+    cdef int lane           # lane of the next tick
+    cdef int entry          # lane of the next wire
+    cdef readonly Py_ssize_t count  # wires on the clock
+    cdef readonly list chores       # callables run once a round
+
+    cdef void add(self, Wire wire)
+    cdef void remove(self, Wire wire)
+
+
+cdef class Wire:
+    """asyncio protocol over a stream transport; plain sockets are written to directly while nothing is queued."""
+    cdef object transport
+    cdef Clock clock
+    cdef Wire before, after     # neighbours in the clock's lane
+    cdef int64_t deadline       # monotonic µs when on_deadline() is due; 0 for none
+    cdef int fd                 # socket written to directly, -1: only through the transport
+    cdef bint queued            # the transport may hold bytes: direct writing would overtake them
+    cdef bint write_paused      # the transport asked to stop (high-water mark)
+    cdef bint read_paused
+    cdef bint closed            # connection_lost() came, or close() was called
+
+    cdef bint _direct(self) except -1
+    cdef int _queue(self, object data) except -1
+    cdef int _queue_rest(self, iovec* iov, int count, bytes owner) except -1
+    cdef int attach(self, object transport, Clock clock, bint direct) except -1
+    cdef int detach(self) except -1
+    cdef int send(self, const char* p, Py_ssize_t n) except -1
+    cdef int send_bytes(self, bytes owner, const char* p, Py_ssize_t n) except -1
+    cdef int sendv(self, iovec* iov, int count, bytes owner) except -1
+    cdef int pause(self) except -1
+    cdef int resume(self) except -1
+    cdef int close(self) except -1
+    cdef int abort(self) except -1
+    cdef int on_deadline(self, int64_t now) except -1
+    cdef int on_drained(self) except -1
+    cdef int on_congested(self) except -1

@@ -1,0 +1,260 @@
+"""One end of a connection: writing, back-pressure and its one deadline.
+
+Rules here: bytes are handed to the kernel at once where the transport holds none (no object is made for them), else
+they queue in the transport, whose water marks call pause_writing() and resume_writing(). A deadline is one store;
+the clock finds those that passed, within a second, and never makes a timer per request.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    cdef struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    ssize_t c_send "send"(int fd, const void* buf, size_t n, int flags)
+    ssize_t c_sendmsg "sendmsg"(int fd, const msghdr* msg, int flags)
+    int MSG_NOSIGNAL
+    int MSG_DONTWAIT
+
+
+TICK = 0.125  # seconds; a wire is looked at every LANES ticks
+
+
+cdef int64_t monotonic_us() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
+
+
+cdef int64_t unix_us() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_REALTIME, &t)
+    return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
+
+
+cdef class Clock:
+    """Made with the loop it ticks on; start() and stop() it. `chores` run about once a second."""
+
+    def __cinit__(self, loop):
+        cdef Wire head
+        self.loop = loop
+        self.chores = []
+        self.heads = []
+        for _ in range(LANES):
+            head = Wire.__new__(Wire)
+            head.before = head
+            head.after = head
+            self.heads.append(head)
+
+    def start(self):
+        self.handle = self.loop.call_later(TICK, self.tick)
+
+    def stop(self):
+        if self.handle is not None:
+            self.handle.cancel()
+            self.handle = None
+
+    cdef void add(self, Wire wire):
+        cdef Wire head = <Wire>self.heads[self.entry]
+        self.entry = (self.entry + 1) % LANES
+        wire.after = head.after
+        wire.before = head
+        head.after.before = wire
+        head.after = wire
+        self.count += 1
+
+    cdef void remove(self, Wire wire):
+        if wire.after is None:
+            return
+        wire.before.after = wire.after
+        wire.after.before = wire.before
+        wire.before = None
+        wire.after = None
+        self.count -= 1
+
+    def tick(self):
+        """Visit one lane; plan the next tick."""
+        cdef Wire head = <Wire>self.heads[self.lane]
+        cdef Wire wire = head.after
+        cdef Wire following
+        cdef int64_t now = monotonic_us()
+        self.handle = self.loop.call_later(TICK, self.tick)
+        self.lane = (self.lane + 1) % LANES
+        while wire is not None and wire is not head:
+            following = wire.after
+            if wire.deadline != 0 and wire.deadline <= now:
+                wire.deadline = 0
+                wire.on_deadline(now)
+                if following is not head and following.after is None:
+                    following = head.after  # the neighbour was ended too: start over, no deadline fires twice
+            wire = following
+        if self.lane == 0:
+            for chore in self.chores:
+                chore()
+
+
+cdef class Wire:
+    """See wire.pxd. Subclasses are the asyncio protocols; they call attach() and detach()."""
+
+    cdef int attach(self, object transport, Clock clock, bint direct) except -1:
+        self.transport = transport
+        self.clock = clock
+        self.fd = transport.get_extra_info("socket").fileno() if direct else -1
+        clock.add(self)
+        return 0
+
+    cdef int detach(self) except -1:
+        """The transport is gone: nothing may be written, the clock forgets it."""
+        self.closed = True
+        self.fd = -1
+        self.deadline = 0
+        if self.clock is not None:
+            self.clock.remove(self)
+        return 0
+
+    cdef bint _direct(self) except -1:
+        """Whether bytes may go straight to the socket."""
+        if self.fd < 0:
+            return False
+        if self.queued:
+            if self.transport.get_write_buffer_size() != 0:
+                return False
+            self.queued = False
+        return True
+
+    cdef int _queue(self, object data) except -1:
+        self.queued = True
+        self.transport.write(data)
+        return 0
+
+    cdef int send(self, const char* p, Py_ssize_t n) except -1:
+        """Write bytes owned by the caller; what the kernel does not take now is copied."""
+        cdef Py_ssize_t done = 0
+        if self.closed or n <= 0:
+            return 0
+        if self._direct():
+            done = c_send(self.fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if done == n:
+                return 0
+            if done < 0:
+                if not _would_block():
+                    return self.abort()
+                done = 0
+        return self._queue(PyBytes_FromStringAndSize(p + done, n - done))
+
+    cdef int send_bytes(self, bytes owner, const char* p, Py_ssize_t n) except -1:
+        """Write p[:n], which lies inside owner; what the kernel does not take now is referred to, not copied."""
+        cdef Py_ssize_t done = 0, start
+        if self.closed or n <= 0:
+            return 0
+        if self._direct():
+            done = c_send(self.fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if done == n:
+                return 0
+            if done < 0:
+                if not _would_block():
+                    return self.abort()
+                done = 0
+        start = p - PyBytes_AS_STRING(owner) + done
+        if start == 0 and n - done == len(owner):
+            return self._queue(owner)
+        return self._queue(memoryview(owner)[start:start + n - done])
+
+    cdef int sendv(self, iovec* iov, int count, bytes owner) except -1:
+        """Write several pieces in one call. A rest that lies inside owner is referred to, any other is copied."""
+        cdef msghdr message
+        cdef Py_ssize_t done = 0
+        cdef int i = 0
+        if self.closed:
+            return 0
+        if self._direct():
+            memset(&message, 0, sizeof(msghdr))
+            message.msg_iov = iov
+            message.msg_iovlen = count
+            done = c_sendmsg(self.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if done < 0:
+                if not _would_block():
+                    return self.abort()
+                done = 0
+        while i < count and done >= <Py_ssize_t>iov[i].iov_len:
+            done -= iov[i].iov_len
+            i += 1
+        if i == count:
+            return 0
+        iov[i].iov_base = <char*>iov[i].iov_base + done
+        iov[i].iov_len -= done
+        return self._queue_rest(iov + i, count - i, owner)
+
+    cdef int _queue_rest(self, iovec* iov, int count, bytes owner) except -1:
+        cdef const char* first
+        cdef Py_ssize_t total = 0
+        cdef int i
+        if count == 1 and owner is not None:
+            first = PyBytes_AS_STRING(owner)
+            if first <= <const char*>iov[0].iov_base < first + len(owner):
+                start = <const char*>iov[0].iov_base - first
+                return self._queue(memoryview(owner)[start:start + <Py_ssize_t>iov[0].iov_len])
+        for i in range(count):
+            total += iov[i].iov_len
+        rest = PyBytes_FromStringAndSize(NULL, total)
+        cdef char* out = PyBytes_AS_STRING(rest)
+        for i in range(count):
+            memcpy(out, iov[i].iov_base, iov[i].iov_len)
+            out += iov[i].iov_len
+        return self._queue(rest)
+
+    cdef int pause(self) except -1:
+        """Stop reading (back-pressure on the peer)."""
+        if not self.read_paused and not self.closed:
+            self.read_paused = True
+            self.transport.pause_reading()
+        return 0
+
+    cdef int resume(self) except -1:
+        if self.read_paused and not self.closed:
+            self.read_paused = False
+            self.transport.resume_reading()
+        return 0
+
+    cdef int close(self) except -1:
+        """Close once everything queued is written; the fd is not used from here on."""
+        if not self.closed:
+            self.closed = True
+            self.fd = -1
+            self.transport.close()
+        return 0
+
+    cdef int abort(self) except -1:
+        """Close at once. connection_lost() follows."""
+        self.closed = True
+        self.fd = -1
+        if self.transport is not None:
+            self.transport.abort()
+        return 0
+
+    def pause_writing(self):
+        self.write_paused = True
+        self.on_congested()
+
+    def resume_writing(self):
+        self.write_paused = False
+        if not self.closed:
+            self.on_drained()
+
+    cdef int on_deadline(self, int64_t now) except -1:
+        return 0
+
+    cdef int on_drained(self) except -1:
+        return 0
+
+    cdef int on_congested(self) except -1:
+        return 0
+
+
+cdef inline bint _would_block() noexcept nogil:
+    return errno == EAGAIN or errno == EINTR  # EWOULDBLOCK is EAGAIN on Linux
