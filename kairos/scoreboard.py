@@ -1,0 +1,244 @@
+"""The shared page: where every process keeps its counters, and how they are read.
+
+One anonymous mmap, made by the supervisor before its first fork. Cells are int64; their numbers inside a block are
+the enums of `_speedups/cells.pxd`, their blocks' places are computed here and nowhere else:
+
+    header | shared upstream blocks | shared route blocks | a row per worker | an access-log ring per worker
+    row    = worker block | route blocks | pair blocks | upstream blocks
+
+- A row has one writer: the worker of that slot. Its totals outlive it; a respawned worker goes on in the same row.
+- Index 0 of routes, pairs and upstreams means "none", and takes in what no longer fits (`Series`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import sys
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct, field
+
+from kairos._speedups import cells
+from kairos._speedups.cells import Page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kairos.config.model import Backend, Route
+
+_Key = TypeVar("_Key")
+
+NO_ROUTE = "none"
+NO_UPSTREAM = "none"
+_CELL_BYTES = 8
+_ROW_ALIGN = 512  # cells of a memory page: rows of different workers share none
+_NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # named since Python 3.13
+_DEFAULT_PORTS = {
+    "http": 80, "https": 443, "ws": 80, "wss": 443,
+    "ftp": 21, "ftps": 990, "dns": 53, "udp": 53, "tcp": 53,
+}  # fmt: skip
+_WORKER_GAUGES = (cells.W_CONNECTIONS_OPEN, cells.W_REQUESTS_ACTIVE, cells.W_TUNNELS_OPEN, cells.W_PID)
+_UPSTREAM_GAUGES = (cells.U_IN_FLIGHT, cells.U_CONNECTIONS_OPEN, cells.U_CONNECTIONS_IDLE)
+
+
+class Capacity(Struct, frozen=True):
+    """How many of each the page has room for, index 0 included."""
+
+    workers: int
+    routes: int
+    pairs: int
+    upstreams: int
+
+    @classmethod
+    def with_headroom(cls, *, workers: int, routes: int, pairs: int, upstreams: int) -> Capacity:
+        """Room for reloads to come: memory is only taken when a cell is touched."""
+        return cls(workers, max(1024, 4 * routes), max(2048, 4 * pairs), max(1024, 4 * upstreams))
+
+
+class Scoreboard:
+    """The page with its layout. Methods answer cell numbers for `page`."""
+
+    def __init__(self, capacity: Capacity) -> None:
+        self.capacity = capacity
+        self._shared_upstreams = cells.H_CELLS
+        self._shared_routes = self._shared_upstreams + capacity.upstreams * cells.SU_CELLS
+        self._rows = _aligned(self._shared_routes + capacity.routes * cells.SR_CELLS)
+        self._row_routes = cells.W_CELLS
+        self._row_pairs = self._row_routes + capacity.routes * cells.R_CELLS
+        self._row_upstreams = self._row_pairs + capacity.pairs * cells.P_CELLS
+        self.row_stride = _aligned(self._row_upstreams + capacity.upstreams * cells.U_CELLS)
+        self._rings = self._rows + capacity.workers * self.row_stride
+        self.cells = self._rings + capacity.workers * cells.LOG_CELLS
+        flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE
+        self.page = Page(mmap.mmap(-1, self.cells * _CELL_BYTES, flags=flags))
+        self._write_header()
+
+    @classmethod
+    def create(cls, *, workers: int, routes: int, pairs: int, upstreams: int) -> Scoreboard:
+        """A page for so many workers, with room for more routes, pairs and upstreams than asked for."""
+        return cls(Capacity.with_headroom(workers=workers, routes=routes, pairs=pairs, upstreams=upstreams))
+
+    def _write_header(self) -> None:
+        header = {
+            cells.H_MAGIC: cells.MAGIC,
+            cells.H_WORKERS: self.capacity.workers,
+            cells.H_ROUTES: self.capacity.routes,
+            cells.H_PAIRS: self.capacity.pairs,
+            cells.H_UPSTREAMS: self.capacity.upstreams,
+            cells.H_ROW_STRIDE: self.row_stride,
+            cells.H_STARTED_AT: time.time_ns() // 1000,
+        }
+        for cell, value in header.items():
+            self.page.set(cell, value)
+
+    # --- places ---------------------------------------------------------------------------------------------------
+
+    def shared_upstream(self, upstream: int) -> int:
+        """The SU_* block every process reads and writes."""
+        return self._shared_upstreams + _index(upstream, self.capacity.upstreams) * cells.SU_CELLS
+
+    def shared_route(self, route: int) -> int:
+        """The SR_* block every process reads and writes."""
+        return self._shared_routes + _index(route, self.capacity.routes) * cells.SR_CELLS
+
+    def worker_block(self, slot: int) -> int:
+        """The W_* block, which begins the slot's row."""
+        return self._rows + _index(slot, self.capacity.workers) * self.row_stride
+
+    def route_block(self, slot: int, route: int) -> int:
+        """The R_* block of a route in one worker's row."""
+        return self.worker_block(slot) + self._row_routes + _index(route, self.capacity.routes) * cells.R_CELLS
+
+    def pair_block(self, slot: int, pair: int) -> int:
+        """The P_* block of a route and upstream in one worker's row."""
+        return self.worker_block(slot) + self._row_pairs + _index(pair, self.capacity.pairs) * cells.P_CELLS
+
+    def upstream_block(self, slot: int, upstream: int) -> int:
+        """The U_* block of an upstream in one worker's row; `row_stride` further on lies the next worker's."""
+        start = self.worker_block(slot) + self._row_upstreams
+        return start + _index(upstream, self.capacity.upstreams) * cells.U_CELLS
+
+    def log_ring(self, slot: int) -> int:
+        """The LOG_* block of a worker."""
+        return self._rings + _index(slot, self.capacity.workers) * cells.LOG_CELLS
+
+    # --- readers --------------------------------------------------------------------------------------------------
+
+    def total(self, block: int, cell: int = 0) -> int:
+        """One cell of a block of slot 0 (say `upstream_block(0, 3)`), summed over all workers."""
+        return self.totals(block + cell, 1)[0]
+
+    def totals(self, block: int, count: int) -> list[int]:
+        """`count` cells from a place in slot 0's row on, each summed over all workers."""
+        return self.page.sums(block, count, self.row_stride, self.capacity.workers)
+
+    @property
+    def started_at(self) -> float:
+        """Unix seconds at which the page was made."""
+        return self.page.get(cells.H_STARTED_AT) / 1e6
+
+    # --- writers --------------------------------------------------------------------------------------------------
+
+    def zero_gauges(self, slot: int) -> None:
+        """Take back what a dead worker still counted as open. Only while the slot has no process."""
+        worker = self.worker_block(slot)
+        for gauge in _WORKER_GAUGES:
+            self.page.set(worker + gauge, 0)
+        for upstream, gauge in itertools.product(range(self.capacity.upstreams), _UPSTREAM_GAUGES):
+            self.page.set(self.upstream_block(slot, upstream) + gauge, 0)
+
+    def set_flag(self, flag: int, on: bool) -> None:
+        """Raise or lower one FLAG_*; the supervisor is the only writer."""
+        flags = self.page.get(cells.H_FLAGS)
+        self.page.set(cells.H_FLAGS, flags | flag if on else flags & ~flag)
+
+    def flag(self, flag: int) -> bool:
+        """Whether a FLAG_* is raised."""
+        return bool(self.page.get(cells.H_FLAGS) & flag)
+
+
+def _aligned(cell: int) -> int:
+    return -(-cell // _ROW_ALIGN) * _ROW_ALIGN
+
+
+def _index(index: int, capacity: int) -> int:
+    if not 0 <= index < capacity:
+        raise IndexError(f"index {index} is outside the scoreboard's {capacity}")
+    return index
+
+
+# --- series -------------------------------------------------------------------------------------------------------
+
+
+def route_key(route: Route) -> str:
+    """The name of a route in metrics and logs: its path, behind its hosts where it has any."""
+    return ",".join(route.hosts) + route.external_path
+
+
+def upstream_key(backend: Backend) -> str:
+    """The name of an upstream, `http://host:port` or `unix:/path`, one per origin."""
+    if backend.host.startswith("unix:"):
+        return backend.host
+    scheme, separator, _ = backend.host.partition("://")
+    port = backend.port or (_DEFAULT_PORTS.get(scheme) if separator else None)
+    return f"{backend.host}:{port}" if port else backend.host
+
+
+class Assignment(Struct, frozen=True):
+    """Which key has which index: made by the supervisor for each revision, the same in every process."""
+
+    routes: dict[str, int] = field(default_factory=lambda: {NO_ROUTE: 0})
+    upstreams: dict[str, int] = field(default_factory=lambda: {NO_UPSTREAM: 0})
+    pairs: dict[tuple[str, str], int] = field(default_factory=lambda: {(NO_ROUTE, NO_UPSTREAM): 0})
+    full: bool = False
+    """Some key found no room and counts under index 0; a restart makes room again."""
+
+    def route(self, route: str) -> int:
+        """Index of a route_key."""
+        return self.routes.get(route, 0)
+
+    def upstream(self, upstream: str) -> int:
+        """Index of an upstream_key."""
+        return self.upstreams.get(upstream, 0)
+
+    def pair(self, route: str, upstream: str = NO_UPSTREAM) -> int:
+        """Index of a route_key with one of its upstream_keys, or with none: answered by the gateway itself."""
+        return self.pairs.get((route, upstream), 0)
+
+
+class Series:
+    """The supervisor's table of keys. It only grows, so an index never changes its meaning while the page lives."""
+
+    def __init__(self, scoreboard: Scoreboard) -> None:
+        self._scoreboard = scoreboard
+        self._table = Assignment()
+
+    def assign(self, routes: Iterable[Route]) -> Assignment:
+        """Give every route, upstream and pair of a configuration its index."""
+        capacity = self._scoreboard.capacity
+        table = Assignment(dict(self._table.routes), dict(self._table.upstreams), dict(self._table.pairs))
+        full = False
+        for route in routes:
+            name = route_key(route)
+            upstreams = [upstream_key(backend) for backend in route.backends]
+            full |= _grow(table.routes, [name], capacity.routes)
+            full |= _grow(table.upstreams, upstreams, capacity.upstreams)
+            full |= _grow(table.pairs, [(name, upstream) for upstream in [NO_UPSTREAM, *upstreams]], capacity.pairs)
+        self._scoreboard.page.set(cells.H_SERIES_FULL, full)
+        self._table = Assignment(table.routes, table.upstreams, table.pairs, full)
+        return self._table
+
+
+def _grow(table: dict[_Key, int], keys: Iterable[_Key], capacity: int) -> bool:
+    """Add new keys while there is room; True when one found none and shares index 0."""
+    full = False
+    for key in keys:
+        if key in table:
+            continue
+        if (index := len(table)) < capacity:
+            table[key] = index
+        else:
+            full = True
+    return full
