@@ -1,0 +1,1 @@
+"""Benchmarks: Kairos beside nginx and HAProxy, in the same minutes on the same machine. See `python -m bench -h`."""

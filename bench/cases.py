@@ -1,0 +1,182 @@
+"""The cases: what is asked of the proxies, and how a round is measured.
+
+Rules: within a round every peer has its turn, in the same order each round (A B C A B C), so that whatever else the
+machine does hits all alike. CPU time is read from the kernel just before and just after a turn. Memory cases start
+each peer alone and fresh, once: they do not vary from round to round.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bench import load, peers, procfs
+from bench.load import Load
+from bench.origin import Origin
+from bench.peers import Peer
+from bench.processes import LOOPBACK
+from bench.report import LoadResult, MemoryResult, Result, Sample
+
+CONNECTIONS = 64
+IDLE_CONNECTIONS = 10_000
+POST = Path(__file__).parent.parent / "tools" / "wrk" / "post.lua"
+RICH_REQUEST = (
+    "Accept: application/json, text/plain, */*",
+    "Accept-Encoding: gzip, deflate, br, zstd",
+    "Accept-Language: en-GB,en;q=0.9,de;q=0.8",
+    "Authorization: Bearer 7f3c2b1a9d8e4f60b5a4c3d2e1f00918",
+    "Cache-Control: no-cache",
+    "Cookie: session=5d41402abc4b2a76b9719d911017c592; theme=dark; consent=1",
+    "Origin: https://app.example.com",
+    "Referer: https://app.example.com/dashboard?tab=usage",
+    "Sec-Fetch-Mode: cors",
+    "Sec-Fetch-Site: same-site",
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+    "X-Requested-With: XMLHttpRequest",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the command line chose, and where things are."""
+
+    origin: Origin
+    home: Path
+    names: tuple[str, ...]
+    rounds: int
+    seconds: int
+    logging: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    """A request wrk repeats on kept-alive connections."""
+
+    title: str
+    path: str
+    headers: tuple[str, ...] = field(default=())
+    script: Path | None = None
+
+    unit = "request"
+
+    def drive(self, port: int, seconds: int) -> Load:
+        url = f"http://{LOOPBACK}:{port}{self.path}"
+        return load.run_wrk(load.wrk_command(url, CONNECTIONS, seconds, self.headers, self.script))
+
+
+@dataclass(frozen=True, slots=True)
+class WebSocket:
+    """Messages that bounce between client and origin; one message is one way there and one back."""
+
+    title: str
+
+    unit = "message"
+
+    def drive(self, port: int, seconds: int) -> Load:
+        return load.run_websocket(port, "/ws", CONNECTIONS, seconds)
+
+
+RICH = Http("rich: GET, 12 request and 10 response headers", "/rich/1", RICH_REQUEST)
+LOADS: dict[str, Http | WebSocket] = {
+    "plain": Http("plain: GET, 6-byte answer, no extra headers", "/plain/1"),
+    "rich": RICH,
+    "body16k": Http("body16k: GET, 16 KiB answer", "/files/16k"),
+    "body1m": Http("body1m: GET, 1 MiB answer", "/files/1m"),
+    "post16k": Http("post16k: POST, 16 KiB body", "/upload", ("X-Body-Bytes: 16384",), POST),
+    "websocket": WebSocket("websocket: 128-byte messages, echoed"),
+}
+
+
+def measure_load(run: Run, case: Http | WebSocket, workers: int = 1) -> LoadResult:
+    """Drive every peer in turn, round after round."""
+    result = LoadResult(case.title, case.unit, {name: [] for name in run.names})
+    with ExitStack() as stack:
+        running = [stack.enter_context(_started(run, name, case.title.split(":")[0], workers)) for name in run.names]
+        for peer in running:
+            case.drive(peer.port, 1)
+        for turn in range(1, run.rounds + 1):
+            for peer in running:
+                sample = _sample(case, peer, run.seconds)
+                result.samples[peer.name].append(sample)
+                _progress(f"{case.title.split(':')[0]} {turn}/{run.rounds} {peer.name}: {sample.cpu_us:.1f} µs CPU")
+    return result
+
+
+def _started(run: Run, name: str, case: str, workers: int) -> AbstractContextManager[Peer]:
+    home = run.home / f"{case.replace(' ', '_')}-{name}-{workers}"
+    return peers.started(name, run.origin, home, workers, run.logging)
+
+
+def _sample(case: Http | WebSocket, peer: Peer, seconds: int) -> Sample:
+    before = procfs.cpu_us(peer.pid)
+    done = case.drive(peer.port, seconds)
+    spent = procfs.cpu_us(peer.pid) - before
+    return Sample(spent / done.completed, done.rate, done.p50_us, done.p99_us, done.errors)
+
+
+def measure_workers(run: Run) -> list[Result]:
+    """The rich case with one worker each, then with two."""
+    titles = {count: f"workers2 {count}: rich, {count} worker(s) each" for count in (1, 2)}
+    return [measure_load(run, replace(RICH, title=title), count) for count, title in titles.items()]
+
+
+def measure_idle(run: Run) -> list[Result]:
+    """Growth of each tree's memory per idle connection."""
+    result = MemoryResult(f"idle: {IDLE_CONNECTIONS:,} idle kept-alive connections")
+    for name in run.names:
+        with _started(run, name, "idle", 1) as peer:
+            result.rows[name] = _idle_row(peer)
+        _progress(f"idle {name}: {result.rows[name]['PSS KiB/connection']:.2f} KiB a connection")
+    return [result]
+
+
+def _idle_row(peer: Peer) -> dict[str, float]:
+    before = procfs.tree_memory(peer.pid)
+    with load.idle_connections(peer.port, "/plain/1", IDLE_CONNECTIONS):
+        after = procfs.tree_memory(peer.pid)
+    return {
+        "PSS before MiB": before.pss / 1024,
+        "PSS after MiB": after.pss / 1024,
+        "RSS KiB/connection": (after.rss - before.rss) / IDLE_CONNECTIONS,
+        "PSS KiB/connection": (after.pss - before.pss) / IDLE_CONNECTIONS,
+    }
+
+
+def measure_fresh(run: Run) -> list[Result]:
+    """Memory of a worker that has answered one request, and of the whole tree around it."""
+    result = MemoryResult("fresh: one worker, just started")
+    for name in run.names:
+        with _started(run, name, "fresh", 1) as peer:
+            result.rows[name] = _fresh_row(peer)
+        _progress(f"fresh {name}: worker {result.rows[name]['worker RSS MiB']:.1f} MiB RSS")
+    return [result]
+
+
+def _fresh_row(peer: Peer) -> dict[str, float]:
+    worker = procfs.memory(procfs.workers(peer.pid, peer.port)[0])
+    whole = procfs.tree(peer.pid)
+    return {
+        "worker RSS MiB": worker.rss / 1024,
+        "worker PSS MiB": worker.pss / 1024,
+        "tree PSS MiB": procfs.tree_memory(peer.pid).pss / 1024,
+        "processes": len(whole),
+    }
+
+
+def _load_case(case: Http | WebSocket) -> Callable[[Run], Sequence[Result]]:
+    return lambda run: [measure_load(run, case)]
+
+
+CASES: dict[str, Callable[[Run], Sequence[Result]]] = {
+    **{name: _load_case(case) for name, case in LOADS.items()},
+    "workers2": measure_workers,
+    "idle": measure_idle,
+    "fresh": measure_fresh,
+}
+
+
+def _progress(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
