@@ -18,7 +18,8 @@ cdef enum:
     REFUSE_ENCODED_SLASH = 1  # flag: "%2F" is an error instead of an ordinary escape
     MERGE_SLASHES = 2  # flag: "//" is written "/"
 
-# `out` takes `n` bytes and may be `path` itself; it is scratch whatever is returned, `out_len` is set for SAME and CHANGED.
+# `out` takes `n` bytes and may be `path` itself; it is scratch whatever is returned. `out_len` is set for SAME and
+# CHANGED.
 cdef int normalize_path(const char* path, Py_ssize_t n, char* out, Py_ssize_t* out_len, int flags) noexcept nogil
 
 # What follows the "?": SAME, or BAD_BYTE. It is never rewritten.

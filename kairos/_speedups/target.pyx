@@ -30,8 +30,8 @@ cdef struct Writer:
 
 
 # --- eight bytes at a time -------------------------------------------------------------------------------------------
-# A word is one byte of interest per lane. "(x ^ c) - 1" sets the top bit of a lane that equals c; a borrow can only mark
-# lanes above a true hit, and a false hit only costs the careful pass.
+# A word has a byte a lane. "(x ^ c) - 1" sets the top bit of a lane that equals c; a borrow can only mark lanes above a
+# true hit, and a false hit only costs the careful pass.
 
 cdef inline uint64_t spread(unsigned char byte) noexcept nogil:
     return <uint64_t>0x0101010101010101ULL * byte
@@ -257,8 +257,8 @@ cdef int check_query(const char* query, Py_ssize_t n) noexcept nogil:
 
 
 # --- Host ------------------------------------------------------------------------------------------------------------
-# Names are letters, digits, "-", "." and "_" (seen in the wild): RFC 3986 would let sub-delims and escapes pass, which no
-# resolver takes and which only serve to make two readers differ.
+# Names are letters, digits, "-", "." and "_" (seen in the wild): RFC 3986 would let sub-delims and escapes pass, which
+# no resolver takes and which only serve to make two readers differ.
 
 cdef int read_port(const char* text, Py_ssize_t n, int* port) noexcept nogil:
     """The digits behind a colon; none at all means the default port (RFC 3986 section 3.2.3)."""
