@@ -1,0 +1,175 @@
+"""What the supervisor and its children say to each other, and what a child is born with.
+
+Sans-IO: `encode` gives the bytes of one message, `Decoder.receive` the messages complete so far. A frame is a 4-byte
+big-endian length and the message in MessagePack. A frame that lies about its size or its content is a `ChannelError`:
+the reader then drops the peer, for a stream out of step cannot be put right.
+
+    supervisor → child   Prepare → Commit or Abort;  Drain;  Stop;  ReopenLogs
+    child → supervisor   Ready;  Ack or Nack (to Prepare);  Drained
+
+Rules for a child: `Ready` comes first and once; every `Prepare` is answered, by `Ack` or `Nack`; a `Commit` or
+`Abort` of a revision it does not hold is ignored; the end of the stream means the supervisor is gone, and is obeyed like
+`Drain`. Signals are the supervisor's business: children ignore them (terminals and service managers signal whole groups).
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from msgspec import Struct
+
+from kairos.config.model import Config
+from kairos.scoreboard import Assignment
+
+if TYPE_CHECKING:
+    from kairos.scoreboard import Scoreboard
+
+MAX_FRAME = 64 * 1024 * 1024
+"""Far above any configuration; only a stream out of step asks for more."""
+_LENGTH = 4
+
+
+class _Message(Struct, frozen=True, tag=True):
+    """Tagged with the name of its class."""
+
+
+class Prepare(_Message):
+    """Compile this revision and keep it ready beside the one in use."""
+
+    revision: int
+    config: Config
+    series: Assignment
+
+
+class Commit(_Message):
+    """Use the prepared revision from the next request on."""
+
+    revision: int
+
+
+class Abort(_Message):
+    """Forget the prepared revision."""
+
+    revision: int
+
+
+class Drain(_Message):
+    """Accept nothing new, finish what is open within `deadline_s`, cut the rest, say `Drained`, exit 0."""
+
+    deadline_s: float
+
+
+class Stop(_Message):
+    """Exit 0 now."""
+
+
+class ReopenLogs(_Message):
+    """Log files were rotated: open them again by name."""
+
+
+class Ready(_Message):
+    """The first revision is in use and connections are accepted."""
+
+    pid: int
+
+
+class Ack(_Message):
+    """The revision is prepared."""
+
+    revision: int
+
+
+class Nack(_Message):
+    """The revision cannot be prepared, for these reasons."""
+
+    revision: int
+    problems: list[str]
+
+
+class Drained(_Message):
+    """Nothing is left open; the process exits."""
+
+
+ToChild = Prepare | Commit | Abort | Drain | Stop | ReopenLogs
+FromChild = Ready | Ack | Nack | Drained
+Message = ToChild | FromChild
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+class ChannelError(Exception):
+    """The peer's bytes are not frames of this protocol."""
+
+
+def encode(message: Message) -> bytes:
+    """One message as a frame."""
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME:
+        raise ChannelError(f"{type(message).__name__} takes {len(body)} bytes, more than a frame's {MAX_FRAME}")
+    return len(body).to_bytes(_LENGTH, "big") + body
+
+
+class Decoder:
+    """Bytes in, complete messages out; what is incomplete waits for more."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def receive(self, data: bytes) -> list[Message]:
+        """The messages that `data` completes, in order."""
+        self._buffer += data
+        messages = []
+        while (message := self._maybe_next()) is not None:
+            messages.append(message)
+        return messages
+
+    def _maybe_next(self) -> Message | None:
+        if len(self._buffer) < _LENGTH:
+            return None
+        size = int.from_bytes(self._buffer[:_LENGTH], "big")
+        if size > MAX_FRAME:
+            raise ChannelError(f"a frame claims {size} bytes, more than {MAX_FRAME}")
+        end = _LENGTH + size
+        if len(self._buffer) < end:
+            return None
+        body = bytes(self._buffer[_LENGTH:end])
+        del self._buffer[:end]
+        return _decode(body)
+
+
+def _decode(body: bytes) -> Message:
+    try:
+        return _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ChannelError(f"a frame holds no message: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBoot:
+    """All that a child is born with. It is forked, not executed, so these are the supervisor's own objects."""
+
+    kind: Literal["worker", "control"]
+    slot: int
+    """The worker's row on the scoreboard; -1 in the control process, which has none."""
+    workers: int
+    """How many workers are wanted at the time of the fork."""
+    revision: int
+    config: Config
+    """With the overrides of command line and environment applied."""
+    series: Assignment
+    scoreboard: Scoreboard
+    listeners: list[socket.socket]
+    """Bound, listening, non-blocking. None for the control process."""
+    channel: socket.socket
+    """This child's end of the socket pair, non-blocking."""
+    activated: bool
+    """The listeners came from the service manager, which goes on listening when this gateway is gone."""
+    log_level: str
+
+    def shares(self, listener: socket.socket) -> bool:
+        """Whether other workers (or the service manager) accept from the same socket: see `drain_listener`."""
+        return self.activated or listener.family == socket.AF_UNIX
