@@ -8,8 +8,9 @@ the reader then drops the peer, for a stream out of step cannot be put right.
     child → supervisor   Ready;  Ack or Nack (to Prepare);  Drained
 
 Rules for a child: `Ready` comes first and once; every `Prepare` is answered, by `Ack` or `Nack`; a `Commit` or
-`Abort` of a revision it does not hold is ignored; the end of the stream means the supervisor is gone, and is obeyed like
-`Drain`. Signals are the supervisor's business: children ignore them (terminals and service managers signal whole groups).
+`Abort` of a revision it does not hold is ignored; the end of the stream means the supervisor is gone, and is obeyed
+like `Drain`. Signals are the supervisor's business: children ignore them, since terminals and service managers signal
+whole groups.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from msgspec import Struct
 
-from kairos.config.model import Config
-from kairos.scoreboard import Assignment
+from kairos.config.model import Config  # noqa: TC001  (msgspec needs it at run time)
+from kairos.scoreboard import Assignment  # noqa: TC001
 
 if TYPE_CHECKING:
     from kairos.scoreboard import Scoreboard
@@ -36,7 +37,7 @@ class _Message(Struct, frozen=True, tag=True):
     """Tagged with the name of its class."""
 
 
-class Prepare(_Message):
+class Prepare(_Message, frozen=True):
     """Compile this revision and keep it ready beside the one in use."""
 
     revision: int
@@ -44,52 +45,52 @@ class Prepare(_Message):
     series: Assignment
 
 
-class Commit(_Message):
+class Commit(_Message, frozen=True):
     """Use the prepared revision from the next request on."""
 
     revision: int
 
 
-class Abort(_Message):
+class Abort(_Message, frozen=True):
     """Forget the prepared revision."""
 
     revision: int
 
 
-class Drain(_Message):
+class Drain(_Message, frozen=True):
     """Accept nothing new, finish what is open within `deadline_s`, cut the rest, say `Drained`, exit 0."""
 
     deadline_s: float
 
 
-class Stop(_Message):
+class Stop(_Message, frozen=True):
     """Exit 0 now."""
 
 
-class ReopenLogs(_Message):
+class ReopenLogs(_Message, frozen=True):
     """Log files were rotated: open them again by name."""
 
 
-class Ready(_Message):
+class Ready(_Message, frozen=True):
     """The first revision is in use and connections are accepted."""
 
     pid: int
 
 
-class Ack(_Message):
+class Ack(_Message, frozen=True):
     """The revision is prepared."""
 
     revision: int
 
 
-class Nack(_Message):
+class Nack(_Message, frozen=True):
     """The revision cannot be prepared, for these reasons."""
 
     revision: int
     problems: list[str]
 
 
-class Drained(_Message):
+class Drained(_Message, frozen=True):
     """Nothing is left open; the process exits."""
 
 

@@ -1,0 +1,600 @@
+"""What the supervisor decides. Pure: events and `now` in, actions out; no process, socket, clock or log is touched.
+
+A slot is one place for a child: workers have the numbers 0, 1, …, the control process has `CONTROL`. A slot keeps its
+listeners and its row of counters while processes come and go. Each is in one state, and moves only as `MOVES` says:
+
+    waiting ──spawned──> starting ──ready──> serving ──told to drain──> draining
+       ^                    │ died              │ died                     │ died
+       └────────────────────┴───────────────────┘  (not while stopping)    └──> gone
+
+Rules:
+- The first death of a child that had served is answered at once; further ones after 0.1 s, doubled each time up to
+  30 s, with jitter, until the child has lived for a minute. Exit codes 3 and 4 are never answered at once.
+- Until every child was ready once, exit code 3 (cannot boot) or 4 (cannot load), a missed deadline or repeated deaths
+  end the whole gateway: what cannot start is reported, not retried for ever.
+- A reload is prepared by every child that serves. All must agree within the deadline; a refusal, a death of a
+  worker or the deadline aborts it, and nobody switches. Children born meanwhile begin with the revision in use and
+  are brought up to date after the commit. Only workers' deaths count: that of control never affects traffic.
+- The gateway drains: not ready for `drain_delay`, then workers drain, then control, then it halts. TERM or INT once
+  more cuts that short. Whoever overstays a deadline is killed.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from kairos.channel import Abort, Commit, Drain, ReopenLogs, Stop, ToChild
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CONTROL = -1
+
+EXIT_OK = 0
+EXIT_BOOT = 3
+"""A child (or the gateway itself) could not boot: no port, no memory, a missing library."""
+EXIT_LOAD = 4
+"""A child could not load its configuration or the code it names."""
+
+BOOT_TIMEOUT = 30.0
+RELOAD_TIMEOUT = 30.0
+STOP_TIMEOUT = 2.0
+"""From `Stop` to SIGKILL."""
+DRAIN_GRACE = 2.0
+"""What a draining child gets beyond its deadline to close and exit."""
+CONTROL_DRAIN = 5.0
+"""For the control process to write the last log lines, once the workers are gone."""
+BACKOFF_FIRST = 0.1
+BACKOFF_MAX = 30.0
+HEALTHY_LIFE = 60.0
+BOOT_DEATHS = 5
+"""Deaths of one child before it was ever ready that end a boot even without exit code 3 or 4."""
+
+
+class Phase(Enum):
+    """Of the gateway as a whole."""
+
+    BOOT = "boot"
+    RUNNING = "running"
+    RELOADING = "reloading"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class State(Enum):
+    """Of one slot."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    GONE = "gone"
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.WAITING: frozenset({State.STARTING, State.WAITING, State.GONE}),
+    State.STARTING: frozenset({State.SERVING, State.WAITING, State.STOPPING, State.GONE}),
+    State.SERVING: frozenset({State.DRAINING, State.STOPPING, State.WAITING, State.GONE}),
+    State.DRAINING: frozenset({State.STOPPING, State.GONE}),
+    State.STOPPING: frozenset({State.GONE}),
+    State.GONE: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """What the plan needs to know of a configuration."""
+
+    number: int
+    workers: int
+    drain_delay: float
+    drain_timeout: float
+
+
+# --- actions ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Fork a child for the slot with the revision in use, then report `spawned` or `spawn_failed`."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Send a signal to a child."""
+
+    pid: int
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put a message on the slot's channel."""
+
+    slot: int
+    message: ToChild
+
+
+@dataclass(frozen=True, slots=True)
+class SendPrepare:
+    """Put `Prepare` with this revision's configuration on the slot's channel."""
+
+    slot: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Read the configuration again, then report `loaded` or `load_failed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The loaded revision is the one in use from here on."""
+
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """The loaded revision is not wanted."""
+
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """The slot is gone for good: close its listeners."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """The gateway came to this phase: tell the service manager and the scoreboard."""
+
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One event for people, `level` by logging's names."""
+
+    level: str
+    event: str
+    fields: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Nothing is left to supervise: leave with this exit code."""
+
+    code: int
+
+
+Action = Spawn | Signal | Send | SendPrepare | Load | Adopt | Discard | Retire | Announce | Log | Halt
+
+
+# --- state --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Slot:
+    """One place for a child, and the child in it."""
+
+    number: int
+    due: float
+    """When the state runs out: spawn time while waiting, deadline otherwise (infinite while serving)."""
+    state: State = State.WAITING
+    pid: int = 0
+    spawned_at: float = 0.0
+    failures: int = 0
+    """Deaths since the slot last held a child for `HEALTHY_LIFE`."""
+    was_ready: bool = False
+    """Whether the child at hand has reported ready."""
+
+    @property
+    def name(self) -> str:
+        return "control" if self.number == CONTROL else f"worker {self.number}"
+
+    def move(self, state: State, due: float = float("inf")) -> None:
+        """To another state, if the table allows it."""
+        if state not in MOVES[self.state]:
+            raise AssertionError(f"{self.name} cannot go from {self.state.value} to {state.value}")
+        self.state = state
+        self.due = due
+
+
+@dataclass(slots=True)
+class _Reload:
+    """A revision on trial."""
+
+    revision: Revision
+    due: float
+    waiting: set[int]
+    """Slots whose answer is outstanding."""
+    voters: frozenset[int]
+
+
+def describe_exit(code: int) -> str:
+    """An exit status as people say it; negative codes are signals, as in `subprocess`."""
+    if code < 0:
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+    meaning = {EXIT_BOOT: " (could not boot)", EXIT_LOAD: " (could not load its configuration)"}
+    return f"exited with code {code}{meaning.get(code, '')}"
+
+
+class Plan:
+    """The whole policy. Every public method is an event and answers the actions to take, in order."""
+
+    def __init__(
+        self,
+        revision: Revision,
+        *,
+        control: bool = False,
+        max_workers: int = 512,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.revision = revision
+        self.phase = Phase.BOOT
+        self.slots: dict[int, Slot] = {}
+        self._control = control
+        self._max_workers = max_workers
+        self._jitter = jitter
+        self._reload: _Reload | None = None
+        self._reload_wanted = False
+        self._drain_at: float | None = None
+        self._exit_code = EXIT_OK
+
+    def __repr__(self) -> str:
+        slots = " | ".join(f"{slot.name}: {slot.state.value}" for slot in self._all())
+        return f"<Plan {self.phase.value} r{self.revision.number}: {slots}>"
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> list[Action]:
+        """The gateway begins: one slot per worker, and one for control."""
+        for number in range(self.revision.workers):
+            self.slots[number] = Slot(number, now)
+        if self._control:
+            self.slots[CONTROL] = Slot(CONTROL, now)
+        return self.tick(now)
+
+    def spawned(self, number: int, pid: int, now: float) -> list[Action]:
+        """The slot has a process."""
+        slot = self.slots[number]
+        slot.pid, slot.spawned_at, slot.was_ready = pid, now, False
+        slot.move(State.STARTING, now + BOOT_TIMEOUT)
+        return []
+
+    def spawn_failed(self, number: int, reason: str, now: float) -> list[Action]:
+        """The system gave no process (EAGAIN, ENOMEM): treated like a death before ready."""
+        slot = self.slots[number]
+        actions: list[Action] = [Log("error", f"cannot fork {slot.name}: {reason}")]
+        return actions + self._revive(slot, now, at_once=False)
+
+    def ready(self, pid: int, now: float) -> list[Action]:
+        """A child said `Ready`."""
+        slot = self._by_pid(pid)
+        if slot is None or slot.state is not State.STARTING:
+            return []
+        slot.was_ready = True
+        slot.move(State.SERVING)
+        actions: list[Action] = [Log("debug", f"{slot.name} is ready", {"pid": pid, "took": now - slot.spawned_at})]
+        return actions + self._maybe_running()
+
+    def acked(self, pid: int, revision: int, now: float) -> list[Action]:
+        """A child holds the revision ready."""
+        slot = self._by_pid(pid)
+        if slot is None or self._reload is None or self._reload.revision.number != revision:
+            return []
+        self._reload.waiting.discard(slot.number)
+        return self._maybe_commit(now)
+
+    def nacked(self, pid: int, revision: int, problems: list[str], now: float) -> list[Action]:
+        """A child cannot use the revision."""
+        slot = self._by_pid(pid)
+        if slot is None:
+            return []
+        if self._reload is not None and self._reload.revision.number == revision:
+            return self._abort(f"{slot.name} refused it", problems)
+        if revision == self.revision.number:  # all others use it: begin anew rather than serve an old revision
+            log = Log("error", f"{slot.name} refused the revision in use; replacing it", {"problems": problems})
+            return [log, Signal(pid, signal.SIGKILL)]
+        return []
+
+    def exited(self, pid: int, code: int, now: float) -> list[Action]:
+        """A process was reaped. Unknown ones are orphans handed to PID 1: nobody's business."""
+        slot = self._by_pid(pid)
+        if slot is None:
+            return []
+        slot.pid = 0
+        actions: list[Action] = [self._obituary(slot, pid, code)]
+        if self._reload is not None:
+            actions += self._died_in_reload(slot, code, now)
+        if slot.state in (State.DRAINING, State.STOPPING) or not self._respawns(slot):
+            return actions + self._bury(slot, now)
+        if self.phase is Phase.BOOT and not slot.was_ready and code in (EXIT_BOOT, EXIT_LOAD):
+            return actions + self._give_up(f"{slot.name} {describe_exit(code)}", code, now)
+        at_once = slot.was_ready and code not in (EXIT_BOOT, EXIT_LOAD)
+        return actions + self._revive(slot, now, at_once=at_once)
+
+    def loaded(self, revision: Revision, now: float) -> list[Action]:
+        """The file was read and is good: put it to the vote."""
+        if self.phase is not Phase.RELOADING:
+            return [Discard(revision.number)]
+        voters = frozenset(slot.number for slot in self._all() if slot.state is State.SERVING)
+        self._reload = _Reload(revision, now + RELOAD_TIMEOUT, set(voters), voters)
+        return [SendPrepare(number, revision.number) for number in sorted(voters)] + self._maybe_commit(now)
+
+    def load_failed(self, problems: list[str], now: float) -> list[Action]:
+        """The file is bad: the revision in use stays."""
+        if self.phase is not Phase.RELOADING:
+            return []
+        return self._end_reload(Log("error", "reload refused: the configuration is bad", {"problems": problems}))
+
+    def signalled(self, signum: int, now: float) -> list[Action]:
+        """Somebody sent the gateway a signal."""
+        if signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            return self._terminate(signum, now)
+        if signum == signal.SIGUSR1:
+            return [Send(slot.number, ReopenLogs()) for slot in self._living()]
+        if self.phase in (Phase.DRAINING, Phase.STOPPING, Phase.STOPPED):
+            return [Log("warning", f"{signal.Signals(signum).name} ignored: the gateway is shutting down")]
+        if signum == signal.SIGHUP:
+            self._reload_wanted = True
+            return self._maybe_load()
+        if signum == signal.SIGTTIN:
+            return self._add_worker(now)
+        if signum == signal.SIGTTOU:
+            return self._remove_worker(now)
+        return []
+
+    def tick(self, now: float) -> list[Action]:
+        """Time has passed: spawn what is due, end what is overdue."""
+        actions: list[Action] = []
+        if self._drain_at is not None and now >= self._drain_at:
+            actions += self._drain_workers(now)
+        if self._reload is not None and now >= self._reload.due:
+            silent = ", ".join(self.slots[number].name for number in sorted(self._reload.waiting))
+            actions += self._abort(f"no answer from {silent} within {RELOAD_TIMEOUT:g} s", [])
+        for slot in self._all():
+            if now >= slot.due:
+                actions += self._overdue(slot, now)
+        return actions
+
+    def next_due(self) -> float:
+        """When `tick` has something to do next; infinite if only events can bring something."""
+        dues = [slot.due for slot in self._all()]
+        if self._reload is not None:
+            dues.append(self._reload.due)
+        if self._drain_at is not None:
+            dues.append(self._drain_at)
+        return min(dues, default=float("inf"))
+
+    # --- slots ----------------------------------------------------------------------------------------------------
+
+    def _all(self) -> list[Slot]:
+        """Workers first, control last: the order of starting and of ending."""
+        return sorted(self.slots.values(), key=lambda slot: (slot.number == CONTROL, slot.number))
+
+    def _living(self) -> Iterator[Slot]:
+        return (slot for slot in self._all() if slot.pid)
+
+    def _by_pid(self, pid: int) -> Slot | None:
+        return next((slot for slot in self._living() if slot.pid == pid), None)
+
+    def _workers(self) -> list[Slot]:
+        """Those wanted, not the ones on their way out."""
+        leaving = (State.DRAINING, State.STOPPING)
+        return [slot for slot in self._all() if slot.number != CONTROL and slot.state not in leaving]
+
+    def _respawns(self, slot: Slot) -> bool:
+        """While load balancers look away (`drain_delay`) everything must still work."""
+        delayed = self.phase is Phase.DRAINING and self._drain_at is not None
+        return delayed or self.phase in (Phase.BOOT, Phase.RUNNING, Phase.RELOADING)
+
+    def _overdue(self, slot: Slot, now: float) -> list[Action]:
+        if slot.state is State.WAITING:
+            slot.due = float("inf")
+            return [Spawn(slot.number)]
+        if slot.state is State.STARTING and self.phase is Phase.BOOT:
+            return self._give_up(f"{slot.name} was not ready within {BOOT_TIMEOUT:g} s", EXIT_BOOT, now)
+        waited_for = {State.STARTING: "become ready", State.DRAINING: "drain", State.STOPPING: "stop"}[slot.state]
+        slot.due = float("inf")
+        text = f"{slot.name} did not {waited_for} in time; killing it"
+        return [Log("warning", text, {"pid": slot.pid}), Signal(slot.pid, signal.SIGKILL)]
+
+    def _obituary(self, slot: Slot, pid: int, code: int) -> Log:
+        expected = code == EXIT_OK and slot.state in (State.DRAINING, State.STOPPING)
+        return Log("debug" if expected else "warning", f"{slot.name} {describe_exit(code)}", {"pid": pid})
+
+    def _revive(self, slot: Slot, now: float, *, at_once: bool) -> list[Action]:
+        """Plan the next process of a slot whose process died."""
+        if slot.was_ready and now - slot.spawned_at >= HEALTHY_LIFE:
+            slot.failures = 0
+        slot.failures += 1
+        if self.phase is Phase.BOOT and not slot.was_ready and slot.failures >= BOOT_DEATHS:
+            return self._give_up(f"{slot.name} died {slot.failures} times before it was ready", EXIT_BOOT, now)
+        delay = 0.0 if at_once and slot.failures == 1 else self._backoff(slot.failures - at_once)
+        slot.move(State.WAITING, now + delay)
+        return [Log("info", f"{slot.name} starts again in {delay:.1f} s")] if delay else self._overdue(slot, now)
+
+    def _backoff(self, failures: int) -> float:
+        """Doubled each time; the jitter keeps children that died together from starting together."""
+        delay: float = min(BACKOFF_MAX, BACKOFF_FIRST * 2.0 ** min(failures - 1, 20))
+        return delay * (0.75 + 0.5 * self._jitter())
+
+    def _bury(self, slot: Slot, now: float) -> list[Action]:
+        """The slot will have no further process."""
+        slot.move(State.GONE)
+        del self.slots[slot.number]
+        actions: list[Action] = [Retire(slot.number)]
+        if self.phase in (Phase.DRAINING, Phase.STOPPING):
+            actions += self._maybe_halt(now)
+        return actions + self._maybe_running()
+
+    def _maybe_running(self) -> list[Action]:
+        """The boot is over once everybody serves."""
+        if self.phase is not Phase.BOOT or any(slot.state is not State.SERVING for slot in self._all()):
+            return []
+        self.phase = Phase.RUNNING
+        return [Announce(Phase.RUNNING), *self._maybe_load()]
+
+    # --- workers more or less -------------------------------------------------------------------------------------
+
+    def _add_worker(self, now: float) -> list[Action]:
+        free = next((n for n in range(self._max_workers) if n not in self.slots), None)
+        if free is None:
+            return [Log("warning", f"no room for more than {self._max_workers} workers; restart with --workers")]
+        self.slots[free] = Slot(free, now)
+        return [Log("info", f"one worker more: {len(self._workers())}"), *self._overdue(self.slots[free], now)]
+
+    def _remove_worker(self, now: float) -> list[Action]:
+        """The youngest that serves, for only it can empty its accept queue."""
+        workers = self._workers()
+        if len(workers) == 1:
+            return [Log("warning", "the last worker stays; use TERM to end the gateway")]
+        slot = next((slot for slot in reversed(workers) if slot.state is State.SERVING), workers[-1])
+        actions: list[Action] = [Log("info", f"one worker less: {len(workers) - 1}")]
+        actions += self._drain(slot, now)
+        if self._reload is not None:
+            self._reload.waiting.discard(slot.number)
+            actions += self._maybe_commit(now)
+        return actions
+
+    def _resize(self, wanted: int, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for _ in range(len(self._workers()), wanted):
+            actions += self._add_worker(now)
+        for _ in range(wanted, len(self._workers())):
+            actions += self._remove_worker(now)
+        return actions
+
+    # --- reload ---------------------------------------------------------------------------------------------------
+
+    def _maybe_load(self) -> list[Action]:
+        """Reload requests during a boot or another reload wait for its end; many are one."""
+        if not self._reload_wanted or self.phase is not Phase.RUNNING:
+            return []
+        self._reload_wanted = False
+        self.phase = Phase.RELOADING
+        return [Announce(Phase.RELOADING), Load()]
+
+    def _maybe_commit(self, now: float) -> list[Action]:
+        """All have agreed: switch, and bring those up to date that were not there to be asked."""
+        if self._reload is None or self._reload.waiting:
+            return []
+        voted, old = self._reload.voters, self.revision
+        new = self.revision = self._reload.revision
+        actions: list[Action] = [Adopt(new.number)]
+        for slot in self._all():
+            if slot.state not in (State.STARTING, State.SERVING):
+                continue
+            if slot.number not in voted:
+                actions.append(SendPrepare(slot.number, new.number))
+            actions.append(Send(slot.number, Commit(new.number)))
+        actions += self._end_reload(Log("info", f"revision {new.number} is in use"))
+        return actions + (self._resize(new.workers, now) if new.workers != old.workers else [])
+
+    def _died_in_reload(self, slot: Slot, code: int, now: float) -> list[Action]:
+        reload = self._reload
+        if reload is None or slot.number not in reload.voters:
+            return []
+        if slot.number != CONTROL and slot.state is State.SERVING:
+            return self._abort(f"{slot.name} {describe_exit(code)} meanwhile", [])
+        reload.waiting.discard(slot.number)
+        reload.voters -= {slot.number}
+        return self._maybe_commit(now)
+
+    def _abort(self, reason: str, problems: list[str]) -> list[Action]:
+        if self._reload is None:
+            return []
+        number, voters = self._reload.revision.number, self._reload.voters
+        actions: list[Action] = [Send(s.number, Abort(number)) for s in self._living() if s.number in voters]
+        log = Log("error", f"reload abandoned: {reason}", {"revision": number, "problems": problems})
+        return [*actions, Discard(number), *self._end_reload(log)]
+
+    def _end_reload(self, log: Log) -> list[Action]:
+        self._reload = None
+        if self.phase is not Phase.RELOADING:
+            return [log]
+        self.phase = Phase.RUNNING
+        return [log, Announce(Phase.RUNNING), *self._maybe_load()]
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def _terminate(self, signum: int, now: float) -> list[Action]:
+        name = signal.Signals(signum).name
+        if self.phase in (Phase.DRAINING, Phase.BOOT) and signum != signal.SIGQUIT:
+            return [Log("info", f"{name}: stopping at once"), *self._stop_all(now)]
+        if self.phase in (Phase.DRAINING, Phase.STOPPING, Phase.STOPPED):
+            return []
+        self._reload_wanted = False
+        actions = self._abort("the gateway is shutting down", [])
+        self.phase = Phase.DRAINING
+        self._drain_at = now + self.revision.drain_delay
+        text = f"{name}: draining for up to {self.revision.drain_delay + self.revision.drain_timeout:g} s"
+        return [*actions, Log("info", text), Announce(Phase.DRAINING), *self.tick(now)]
+
+    def _drain_workers(self, now: float) -> list[Action]:
+        self._drain_at = None
+        actions: list[Action] = []
+        for slot in self._workers():
+            actions += self._drain(slot, now)
+        return actions
+
+    def _drain(self, slot: Slot, now: float) -> list[Action]:
+        """A child that serves finishes what is open; any other has nothing to finish."""
+        if slot.state is not State.SERVING:
+            return self._stop(slot, now)
+        deadline = CONTROL_DRAIN if slot.number == CONTROL else self.revision.drain_timeout
+        slot.move(State.DRAINING, now + deadline + DRAIN_GRACE)
+        return [Send(slot.number, Drain(deadline))]
+
+    def _stop(self, slot: Slot, now: float) -> list[Action]:
+        if not slot.pid:
+            return self._bury(slot, now)
+        if slot.state is State.STOPPING:
+            return []
+        slot.move(State.STOPPING, now + STOP_TIMEOUT)
+        return [Send(slot.number, Stop())]
+
+    def _stop_all(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        if self.phase is not Phase.STOPPING:
+            self.phase = Phase.STOPPING
+            actions.append(Announce(Phase.STOPPING))
+        self._drain_at = None
+        for slot in self._all():
+            if slot.number in self.slots:
+                actions += self._stop(slot, now)
+        return actions + self._maybe_halt(now)
+
+    def _give_up(self, reason: str, code: int, now: float) -> list[Action]:
+        """A boot that failed. The first failure names the exit code."""
+        self._exit_code = self._exit_code or code
+        return [Log("error", f"giving up: {reason}"), *self._stop_all(now)]
+
+    def _maybe_halt(self, now: float) -> list[Action]:
+        """Control goes last: it writes what the workers logged."""
+        if self.phase is Phase.STOPPED:
+            return []
+        if not self.slots:
+            self.phase = Phase.STOPPED
+            return [Announce(Phase.STOPPED), Halt(self._exit_code)]
+        control = self.slots.get(CONTROL)
+        if self._drain_at is None and control is not None and len(self.slots) == 1:
+            return [] if control.state is State.DRAINING else self._drain(control, now)
+        return []
