@@ -30,7 +30,7 @@ class _Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     """What every section shares: immutable, strict about unknown keys, terse when written back."""
 
 
-class Server(_Spec):
+class Server(_Spec, frozen=True):
     """Listeners and processes."""
 
     host: str = "0.0.0.0"
@@ -49,7 +49,7 @@ class Server(_Spec):
     """How long requests in flight may take to finish once the listeners are closed."""
 
 
-class Limits(_Spec):
+class Limits(_Spec, frozen=True):
     """What one client may ask of the gateway. Exceeding any of them is answered by the error table."""
 
     head_bytes: Annotated[int, Meta(ge=256, le=1 << 20)] = 32 * 1024
@@ -70,7 +70,7 @@ class Limits(_Spec):
     """Least bytes per second, on average, of a request body that takes longer than timeouts.body_idle (408)."""
 
 
-class Timeouts(_Spec):
+class Timeouts(_Spec, frozen=True):
     """How long the gateway waits, by phase."""
 
     head: Seconds = 10.0
@@ -93,7 +93,7 @@ class Timeouts(_Spec):
     """Without a byte either way in a WebSocket or other upgraded connection."""
 
 
-class RouteTimeouts(_Spec):
+class RouteTimeouts(_Spec, frozen=True):
     """Timeouts a route may set for itself; what is not given comes from `timeouts`."""
 
     connect: Seconds | None = None
@@ -104,7 +104,7 @@ class RouteTimeouts(_Spec):
     tunnel_idle: Seconds | None = None
 
 
-class Keepalive(_Spec):
+class Keepalive(_Spec, frozen=True):
     """Pool of idle upstream connections, per worker and origin."""
 
     idle: Seconds = 55.0
@@ -115,7 +115,7 @@ class Keepalive(_Spec):
     """Requests sent over one upstream connection before it is closed."""
 
 
-class UpstreamTls(_Spec):
+class UpstreamTls(_Spec, frozen=True):
     """TLS towards https and wss backends. Certificates are verified against the system's store by default."""
 
     ca_file: str | None = None
@@ -130,7 +130,7 @@ class UpstreamTls(_Spec):
     """False accepts any certificate: for tests only, reported by --check."""
 
 
-class Paths(_Spec):
+class Paths(_Spec, frozen=True):
     """How request targets are normalised before anything looks at them (RFC 3986 section 6)."""
 
     encoded_slash: EscapePolicy = "keep"
@@ -141,7 +141,7 @@ class Paths(_Spec):
     """Treat `//` as `/`."""
 
 
-class Headers(_Spec):
+class Headers(_Spec, frozen=True):
     """Which header names pass."""
 
     underscores: bool = False
@@ -155,7 +155,7 @@ class Headers(_Spec):
     """1xx responses relayed or swallowed per request before the upstream counts as broken."""
 
 
-class Metrics(_Spec):
+class Metrics(_Spec, frozen=True):
     """Prometheus exposition."""
 
     enabled: bool = True
@@ -168,7 +168,7 @@ class Metrics(_Spec):
     """Networks that may read it on the gateway's port (others get 403): loopback and private ones by default."""
 
 
-class AccessLog(_Spec):
+class AccessLog(_Spec, frozen=True):
     """One line per request, written in batches by the control process."""
 
     format: LogFormat = "json"
@@ -185,7 +185,7 @@ class AccessLog(_Spec):
     """Query parameters whose values are written as `***`."""
 
 
-class Health(_Spec):
+class Health(_Spec, frozen=True):
     """Built-in health endpoints of the gateway's port: /health, /ready, /live and /health/ready, /health/live."""
 
     enabled: bool = True
@@ -193,7 +193,7 @@ class Health(_Spec):
     """/ready fails while some route has no live backend."""
 
 
-class Jwt(_Spec):
+class Jwt(_Spec, frozen=True):
     """Bearer tokens for routes with auth_required."""
 
     secret: str
@@ -204,7 +204,7 @@ class Jwt(_Spec):
     algorithm: Literal["HS256"] = "HS256"
 
 
-class RateLimit(_Spec):
+class RateLimit(_Spec, frozen=True):
     """A limit on requests; absent means none."""
 
     strategy: LimitStrategy = "PerIP"
@@ -219,7 +219,7 @@ class RateLimit(_Spec):
     redis_url: str | None = None
 
 
-class Cors(_Spec):
+class Cors(_Spec, frozen=True):
     """Cross-origin resource sharing."""
 
     enabled: bool = True
@@ -230,7 +230,7 @@ class Cors(_Spec):
     max_age: Annotated[int, Meta(ge=0)] | None = None
 
 
-class Ai(_Spec):
+class Ai(_Spec, frozen=True):
     """Provider used by `ai_policy`."""
 
     provider: str
@@ -238,14 +238,14 @@ class Ai(_Spec):
     api_key: str | None = None
 
 
-class AiStrategy(_Spec):
+class AiStrategy(_Spec, frozen=True):
     """One of the three strategies of an ai_policy, with the model of content_analysis."""
 
     kind: Literal["content_analysis", "latency_prediction", "anomaly_detection"]
     model: str | None = None
 
 
-class AiPolicy(_Spec):
+class AiPolicy(_Spec, frozen=True):
     """Backend choice by a model."""
 
     enabled: bool
@@ -254,7 +254,7 @@ class AiPolicy(_Spec):
     fallback_backend_index: Annotated[int, Meta(ge=0)] | None = None
 
 
-class Retry(_Spec):
+class Retry(_Spec, frozen=True):
     """Further attempts after a failed one."""
 
     max_retries: Annotated[int, Meta(ge=0, le=10)] = 3
@@ -265,7 +265,18 @@ class Retry(_Spec):
     retry_on_connection_error: bool = True
 
 
-class HeaderRule(_Spec):
+class CircuitBreaker(_Spec, frozen=True):
+    """Stops asking a backend that keeps failing."""
+
+    failure_threshold: Count = 5
+    """Failures in a row that open it."""
+    success_threshold: Count = 3
+    """Successes in a row that close it again."""
+    reset_timeout: Seconds = 30.0
+    """How long it stays open before a trial."""
+
+
+class HeaderRule(_Spec, frozen=True):
     """One edit of a header."""
 
     action: Literal["add", "set", "remove", "replace"]
@@ -275,7 +286,7 @@ class HeaderRule(_Spec):
     replacement: str | None = None
 
 
-class QueryRule(_Spec):
+class QueryRule(_Spec, frozen=True):
     """One edit of a query parameter."""
 
     action: Literal["add", "set", "remove", "replace"]
@@ -285,14 +296,14 @@ class QueryRule(_Spec):
     replacement: str | None = None
 
 
-class PathRule(_Spec):
+class PathRule(_Spec, frozen=True):
     """A pattern replaced once in the upstream path."""
 
     pattern: str
     replacement: str
 
 
-class StatusRule(_Spec):
+class StatusRule(_Spec, frozen=True):
     """A response status shown as another."""
 
     from_: Annotated[int, Meta(ge=100, le=999)] = field(name="from")
@@ -300,7 +311,7 @@ class StatusRule(_Spec):
     condition: str | None = None
 
 
-class RequestTransformation(_Spec):
+class RequestTransformation(_Spec, frozen=True):
     """Edits on the way to the upstream."""
 
     headers: list[HeaderRule] = field(default_factory=list)
@@ -308,14 +319,14 @@ class RequestTransformation(_Spec):
     query_params: list[QueryRule] = field(default_factory=list)
 
 
-class ResponseTransformation(_Spec):
+class ResponseTransformation(_Spec, frozen=True):
     """Edits on the way back."""
 
     headers: list[HeaderRule] = field(default_factory=list)
     status_code_mappings: list[StatusRule] = field(default_factory=list)
 
 
-class Backend(_Spec):
+class Backend(_Spec, frozen=True):
     """One upstream server."""
 
     host: str
@@ -327,7 +338,7 @@ class Backend(_Spec):
     health_check_path: str | None = None
 
 
-class Route(_Spec):
+class Route(_Spec, frozen=True):
     """What is served on one external path."""
 
     external_path: str
@@ -354,6 +365,7 @@ class Route(_Spec):
     tls: UpstreamTls | None = None
     rate_limit: RateLimit | None = None
     retry: Retry | None = None
+    circuit_breaker: CircuitBreaker | None = None
     request_transformation: RequestTransformation | None = None
     response_transformation: ResponseTransformation | None = None
     ai_policy: AiPolicy | None = None
@@ -361,7 +373,7 @@ class Route(_Spec):
     """Written as `host` and `port` on the route itself: shown and written back that way."""
 
 
-class Config(_Spec, kw_only=True):
+class Config(_Spec, frozen=True, kw_only=True):
     """Everything the gateway needs to know."""
 
     version: Annotated[int, Meta(ge=0, le=255)] = 1

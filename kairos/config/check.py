@@ -1,0 +1,125 @@
+"""Judges a Config as a whole: what its types cannot say. Reads files that it names, touches nothing else.
+
+`check_routes` does the part that is about routes. Sections that this version loads but does not act on are warned of,
+so that nobody takes a setting for a protection.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from typing import TYPE_CHECKING
+
+from kairos.config.check_routes import check_routes, check_tls
+from kairos.config.problems import Findings
+
+if TYPE_CHECKING:
+    from kairos.config.model import Config, Jwt
+    from kairos.config.problems import Path, Problem
+
+DEFAULT_SECRET = "please-change-this-secret"
+SECRET_BYTES = 32
+SECRET_COMMAND = "python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
+
+_NOT_IN_EFFECT = ("rate_limit", "cors", "ai")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~:-]*")
+_HOST = re.compile(r"[^\s/@?#\x00-\x1f]+")
+
+
+def check(config: Config, *, insecure_dev: bool = False) -> list[Problem]:
+    """Everything to say about `config`; it can be used if none of it is an error."""
+    found = Findings()
+    _check_jwt(config, found, insecure_dev=insecure_dev)
+    _check_server(config, found)
+    _check_networks(config, found)
+    check_tls(config.tls, ("tls",), found)
+    _check_metrics(config, found)
+    _check_sections(config, found)
+    check_routes(config, found)
+    return found.problems
+
+
+def _check_jwt(config: Config, found: Findings, *, insecure_dev: bool) -> None:
+    if config.jwt is not None:
+        _check_secret(config.jwt, found, insecure_dev=insecure_dev)
+        return
+    at = next((at for at, route in enumerate(config.routers) if route.auth_required), None)
+    if at is not None:
+        message = "JWT configuration is required when routes have auth_required=true: add a section jwt with a secret"
+        found.error(("routers", at, "auth_required"), message)
+
+
+def _check_secret(jwt: Jwt, found: Findings, *, insecure_dev: bool) -> None:
+    """A guessable secret lets anybody sign tokens; an empty one is refused even for development."""
+    if not jwt.secret:
+        found.error(("jwt", "secret"), f"JWT secret cannot be empty: make one with {SECRET_COMMAND}")
+        return
+    if jwt.secret == DEFAULT_SECRET:
+        weakness = "JWT secret must be changed from default value"
+    elif len(jwt.secret.encode()) < SECRET_BYTES:
+        weakness = f"JWT secret should be at least {SECRET_BYTES} characters for security"
+    else:
+        return
+    if insecure_dev:
+        found.warning(("jwt", "secret"), f"{weakness}; accepted because of --insecure-dev")
+    else:
+        found.error(("jwt", "secret"), f"{weakness}: make one with {SECRET_COMMAND} (--insecure-dev accepts it)")
+
+
+def _check_server(config: Config, found: Findings) -> None:
+    server = config.server
+    if not _HOST.fullmatch(server.host):
+        found.error(("server", "host"), f"'{server.host}' is no address to bind: write an IP address or a name only")
+    if server.unix is not None:
+        _check_socket(server.unix, found)
+    if not _TOKEN.fullmatch(config.headers.via):
+        found.error(("headers", "via"), "must be a host name or a word, as it stands in a header")
+    if not config.access_log.file or "\0" in config.access_log.file:
+        found.error(("access_log", "file"), "must be a path, or '-' for standard output")
+
+
+def _check_socket(path: str, found: Findings) -> None:
+    folder = os.path.dirname(path) or "."
+    if not path or "\0" in path or len(os.fsencode(path)) > 107:
+        found.error(("server", "unix"), "must be a path of at most 107 bytes")
+    elif not os.path.isdir(folder):
+        found.error(("server", "unix"), f"the folder {folder} does not exist")
+
+
+def _check_networks(config: Config, found: Findings) -> None:
+    for keys, networks in (
+        (("trusted_proxies",), config.trusted_proxies),
+        (("metrics", "allow"), config.metrics.allow),
+    ):
+        for at, text in enumerate(networks):
+            _check_network((*keys, at), text, found)
+    for at, text in enumerate(config.trusted_proxies):
+        if text.endswith("/0"):
+            found.warning(("trusted_proxies", at), "trusts every client to say who it is: list your proxies only")
+
+
+def _check_network(keys: Path, text: str, found: Findings) -> None:
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        found.error(keys, f"'{text}' is no network: write an address or CIDR such as 10.0.0.0/8")
+        return
+    if "/" in text and str(ipaddress.ip_interface(text).ip) != str(network.network_address):
+        found.error(keys, f"'{text}' has bits set after the prefix: write {network}")
+
+
+def _check_metrics(config: Config, found: Findings) -> None:
+    path = config.metrics.path
+    if not path.startswith("/") or re.search(r"[\s?#{}\x00-\x1f]", path):
+        found.error(("metrics", "path"), "must be a literal path that starts with '/'")
+
+
+def _check_sections(config: Config, found: Findings) -> None:
+    for name in _NOT_IN_EFFECT:
+        if getattr(config, name) is not None:
+            found.warning((name,), f"{name} is not in effect in this version")
+    if config.rate_limit is None and all(route.rate_limit is None for route in config.routers):
+        found.hint((), "no rate_limit: clients may send as many requests as they like; set one for a public gateway")
+    if config.cors is not None and config.cors.allow_credentials and "*" in config.cors.allowed_origins:
+        found.warning(("cors", "allowed_origins"), "browsers refuse '*' together with allow_credentials")

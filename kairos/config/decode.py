@@ -1,0 +1,200 @@
+"""Plain values into the typed model, field by field, so that one mistake does not hide the next.
+
+msgspec judges the leaves; the walk is ours because msgspec stops at the first error. Unknown keys are errors with the
+nearest known name; comment keys (`$schema`, `_comment`, anything beginning with `_` or `//`) pass. A null stands for
+"not given" where the field has a default and no null of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+import msgspec
+
+from kairos.config.interpolate import Expanded
+from kairos.config.model import Method
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kairos.config.problems import Findings, Path
+
+    Decoder = Callable[[Any, Path, Findings], Any]
+
+INVALID: Any = object()
+"""What a decoder gives for a value it has reported."""
+
+_INT64 = 1 << 63
+_NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    Expanded: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    type(None): "null",
+}
+
+
+def is_comment(key: str) -> bool:
+    """Keys a person may add anywhere."""
+    return key.startswith(("_", "//")) or key == "$schema"
+
+
+def decode(value: Any, kind: Any, found: Findings, keys: Path = ()) -> Any:
+    """`value` as a `kind`, or INVALID once every problem in it is in `found`."""
+    return _decoder(kind)(value, keys, found)
+
+
+@cache
+def _decoder(kind: Any) -> Decoder:
+    """How to decode one type. Cached, so the model is examined once."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType) and len(args) == 2 and type(None) in args:
+        return _optional(next(arg for arg in args if arg is not type(None)))
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return lambda value, keys, found: _struct(kind, value, keys, found)
+    if origin is list:
+        return _list(args[0])
+    if origin is Literal:
+        return _choice(kind, args)
+    return _leaf(kind)
+
+
+def _expected(what: str, value: Any) -> str:
+    return f"expected {what}, got {_NAMES.get(type(value), type(value).__name__)}"
+
+
+def _optional(inner: Any) -> Decoder:
+    plain = _decoder(inner)
+    return lambda value, keys, found: None if value is None else plain(value, keys, found)
+
+
+# ---- objects
+
+
+class _Field(NamedTuple):
+    name: str
+    decoder: Decoder
+    required: bool
+    nullable: bool
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> dict[str, _Field]:
+    """By the name in the file."""
+    return {
+        info.encode_name: _Field(info.name, _decoder(info.type), info.required, type(None) in get_args(info.type))
+        for info in msgspec.structs.fields(kind)
+    }
+
+
+def _struct(kind: type[msgspec.Struct], value: Any, keys: Path, found: Findings) -> Any:
+    if not isinstance(value, dict):
+        found.error(keys, _expected("an object", value))
+        return INVALID
+    fields = _fields(kind)
+    arguments: dict[str, Any] = {}
+    for key, item in value.items():
+        field = fields.get(key)
+        if field is None:
+            if not is_comment(key):
+                found.error((*keys, key), lambda key=key: _unknown(kind, key))  # type: ignore[misc]
+                arguments[key] = INVALID
+        elif item is not None or field.nullable or field.required:
+            arguments[field.name] = field.decoder(item, (*keys, key), found)
+    missing = [key for key, field in fields.items() if field.required and field.name not in arguments]
+    for key in missing:
+        found.error(keys, f"the key '{key}' is missing")
+    if missing or any(argument is INVALID for argument in arguments.values()):
+        return INVALID
+    return kind(**arguments)
+
+
+@lru_cache(1024)
+def _unknown(kind: type[msgspec.Struct], key: str) -> str:
+    near = difflib.get_close_matches(key[:64], _fields(kind), n=1)
+    return f"unknown key '{key[:64]}'" + (f", did you mean '{near[0]}'?" if near else "")
+
+
+# ---- lists, choices, leaves
+
+
+def _list(item: Any) -> Decoder:
+    decoder = _decoder(item)
+
+    def decode_list(value: Any, keys: Path, found: Findings) -> Any:
+        if not isinstance(value, list):
+            found.error(keys, _expected("a list", value))
+            return INVALID
+        made = [decoder(element, (*keys, at), found) for at, element in enumerate(value)]
+        return INVALID if any(element is INVALID for element in made) else made
+
+    return decode_list
+
+
+def _choice(kind: Any, choices: tuple[str, ...]) -> Decoder:
+    allowed = frozenset(choices)
+
+    def decode_choice(value: Any, keys: Path, found: Findings) -> Any:
+        if isinstance(value, str) and value in allowed:
+            return str(value)
+        found.error(keys, _bad_choice(kind, choices, value) if isinstance(value, str) else _expected("a string", value))
+        return INVALID
+
+    return decode_choice
+
+
+def _bad_choice(kind: Any, choices: tuple[str, ...], value: str) -> str:
+    noun = "Invalid HTTP method" if kind is Method else "unknown value"
+    folded = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(value[:64].lower(), folded, n=1)
+    hint = f", did you mean '{folded[near[0]]}'?" if near else ""
+    return f"{noun}: {value[:64]!r}{hint} (one of {', '.join(choices)})"
+
+
+def _leaf(kind: Any) -> Decoder:
+    base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    name = _NAMES.get(base, str(base))
+    bounds = _bounds(kind)
+
+    def decode_leaf(value: Any, keys: Path, found: Findings) -> Any:
+        try:
+            if type(value) is Expanded:
+                made = msgspec.convert(str(value), kind, strict=False)
+            else:
+                made = msgspec.convert(value, kind)
+            if type(made) is str:
+                made.encode()  # half of a surrogate pair is no text
+            elif isinstance(made, float | int) and not (math.isfinite(made) and abs(made) < _INT64):
+                raise OverflowError
+        except UnicodeEncodeError:
+            found.error(keys, "holds a lone surrogate, which is not text")
+        except (msgspec.ValidationError, OverflowError):
+            if type(value) is Expanded and base is not str:
+                found.error(keys, f"what it stands for is not {name}" + (f" {bounds}" if base is not bool else ""))
+            elif isinstance(value, bool) or not isinstance(value, base if base is not float else (float, int)):
+                found.error(keys, _expected(name, value))
+            else:
+                found.error(keys, f"must be {bounds}")
+        else:
+            return made
+        return INVALID
+
+    return decode_leaf
+
+
+def _bounds(kind: Any) -> str:
+    """The range of a number in words."""
+    meta = next((arg for arg in get_args(kind) if isinstance(arg, msgspec.Meta)), msgspec.Meta())
+    low, high = meta.ge, meta.le
+    if low is not None and high is not None:
+        return f"between {low} and {high}"
+    if meta.gt is not None:
+        return f"greater than {meta.gt}" + (f" and at most {high}" if high is not None else "")
+    return f"at least {low}" if low is not None else "a finite number of at most 64 bits"
