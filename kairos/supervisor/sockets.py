@@ -1,0 +1,330 @@
+"""Listening sockets: made by the supervisor, accepted from by workers.
+
+- Each worker slot has its own SO_REUSEPORT socket per address, so the kernel spreads connections and no lock is shared.
+  The supervisor keeps them open too: what a killed worker had not accepted waits for its replacement.
+- A unix socket, and sockets given by the service manager, are one for all workers ("shared").
+- Closing a listener resets whatever waits in its queue. `drain_listener` closes one without losing any: new handshakes
+  are refused by a filter first (the client's SYN goes unanswered and is sent again, to whoever listens by then), then
+  the queue is accepted until it is empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import os
+import socket
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from kairos.config.model import Server
+
+SETTLE = 0.25
+"""How long handshakes under way get to complete. Less than the second after which clients repeat a SYN: whoever was
+refused finds the socket gone by then and is given to another."""
+UNIX_MODE = 0o660
+_POLL = 0.01
+_SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>; not in the socket module
+
+Address = tuple[socket.AddressFamily, tuple[str, int]]
+
+
+class ListenError(Exception):
+    """A socket cannot listen where it should; the text says why and what to do."""
+
+
+# --- the supervisor's side ----------------------------------------------------------------------------------------
+
+
+class Listeners:
+    """Every listening socket of the gateway, by the worker slot that accepts from it."""
+
+    def __init__(
+        self, claims: list[socket.socket], shared: list[socket.socket], *, backlog: int, activated: bool
+    ) -> None:
+        self.activated = activated
+        self._claims = claims
+        self._backlog = backlog
+        self._shared = shared
+        self._own: dict[int, list[socket.socket]] = {}
+        self._paths = [] if activated else [_UnixPath.of(sock) for sock in shared]
+
+    @classmethod
+    def open(cls, server: Server, inherited: list[socket.socket]) -> Listeners:
+        """As configured, or the service manager's sockets instead if it gave any."""
+        if inherited:
+            return cls([], inherited, backlog=server.backlog, activated=True)
+        claims = _claim_all(resolve(server.host, server.port))
+        try:
+            shared = [listen_unix(server.unix, server.backlog)] if server.unix else []
+        except BaseException:
+            _close(claims)
+            raise
+        return cls(claims, shared, backlog=server.backlog, activated=False)
+
+    def of_slot(self, slot: int) -> list[socket.socket]:
+        """What the slot's worker accepts from; made when first asked for and kept until `retire`."""
+        if slot not in self._own:
+            self._own[slot] = [_listen_beside(claim, self._backlog) for claim in self._claims]
+        return self._own[slot] + self._shared
+
+    def retire(self, slot: int) -> None:
+        """The slot is gone: close what only it listened on."""
+        _close(self._own.pop(slot, []))
+
+    def keep_only(self, slot: int | None) -> None:
+        """In a forked child: close what belongs to the siblings. None (control) accepts from nothing."""
+        for number in [number for number in self._own if number != slot]:
+            self.retire(number)
+        _close(self._claims)
+        if slot is None:
+            _close(self._shared)
+
+    def unlink(self) -> None:
+        """Remove unix sockets from the file system, so that a successor may listen there."""
+        for path in self._paths:
+            path.unlink()
+        self._paths = []
+
+    def close(self) -> None:
+        """Everything, at the end."""
+        self.unlink()
+        for slot in list(self._own):
+            self.retire(slot)
+        _close(self._claims + self._shared)
+
+    def describe(self) -> list[str]:
+        """Where the gateway can be reached, for people."""
+        return [_describe(sock.getsockname()) for sock in self._claims + self._shared]
+
+
+def resolve(host: str, port: int) -> list[Address]:
+    """The addresses a host stands for: `::` serves IPv4 too, a name may have several."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise ListenError(f"cannot listen on host {host!r}: it is no address and does not resolve ({error})") from error
+    unique = dict.fromkeys((family, (str(name[0]), port)) for family, _, _, _, name in found)
+    return [address for address in unique if address[0] in (socket.AF_INET, socket.AF_INET6)]
+
+
+def _claim_all(addresses: list[Address]) -> list[socket.socket]:
+    """One bound socket per address, all with the same port where the system chooses it."""
+    claims: list[socket.socket] = []
+    try:
+        for family, (host, port) in addresses:
+            claims.append(_claim(family, (host, claims[0].getsockname()[1] if claims else port)))
+    except BaseException:
+        _close(claims)
+        raise
+    return claims
+
+
+def _claim(family: socket.AddressFamily, name: tuple[str, int]) -> socket.socket:
+    """Take a port without listening on it, and only if nobody does.
+
+    With SO_REUSEPORT from the start two gateways of one user would share a port unawares; set after the bind, it lets
+    our own listeners in.
+    """
+    sock = _tcp_socket(family, name)
+    try:
+        with _explained(name):
+            sock.bind(name)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _listen_beside(claim: socket.socket, backlog: int) -> socket.socket:
+    """A further socket on a claimed address, which listens."""
+    name = claim.getsockname()[:2]
+    sock = _tcp_socket(claim.family, name)
+    try:
+        with _explained(name):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(name)
+            sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _tcp_socket(family: socket.AddressFamily, name: tuple[str, int]) -> socket.socket:
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {_describe(name)}: {error.strerror}") from error
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, name[0] != "::")
+    return sock
+
+
+@dataclass(frozen=True, slots=True)
+class _UnixPath:
+    """A socket's file, removed only while it is still that file."""
+
+    path: Path
+    inode: int
+
+    @classmethod
+    def of(cls, sock: socket.socket) -> _UnixPath:
+        path = Path(sock.getsockname()).absolute()
+        return cls(path, path.stat().st_ino)
+
+    def unlink(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.stat().st_ino == self.inode:
+                self.path.unlink()
+
+
+def listen_unix(path: str, backlog: int, mode: int = UNIX_MODE) -> socket.socket:
+    """A unix socket. A file left behind by a dead process is replaced, a living one's is not."""
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    umask = os.umask(0o777 & ~mode)  # the file must never be there with more rights than asked for
+    try:
+        with _explained(path):
+            sock.bind(path)
+            sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.umask(umask)
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # nothing there, or bind will say what is wrong
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(f"cannot listen on unix:{path}: a file that is no socket is there; remove it or move away")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except BlockingIOError:
+            pass  # somebody listens, with a full queue: bind will say that it is in use
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
+
+
+def _describe(name: tuple[str, int] | tuple[str, int, int, int] | str) -> str:
+    if isinstance(name, str):
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"http://{host}:{name[1]}"
+
+
+@contextlib.contextmanager
+def _explained(name: tuple[str, int] | str) -> Iterator[None]:
+    """OSErrors of bind and listen, in the words of the person who has to act."""
+    try:
+        yield
+    except OSError as error:
+        raise ListenError(f"cannot listen on {_describe(name)}: {_advice(error, name)}") from error
+
+
+def _advice(error: OSError, name: tuple[str, int] | str) -> str:
+    if isinstance(name, str):
+        return _unix_advice(error, name)
+    host, port = name
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"port {port} is in use by another process; choose another with --port or stop it"
+        case errno.EACCES:
+            return f"port {port} needs root or CAP_NET_BIND_SERVICE; choose one above 1023 with --port"
+        case errno.EADDRNOTAVAIL:
+            return f"{host} is not an address of this machine; choose another with --host (0.0.0.0 means all)"
+    return error.strerror or str(error)
+
+
+def _unix_advice(error: OSError, path: str) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "another process listens there; stop it or change server.unix"
+        case errno.EACCES:
+            return f"no right to create it in {os.path.dirname(path) or '.'}"
+        case errno.ENOENT:
+            return f"the directory {os.path.dirname(path) or '.'} does not exist"
+    return error.strerror or str(error)  # a path too long has no errno but a good text
+
+
+# --- the worker's side --------------------------------------------------------------------------------------------
+
+
+def refuse_new(sock: socket.socket) -> None:
+    """Let no new TCP handshake start on a listener; those under way complete. Holds for every owner of the socket."""
+    program = ctypes.create_string_buffer(_DROP_SYN, len(_DROP_SYN))
+    fprog = struct.pack("HL", len(_DROP_SYN) // _INSTRUCTION.size, ctypes.addressof(program))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
+
+
+_INSTRUCTION = struct.Struct("HBBI")
+# Classic BPF over the TCP header: byte 13 holds the flags; SYN without ACK is dropped, all else passes whole.
+_DROP_SYN = b"".join(
+    _INSTRUCTION.pack(*instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # ldb [13]
+        (0x54, 0, 0, 0x12),  # and #SYN|ACK
+        (0x15, 0, 1, 0x02),  # jeq #SYN, next, next but one
+        (0x06, 0, 0, 0),  # ret #0
+        (0x06, 0, 0, 0xFFFFFFFF),  # ret #all
+    )
+)
+
+
+def accept_waiting(sock: socket.socket) -> Iterator[socket.socket]:
+    """Connections in the accept queue, without waiting for more."""
+    while True:
+        try:
+            connection, _ = sock.accept()
+        except (ConnectionAbortedError, InterruptedError):
+            continue  # that client left while it waited; the next may be there
+        except OSError:
+            return  # empty, or out of descriptors and then worth another try later
+        connection.setblocking(False)
+        yield connection
+
+
+async def drain_listener(sock: socket.socket, *, shared: bool, settle: float = SETTLE) -> AsyncIterator[socket.socket]:
+    """Close a listener and yield every connection it had taken on. Stop your own accepting from it first.
+
+    A shared socket (`WorkerBoot.shares`) goes on for its other owners: only what waits right now is taken from it.
+    """
+    try:
+        if not shared:
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + settle
+            refuse_new(sock)
+            while loop.time() < deadline:
+                for connection in accept_waiting(sock):
+                    yield connection
+                await asyncio.sleep(_POLL)
+        for connection in accept_waiting(sock):
+            yield connection
+        if not shared:  # the supervisor holds the socket as well: this ends it for both, so nobody is sent there
+            sock.shutdown(socket.SHUT_RDWR)
+    finally:
+        sock.close()
