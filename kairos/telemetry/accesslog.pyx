@@ -55,7 +55,6 @@ cdef extern from *:
     }
     static inline int kairos_plain1(unsigned char c) { return c >= 0x20 && c < 0x7f && c != '"' && c != '\\\\'; }
     """
-    size_t strnlen(const char* s, size_t most) noexcept nogil
     const char* HEX "kairos_hex"
     const char* MONTHS "kairos_months"
     const uint8_t* QUERY_CLASS "kairos_query_class"
@@ -156,7 +155,7 @@ cdef inline char* put_u00(char* p, uint8_t c) noexcept nogil:
 
 
 cdef int printable_utf8(const uint8_t* s, Py_ssize_t n) noexcept nogil:
-    """Length of the well-formed sequence of two to four bytes at `s` (RFC 3629); 0 if there is none, or a C1 control."""
+    """Length of the well-formed sequence of two to four bytes at `s` (RFC 3629); 0: there is none, or a C1 control."""
     cdef:
         uint8_t low = 0x80
         uint8_t high = 0xBF
@@ -228,7 +227,7 @@ cdef inline char* put_word(char* p, const char* key, const char* word) noexcept 
     """The same for a word of our own."""
     if word == NULL:
         return p
-    p = put_json(put(p, key), word, strnlen(word, MAX_WORD))
+    p = put_json(put(p, key), word, min(strlen(word), <size_t>MAX_WORD))
     p[0] = c'"'
     return p + 1
 
@@ -543,9 +542,11 @@ cdef class AccessLog:
             i += 1
         if size == 0:
             return False
-        for at in range(self.name_start[size], self.name_start[size + 1], size):
+        at = self.name_start[size]
+        while at < self.name_start[size + 1]:
             if memcmp(PyBytes_AS_STRING(self.names) + at, name, size) == 0:
                 return True
+            at += size
         return False
 
     def write_line(self, *, int times=1, **fields):
