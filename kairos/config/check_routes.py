@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import os
 import re
-from itertools import combinations
 from typing import TYPE_CHECKING
 
+from kairos._speedups.patterns import Pattern, RouteError, host_key
 from kairos.config.origin import Origin, OriginError, ascii_name, parse_backend
-from kairos.config.pattern import Pattern, PatternError, overlap, parse_pattern, placeholders
+from kairos.config.overlaps import Candidate, surprises
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from kairos.config.model import Backend, Config, Health, Metrics, Route, UpstreamTls
     from kairos.config.problems import Findings, Path
 
-OVERLAP_ROUTES = 300
 MANY_DYNAMIC = 50
 MANY_METHODS = 4
 MANY_PARAMETERS = 3
 
 _HEALTH_PATHS = frozenset({"/health", "/ready", "/live", "/health/ready", "/health/live"})
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
-_NOT_IN_PATH = re.compile(r"[\x00-\x20\x7f\\]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_BRACES = re.compile(r"\{([^{}]*)\}")
 _DOT_SEGMENTS = frozenset({".", ".."})
 _NOT_IN_EFFECT = (
     "rate_limit", "retry", "circuit_breaker", "request_transformation", "response_transformation", "ai_policy",
@@ -66,9 +64,9 @@ class _Survey:
     def __init__(self, found: Findings) -> None:
         self.found = found
         self.notes = _Notes()
-        self.taken: dict[tuple[str, str, str], int] = {}
-        """(shape, host, method) → the route that has it."""
-        self.dynamic: list[tuple[int, Route, Pattern]] = []
+        self.taken: dict[tuple[object, bytes, str], int] = {}
+        """(segments, host, method) → the route that has it."""
+        self.dynamic: list[Candidate] = []
         self.static = 0
         self.plain = 0
         """Backends reached without TLS, and with."""
@@ -84,19 +82,18 @@ def check_routes(config: Config, found: Findings) -> None:
     for at, route in enumerate(config.routers):
         _check_route(route, ("routers", at), config, survey)
     _check_whole(survey)
-    _check_overlaps(survey)
+    _check_overlaps(config, survey)
     survey.notes.tell(found)
 
 
 def _check_route(route: Route, keys: Path, config: Config, survey: _Survey) -> None:
     pattern = _check_external(route, keys, survey.found)
+    _check_internal(route, keys, pattern, survey)
     if pattern is not None:
         _count_pattern(route, keys, pattern, survey)
-        _check_internal(route, keys, pattern, survey)
-        _check_taken(route, keys, pattern, config, survey)
+        _check_taken(route, keys, pattern, survey)
         _check_builtin(route, keys, config.health, config.metrics, survey.notes)
     _check_methods(route, keys, survey)
-    _check_hosts(route, keys, survey.found)
     _check_backends(route, keys, survey)
     _check_policies(route, keys, config, survey)
     if route.tls is not None:
@@ -113,12 +110,14 @@ def _check_external(route: Route, keys: Path, found: Findings) -> Pattern | None
         found.error(here, "External path must start with '/'")
     elif _has_dots(path):
         found.error(here, f"Path traversal detected in route: {path} -> {route.internal_path}")
-    elif _NOT_IN_PATH.search(path) or "?" in path or "#" in path:
-        found.error(here, "holds a character that no request path has (space, control, '\\', '?' or '#')")
+    elif _CONTROL.search(path) or "?" in path or "#" in path:
+        found.error(here, "holds a character that no request path has (a control character, '?' or '#')")
+    elif "}{" in path:
+        found.error(here, "Invalid path pattern: two parameters touch: put text between them")
     else:
         try:
-            return parse_pattern(path)
-        except PatternError as error:
+            return Pattern(path)
+        except RouteError as error:
             found.error(here, f"Invalid path pattern: {error}")
     return None
 
@@ -131,41 +130,50 @@ def _has_dots(path: str) -> bool:
     return not _DOT_SEGMENTS.isdisjoint(plain.split("/"))
 
 
-def _check_internal(route: Route, keys: Path, pattern: Pattern, survey: _Survey) -> None:
+def _check_internal(route: Route, keys: Path, pattern: Pattern | None, survey: _Survey) -> None:
     path, here = route.internal_path, (*keys, "internal_path")
     if not path.startswith("/"):
         survey.found.error(here, "Internal path must start with '/'")
     elif _has_dots(path):
         survey.found.error(here, f"Path traversal detected in route: {route.external_path} -> {path}")
-    elif _NOT_IN_PATH.search(path) or "#" in path:
-        survey.found.error(here, "holds a character that no request path has (space, control, '\\' or '#')")
-    elif "{" in path and path != route.external_path:
-        for name in placeholders(path):
+    elif _CONTROL.search(path) or "#" in path:
+        survey.found.error(here, "holds a character that cannot be sent (a control character or '#')")
+    elif "{" in path and pattern is not None:
+        for name in _BRACES.findall(path):
             if name not in pattern.names:
                 survey.found.warning(here, f"{{{name}}} is not captured by {route.external_path} and stays as written")
 
 
 def _count_pattern(route: Route, keys: Path, pattern: Pattern, survey: _Survey) -> None:
-    if not pattern.dynamic:
+    if pattern.static:
         survey.static += 1
         return
-    survey.dynamic.append((int(keys[-1]), route, pattern))
+    survey.dynamic.append(Candidate(int(keys[-1]), pattern, frozenset(route.methods), frozenset(route.hosts)))
     if len(pattern.names) > MANY_PARAMETERS:
         survey.notes.warning((*keys, "external_path"), f"a route has many parameters (more than {MANY_PARAMETERS})")
 
 
-def _check_taken(route: Route, keys: Path, pattern: Pattern, config: Config, survey: _Survey) -> None:
-    """Two routes of one shape need different methods or hosts; a route without hosts is the rest of all hosts."""
-    policy = route.trailing_slash or config.paths.trailing_slash
-    shape = pattern.shape if policy == "strict" else pattern.shape.rstrip("/") or "/"
+def _check_taken(route: Route, keys: Path, pattern: Pattern, survey: _Survey) -> None:
+    """Two routes of one pattern need different methods or hosts; a route without hosts serves what others leave."""
     taken, at = survey.taken, int(keys[-1])
-    for host in route.hosts or ("",):
+    for host in _hosts(route, keys, survey.found):
         for method in route.methods:
-            other = taken.setdefault((shape, host.lower(), method), at)
+            other = taken.setdefault((pattern.segments, host, method), at)
             if other != at:
                 message = f"Duplicate route path detected: {route.external_path} ({method}) is that of routers[{other}]"
                 survey.found.error((*keys, "external_path"), message)
                 return
+
+
+def _hosts(route: Route, keys: Path, found: Findings) -> list[bytes]:
+    """The hosts as the route table has them; those that are none are reported."""
+    names: list[bytes] = []
+    for at, host in enumerate(route.hosts):
+        try:
+            names.append(host_key(host))
+        except RouteError as error:
+            found.error((*keys, "hosts", at), f"{error}: write a name or *.name, without scheme and port")
+    return names if route.hosts else [b""]
 
 
 def _check_builtin(route: Route, keys: Path, health: Health, metrics: Metrics, notes: _Notes) -> None:
@@ -174,7 +182,7 @@ def _check_builtin(route: Route, keys: Path, health: Health, metrics: Metrics, n
         notes.warning((*keys, "external_path"), f"{path} is answered by the gateway itself, never by this route")
 
 
-# ---- methods, hosts
+# ---- methods
 
 
 def _check_methods(route: Route, keys: Path, survey: _Survey) -> None:
@@ -189,13 +197,6 @@ def _check_methods(route: Route, keys: Path, survey: _Survey) -> None:
         survey.notes.warning(here, "a dns route usually takes POST")
 
 
-def _check_hosts(route: Route, keys: Path, found: Findings) -> None:
-    for at, host in enumerate(route.hosts):
-        name = host.removeprefix("*.")
-        if not (name.startswith("[") and name.endswith("]")) and ascii_name(name) is None:
-            found.error((*keys, "hosts", at), f"'{host}' is no host: write a name without scheme or port, or *.name")
-
-
 # ---- backends
 
 
@@ -205,7 +206,7 @@ def _check_backends(route: Route, keys: Path, survey: _Survey) -> None:
     for at, backend in enumerate(route.backends):
         here = (*keys, "backends", at)
         path = backend.health_check_path
-        if path is not None and (not path.startswith("/") or _NOT_IN_PATH.search(path)):
+        if path is not None and (not path.startswith("/") or _CONTROL.search(path)):
             survey.found.error((*here, "health_check_path"), "must be a path that starts with '/'")
         try:
             origin = parse_backend(backend, route.protocol)
@@ -291,42 +292,11 @@ def _check_whole(survey: _Survey) -> None:
         found.hint(("routers",), "no static routes: give paths that you know a route without parameters")
 
 
-def _check_overlaps(survey: _Survey) -> None:
-    """Kairos prefers literal text from the left, kairos-rs the most parameters: say where that differs."""
-    if len(survey.dynamic) > OVERLAP_ROUTES:
-        return
-    groups: dict[int, list[tuple[int, Route, Pattern]]] = {}
-    for entry in survey.dynamic:
-        if ":path" not in entry[2].shape:
-            groups.setdefault(entry[2].shape.count("/"), []).append(entry)
-    for (at, one, pattern), (later, other, other_pattern) in _pairs(groups):
-        if pattern.shape != other_pattern.shape and overlap(pattern.shape, other_pattern.shape):
-            ours, theirs = _preferred(pattern, other_pattern)
-            if ours != theirs and set(one.methods) & set(other.methods) and _share_host(one, other):
-                winner = one if ours == 0 else other
-                message = (
-                    f"Potential route conflict between '{one.external_path}' and '{other.external_path}' "
-                    f"(routers[{at}]): {winner.external_path} wins, kairos-rs took the other"
-                )
-                survey.notes.warning(("routers", later, "external_path"), message)
-
-
-def _pairs(
-    groups: dict[int, list[tuple[int, Route, Pattern]]],
-) -> Iterator[tuple[tuple[int, Route, Pattern], tuple[int, Route, Pattern]]]:
-    for group in groups.values():
-        yield from combinations(group, 2)
-
-
-def _preferred(one: Pattern, other: Pattern) -> tuple[int, int]:
-    """Which of two overlapping patterns Kairos takes, and which kairos-rs (0 or 1, file order on a tie)."""
-    ours = 0
-    for left, right in zip(one.shape.split("/"), other.shape.split("/"), strict=True):
-        if ("{" in left) != ("{" in right):
-            ours = 1 if "{" in left else 0
-            break
-    return ours, 1 if len(other.names) > len(one.names) else 0
-
-
-def _share_host(one: Route, other: Route) -> bool:
-    return not one.hosts or not other.hosts or not set(one.hosts).isdisjoint(other.hosts)
+def _check_overlaps(config: Config, survey: _Survey) -> None:
+    for winner, loser in surprises(survey.dynamic):
+        here, there = (config.routers[entry.number].external_path for entry in (winner, loser))
+        message = (
+            f"Potential route conflict between '{here}' and '{there}': the first, with the more literal text, wins; "
+            "kairos-rs took the second"
+        )
+        survey.notes.warning(("routers", loser.number, "external_path"), message)

@@ -182,8 +182,9 @@ def _single_backend(made: Plain, keys: Path, rewriting: Rewriting) -> None:
 
 def _missing_keys(made: Plain, keys: Path, rewriting: Rewriting) -> None:
     """What samples leave out: the internal path (the same), the methods of a WebSocket or AI route."""
-    if made.get("internal_path") is None and "external_path" in made:
-        made["internal_path"] = made["external_path"]
+    external = made.get("external_path")
+    if made.get("internal_path") is None and isinstance(external, str):
+        made["internal_path"] = external.replace(":path}", "}")
         rewriting.moved((*keys, "internal_path"), (*keys, "external_path"))
     if made.get("methods") is not None:
         return
