@@ -35,7 +35,7 @@ METHOD_IDS = {name: number for number, name in enumerate(METHODS) if name}
 GET, HEAD, OTHER = 0, 1, 8
 
 PLACEHOLDER = re.compile(r"\{(\w+)(:path)?\}")
-PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+LEFT_ALONE = "".join(map(chr, range(0x80))).replace(" ", "")
 
 
 class RouteError(ValueError):
@@ -86,9 +86,8 @@ def host_key(host: str) -> bytes:
 
 
 def encoded(text: str) -> bytes:
-    """Config text as path bytes: what is not printable ASCII is percent-encoded as UTF-8, as user agents do."""
-    plain = text.isascii() and text.isprintable() and " " not in text
-    return (text if plain else quote(text, safe=PRINTABLE)).encode()
+    """Config text as path bytes: spaces and what is not ASCII are percent-encoded as UTF-8, as user agents do."""
+    return (text if text.isascii() and " " not in text else quote(text, safe=LEFT_ALONE)).encode()
 
 
 class Pattern:
@@ -176,7 +175,7 @@ class Pattern:
 
 
 class Trie:
-    """The routes as dicts and lists, flattened by RouteTable, then forgotten. Nodes are numbers; 0 is any host's root."""
+    """The routes as dicts and lists, for RouteTable to flatten. A node is a number; 0 is any host's root."""
 
     def __init__(self) -> None:
         self.roots: dict[bytes, int] = {}

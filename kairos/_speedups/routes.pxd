@@ -12,17 +12,8 @@ cdef enum:  # Match.status
     OPTIONS_ANSWER = 3  # OPTIONS, not routed, of a known path: answer it with `allowed`
     REDIRECT = 4  # the canonical path is this one with its last slash taken away, or with one added
 
-cdef enum:  # method ids; bits of a method mask are 1 << id
-    METHOD_GET = 0
-    METHOD_HEAD = 1
-    METHOD_POST = 2
-    METHOD_PUT = 3
-    METHOD_DELETE = 4
-    METHOD_OPTIONS = 5
-    METHOD_PATCH = 6
-    METHOD_TRACE = 7
-    METHOD_OTHER = 8  # never matches a route
-    METHOD_CONNECT = 9
+cdef enum:  # method ids are those of cells.pxd, whose METHOD_OTHER no route serves; a mask has bit 1 << id
+    METHOD_CONNECT = 9  # counted as METHOD_OTHER, but routes can list it
 
 cdef struct Match:
     int status

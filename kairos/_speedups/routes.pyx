@@ -30,6 +30,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.limits cimport INT_MAX
 from libc.string cimport memchr, memcmp, memcpy
 
+from kairos._speedups.cells cimport METHOD_OPTIONS, METHOD_OTHER
 from kairos._speedups.hashing cimport hash_bytes
 
 from kairos._speedups.patterns import (
