@@ -89,8 +89,11 @@ def inherited_sockets(environ: MutableMapping[str, str], first_fd: int = _FIRST_
         return []
     found = []
     for fd in range(first_fd, first_fd + int(count)):
-        os.set_inheritable(fd, False)
-        sock = socket.socket(fileno=fd)
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError:
+            continue  # a file, a pipe
+        sock.set_inheritable(False)
         if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             sock.setblocking(False)
             found.append(sock)

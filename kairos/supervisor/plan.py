@@ -10,8 +10,8 @@ listeners and its row of counters while processes come and go. Each is in one st
 Rules:
 - The first death of a child that had served is answered at once; further ones after 0.1 s, doubled each time up to
   30 s, with jitter, until the child has lived for a minute. Exit codes 3 and 4 are never answered at once.
-- Until every child was ready once, exit code 3 (cannot boot) or 4 (cannot load), a missed deadline or repeated deaths
-  end the whole gateway: what cannot start is reported, not retried for ever.
+- Until every child was ready once, a child that exits by itself (code 3: cannot boot, 4: cannot load, or any other),
+  misses its deadline or is killed repeatedly ends the whole gateway: what cannot start is reported, not retried.
 - A reload is prepared by every child that serves. All must agree within the deadline; a refusal, a death of a
   worker or the deadline aborts it, and nobody switches. Children born meanwhile begin with the revision in use and
   are brought up to date after the commit. Only workers' deaths count: that of control never affects traffic.
@@ -52,7 +52,7 @@ BACKOFF_FIRST = 0.1
 BACKOFF_MAX = 30.0
 HEALTHY_LIFE = 60.0
 BOOT_DEATHS = 5
-"""Deaths of one child before it was ever ready that end a boot even without exit code 3 or 4."""
+"""Times one child may be killed from outside before it is ready, until the boot is given up."""
 
 
 class Phase(Enum):
@@ -158,6 +158,11 @@ class Retire:
 
 
 @dataclass(frozen=True, slots=True)
+class Unlisten:
+    """The workers are about to drain: let go of the sockets they share, so that nobody new queues there."""
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """The gateway came to this phase: tell the service manager and the scoreboard."""
 
@@ -180,7 +185,7 @@ class Halt:
     code: int
 
 
-Action = Spawn | Signal | Send | SendPrepare | Load | Adopt | Discard | Retire | Announce | Log | Halt
+Action = Spawn | Signal | Send | SendPrepare | Load | Adopt | Discard | Retire | Unlisten | Announce | Log | Halt
 
 
 # --- state --------------------------------------------------------------------------------------------------------
@@ -291,7 +296,7 @@ class Plan:
             return []
         slot.was_ready = True
         slot.move(State.SERVING)
-        actions: list[Action] = [Log("debug", f"{slot.name} is ready", {"pid": pid, "took": now - slot.spawned_at})]
+        actions: list[Action] = [Log("debug", f"{slot.name} is ready", {"child": pid, "took": now - slot.spawned_at})]
         return actions + self._maybe_running()
 
     def acked(self, pid: int, revision: int, now: float) -> list[Action]:
@@ -325,8 +330,9 @@ class Plan:
             actions += self._died_in_reload(slot, code, now)
         if slot.state in (State.DRAINING, State.STOPPING) or not self._respawns(slot):
             return actions + self._bury(slot, now)
-        if self.phase is Phase.BOOT and not slot.was_ready and code in (EXIT_BOOT, EXIT_LOAD):
-            return actions + self._give_up(f"{slot.name} {describe_exit(code)}", code, now)
+        if self.phase is Phase.BOOT and not slot.was_ready and code > 0:
+            halt = code if code == EXIT_LOAD else EXIT_BOOT
+            return actions + self._give_up(f"{slot.name} {describe_exit(code)}", halt, now)
         at_once = slot.was_ready and code not in (EXIT_BOOT, EXIT_LOAD)
         return actions + self._revive(slot, now, at_once=at_once)
 
@@ -414,11 +420,11 @@ class Plan:
         waited_for = {State.STARTING: "become ready", State.DRAINING: "drain", State.STOPPING: "stop"}[slot.state]
         slot.due = float("inf")
         text = f"{slot.name} did not {waited_for} in time; killing it"
-        return [Log("warning", text, {"pid": slot.pid}), Signal(slot.pid, signal.SIGKILL)]
+        return [Log("warning", text, {"child": slot.pid}), Signal(slot.pid, signal.SIGKILL)]
 
     def _obituary(self, slot: Slot, pid: int, code: int) -> Log:
         expected = code == EXIT_OK and slot.state in (State.DRAINING, State.STOPPING)
-        return Log("debug" if expected else "warning", f"{slot.name} {describe_exit(code)}", {"pid": pid})
+        return Log("debug" if expected else "warning", f"{slot.name} {describe_exit(code)}", {"child": pid})
 
     def _revive(self, slot: Slot, now: float, *, at_once: bool) -> list[Action]:
         """Plan the next process of a slot whose process died."""
@@ -550,7 +556,7 @@ class Plan:
 
     def _drain_workers(self, now: float) -> list[Action]:
         self._drain_at = None
-        actions: list[Action] = []
+        actions: list[Action] = [Unlisten()]
         for slot in self._workers():
             actions += self._drain(slot, now)
         return actions

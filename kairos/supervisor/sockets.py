@@ -88,18 +88,19 @@ class Listeners:
         if slot is None:
             _close(self._shared)
 
-    def unlink(self) -> None:
-        """Remove unix sockets from the file system, so that a successor may listen there."""
-        for path in self._paths:
+    def give_up_shared(self) -> None:
+        """Nobody new may queue on a shared socket: workers take what waits there and close their copies."""
+        for path in self._paths:  # a successor may listen there from now on
             path.unlink()
         self._paths = []
+        _close(self._shared)
 
     def close(self) -> None:
         """Everything, at the end."""
-        self.unlink()
+        self.give_up_shared()
         for slot in list(self._own):
             self.retire(slot)
-        _close(self._claims + self._shared)
+        _close(self._claims)
 
     def describe(self) -> list[str]:
         """Where the gateway can be reached, for people."""

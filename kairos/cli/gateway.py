@@ -1,0 +1,175 @@
+"""`kairos-gateway`: command line and environment become Options, Options become one call of the arbiter.
+
+Command line beats environment beats file. Whatever is wrong with any of them is told before anything is started.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kairos import __version__
+from kairos.config.problems import ConfigError
+from kairos.supervisor.arbiter import Arbiter, Options
+from kairos.supervisor.plan import EXIT_BOOT
+from kairos.supervisor.sockets import ListenError
+from kairos.telemetry.log import LEVELS, configure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kairos.config.model import Config
+    from kairos.config.problems import Problem
+
+EXIT_USAGE = 2
+DEFAULT_CONFIG = "./config.json"
+
+PORT = click.IntRange(0, 65_535)
+WORKERS = click.IntRange(1, 512)
+LEVEL = click.Choice(list(LEVELS), case_sensitive=False)
+
+ENVIRONMENT: dict[str, tuple[str, click.ParamType[Any]]] = {
+    "KAIROS_CONFIG_PATH": ("config", click.STRING),
+    "KAIROS_HOST": ("host", click.STRING),
+    "KAIROS_PORT": ("port", PORT),
+    "KAIROS_WORKERS": ("workers", WORKERS),
+    "KAIROS_LOG": ("log", LEVEL),
+}
+"""Variable → the option it stands in for, and its type."""
+
+EPILOG = f"""\b
+Environment (the command line beats it, it beats the file; an empty value counts as unset):
+  KAIROS_CONFIG_PATH  the configuration file; default {DEFAULT_CONFIG}
+  KAIROS_HOST         address to listen on
+  KAIROS_PORT         port to listen on
+  KAIROS_WORKERS      number of workers
+  KAIROS_LOG          log level
+  NO_COLOR            no colours, whatever the value
+
+\b
+Signals:
+  TERM, INT, QUIT     finish what is open (server.drain_delay, server.drain_timeout), then exit
+  TERM or INT again   exit at once
+  HUP                 read the configuration again; a bad one changes nothing
+  USR1                open log files again, after they were rotated
+  TTIN, TTOU          one worker more, one less
+
+\b
+Exit codes:
+  0  ended as asked, or --check found nothing that keeps the gateway from starting
+  1  internal error
+  2  bad command line, environment or configuration: nothing was started
+  3  could not start: no socket, or a worker did not come up
+  4  a worker could not load the configuration
+"""
+
+
+def from_environment(options: dict[str, Any]) -> dict[str, Any]:
+    """Fill what the command line left open. A value that cannot be read is an error, not a default."""
+    filled = dict(options)
+    for variable, (option, kind) in ENVIRONMENT.items():
+        value = os.environ.get(variable, "")
+        if value and options[option] is None:
+            filled[option] = _converted(variable, value, kind)
+    return filled
+
+
+def _converted(variable: str, value: str, kind: click.ParamType[Any]) -> Any:
+    try:
+        return kind.convert(value, None, None)
+    except click.BadParameter as error:
+        raise click.UsageError(f"Environment variable {variable}: {error.message}") from error
+
+
+@click.command(
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option("-c", "--config", metavar="FILE", help=f"Configuration: JSON, YAML or TOML. Default: {DEFAULT_CONFIG}")
+@click.option("-w", "--workers", type=WORKERS, metavar="N", help="Worker processes. Default: one per core")
+@click.option("--host", metavar="H", help="Address to listen on; :: serves IPv4 too. Default: server.host of the file")
+@click.option("-p", "--port", type=PORT, metavar="P", help="Port to listen on, 0 for any. Default: server.port")
+@click.option("-l", "--log", type=LEVEL, metavar="LEVEL", help=f"{', '.join(LEVELS)}. Default: info")
+@click.option("--check", is_flag=True, help="Judge the configuration, print what is found, start nothing.")
+@click.option("--insecure-dev", is_flag=True, help="Accept weak secrets, for development only.")
+@click.version_option(__version__, message="kairos-gateway %(version)s")
+def main(**given: Any) -> None:
+    """Kairos, an API gateway and reverse proxy.
+
+    Listens, forks the workers and looks after them until it is told to end. Runs in the foreground and as PID 1; under
+    systemd it reports its state (Type=notify-reload) and accepts sockets that were opened for it.
+    """
+    chosen = from_environment(given)
+    options = Options(
+        config_path=chosen["config"] or DEFAULT_CONFIG,
+        insecure_dev=chosen["insecure_dev"],
+        host=chosen["host"],
+        port=chosen["port"],
+        workers=chosen["workers"],
+        log_level=(chosen["log"] or "info").lower(),
+    )
+    configure(options.log_level)
+    sys.exit(check(options) if chosen["check"] else serve(options))
+
+
+def check(options: Options) -> int:
+    """Everything there is to say about a configuration, and a verdict."""
+    try:
+        config, problems = options.load()
+    except ConfigError as error:
+        tell(error.problems)
+        click.secho(f"{options.config_path}: cannot be used: {count(error.problems)}", fg="red", **_colors())
+        return EXIT_USAGE
+    tell(problems)
+    click.secho(f"{options.config_path}: good: {summary(config)}; {count(problems)}", fg="green", **_colors())
+    return 0
+
+
+def serve(options: Options) -> int:
+    """Run the gateway until it ends."""
+    # Here, so that --check and --help go without the data plane; before the forks, so that its pages are shared.
+    from kairos.control.main import main as control_main
+    from kairos.worker import main as worker_main
+
+    try:
+        arbiter = Arbiter(options, entry=worker_main, control_entry=control_main)
+    except ConfigError as error:
+        tell(error.problems)
+        return EXIT_USAGE
+    except ListenError as error:
+        click.secho(str(error), err=True, fg="red", **_colors())
+        return EXIT_BOOT
+    return arbiter.run()
+
+
+def tell(problems: Iterable[Problem]) -> None:
+    """One line each: `config.json:12: error: routers[2].methods: message`."""
+    shades = {"error": "red", "warning": "yellow", "hint": "cyan"}
+    for problem in problems:
+        click.secho(str(problem), err=True, fg=shades[problem.severity], **_colors())
+
+
+def summary(config: Config) -> str:
+    """What a configuration amounts to."""
+    routes = len(config.routers)
+    return f"{_plural(routes, 'route')}, {_plural(sum(len(route.backends) for route in config.routers), 'backend')}"
+
+
+def count(problems: list[Problem]) -> str:
+    """`1 error, 2 hints`."""
+    tally: dict[str, int] = {}
+    for problem in problems:
+        tally[problem.severity] = tally.get(problem.severity, 0) + 1
+    return ", ".join(_plural(number, severity) for severity, number in tally.items()) or "no remarks"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _colors() -> dict[str, Any]:
+    """click itself looks whether there is a terminal, but not at NO_COLOR (no-color.org)."""
+    return {"color": False} if os.environ.get("NO_COLOR") else {}

@@ -1,0 +1,517 @@
+"""The process that forks: it does what `plan` decides and reports to it what happens. It serves no traffic.
+
+- No event loop, no thread: one `select` over the children's channels and the signal pipe. Signal handlers do nothing;
+  the interpreter writes the number to the pipe and the loop reads it.
+- A turn is: messages, the dead, signals, what is due. The clock is the monotonic one.
+- Children are forked, not executed: the code is loaded once and its pages are shared. A child first lets go of all that
+  is not its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import resource
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NoReturn
+
+from msgspec.structs import replace
+
+from kairos import __version__
+from kairos._speedups import cells
+from kairos.channel import Ack, ChannelError, Decoder, Nack, Prepare, Ready, WorkerBoot, encode
+from kairos.config.load import load_checked
+from kairos.config.problems import ConfigError
+from kairos.scoreboard import Scoreboard, Series
+from kairos.supervisor import plan
+from kairos.supervisor.notify import Notifier, inherited_sockets
+from kairos.supervisor.plan import CONTROL, EXIT_LOAD, Phase, Plan, Revision
+from kairos.supervisor.sockets import ListenError, Listeners
+from kairos.telemetry.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, MutableMapping
+
+    from kairos.channel import Message
+    from kairos.config.model import Config
+    from kairos.config.problems import Problem
+    from kairos.scoreboard import Assignment
+
+    Entry = Callable[[WorkerBoot], None]
+
+EXIT_CRASH = 1
+SPARE_WORKERS = 4
+"""Rows kept free on the scoreboard for TTIN and for reloads that ask for more workers."""
+MAX_DESCRIPTORS = 1 << 20
+_HANDLED = (
+    signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1,
+    signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD,
+)  # fmt: skip
+_READ = 1 << 16
+_PR_SET_NAME = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was given on the command line or in the environment; None leaves it to the file."""
+
+    config_path: str
+    insecure_dev: bool = False
+    host: str | None = None
+    port: int | None = None
+    workers: int | None = None
+    log_level: str = "info"
+
+    def load(self) -> tuple[Config, list[Problem]]:
+        """The file with the overrides on top, and its warnings. Raises ConfigError."""
+        loaded = load_checked(self.config_path, insecure_dev=self.insecure_dev)
+        server = loaded.config.server
+        server = replace(
+            server,
+            host=server.host if self.host is None else self.host,
+            port=server.port if self.port is None else self.port,
+            workers=self.workers or server.workers or cores(),
+        )
+        return replace(loaded.config, server=server), loaded.problems
+
+
+def cores() -> int:
+    """Processors this process may use: its affinity, and in a container the CPU quota."""
+    allowed = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+        quota, period = map(int, file.read().split())  # "max" means no quota and is no number
+        allowed = min(allowed, max(1, -(-quota // period)))
+    return allowed
+
+
+@dataclass(frozen=True)
+class _Version:
+    """A configuration with its number and its indices."""
+
+    number: int
+    config: Config
+    series: Assignment
+
+    @property
+    def revision(self) -> Revision:
+        server = self.config.server
+        return Revision(self.number, server.workers or cores(), server.drain_delay, server.drain_timeout)
+
+    @cached_property
+    def prepare(self) -> bytes:
+        """The same frame goes to every child: encoded once."""
+        return encode(Prepare(self.number, self.config, self.series))
+
+
+class _Peer:
+    """A child's end of the line: its channel, read and written without waiting."""
+
+    def __init__(self, slot: int, pid: int, channel: socket.socket) -> None:
+        self.slot = slot
+        self.pid = pid
+        self.channel = channel
+        self._decoder = Decoder()
+        self._unsent = bytearray()
+
+    def receive(self) -> list[Message] | None:
+        """What has arrived, oldest first; None at the end of the stream. Raises ChannelError."""
+        try:
+            data = self.channel.recv(_READ)
+        except BlockingIOError:
+            return []
+        except ConnectionError:
+            return None
+        return self._decoder.receive(data) if data else None
+
+    def send(self, frame: bytes) -> None:
+        """Write what fits, keep the rest."""
+        self._unsent += frame
+        self.flush()
+
+    def flush(self) -> None:
+        try:
+            while self._unsent:
+                del self._unsent[: self.channel.send(self._unsent)]
+        except BlockingIOError:
+            pass
+        except ConnectionError:
+            self._unsent.clear()  # it is dying; that will be reaped
+
+    @property
+    def interest(self) -> int:
+        return selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+
+
+class Arbiter:
+    """One gateway, from the first load to the last child's end."""
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        entry: Entry,
+        control_entry: Entry | None = None,
+        environ: MutableMapping[str, str] = os.environ,
+    ) -> None:
+        self._options = options
+        self._entry = entry
+        self._control_entry = control_entry
+        self._log = get_logger("supervisor")
+        self._began = time.monotonic()
+        self._exit_code: int | None = None
+        self._peers: dict[int, _Peer] = {}
+        self._numbers = 0
+        config, problems = options.load()
+        self._report(problems)
+        self._listeners = Listeners.open(config.server, inherited_sockets(environ))
+        for slot in range(config.server.workers or cores()):
+            self._listeners.of_slot(slot)  # what cannot listen is found before anything is forked
+        self._notifier = Notifier(environ)
+        self._scoreboard = _scoreboard(config)
+        self._series = Series(self._scoreboard)
+        self._current = self._version(config)
+        self._pending: _Version | None = None
+        self._scoreboard.page.set(cells.H_REVISION, self._current.number)
+        self._plan = Plan(
+            self._current.revision,
+            control=control_entry is not None,
+            max_workers=self._scoreboard.capacity.workers,
+        )
+        self._selector = selectors.DefaultSelector()
+        self._wakeup, self._wakeup_write = socket.socketpair()
+
+    def run(self) -> int:
+        """Supervise until the plan halts; the exit code of the gateway."""
+        _raise_descriptor_limit()
+        _name_process("kairos-gateway")
+        self._catch_signals()
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
+        self._do(self._plan.start(time.monotonic()))
+        while self._exit_code is None:
+            self._turn()
+        self._close()
+        return self._exit_code
+
+    def _catch_signals(self) -> None:
+        for end in (self._wakeup, self._wakeup_write):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup_write.fileno(), warn_on_full_buffer=False)
+        for signum in _HANDLED:
+            signal.signal(signum, _noted)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+    def _turn(self) -> None:
+        wake_at = min(self._plan.next_due(), self._notifier.next_beat())
+        timeout = None if wake_at == float("inf") else max(0.0, wake_at - time.monotonic())
+        for key, events in self._selector.select(timeout):
+            if key.data is not None:
+                self._serve(key.data, events)
+        signals = self._take_signals()
+        self._reap()
+        for signum in signals:
+            self._do(self._plan.signalled(signum, time.monotonic()))
+        self._do(self._plan.tick(time.monotonic()))
+        self._notifier.beat(time.monotonic())
+
+    # --- what happens ---------------------------------------------------------------------------------------------
+
+    def _take_signals(self) -> bytes:
+        """Signal numbers in the order of their coming, one byte each."""
+        try:
+            return self._wakeup.recv(_READ)
+        except BlockingIOError:
+            return b""
+
+    def _serve(self, peer: _Peer, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            peer.flush()
+            self._selector.modify(peer.channel, peer.interest, peer)
+        if events & selectors.EVENT_READ:
+            self._hear(peer)
+
+    def _hear(self, peer: _Peer) -> bool:
+        """Pass on what a child says; False when it has no more to say for now."""
+        try:
+            messages = peer.receive()
+        except ChannelError as error:
+            self._log.error("a child talks nonsense; killing it", child=peer.pid, error=str(error))
+            _kill(peer.pid, signal.SIGKILL)
+            messages = None
+        if messages is None:
+            self._hang_up(peer)
+            return False
+        for message in messages:
+            self._do(self._heard(peer.pid, message, time.monotonic()))
+        return bool(messages)
+
+    def _heard(self, pid: int, message: Message, now: float) -> list[plan.Action]:
+        match message:
+            case Ready():
+                return self._plan.ready(pid, now)
+            case Ack(revision):
+                return self._plan.acked(pid, revision, now)
+            case Nack(revision, problems):
+                return self._plan.nacked(pid, revision, problems, now)
+        return []  # Drained: the exit that follows says the same
+
+    def _hang_up(self, peer: _Peer) -> None:
+        if peer.channel.fileno() >= 0:
+            self._selector.unregister(peer.channel)
+            peer.channel.close()
+
+    def _reap(self) -> None:
+        """All that died, children of ours or orphans that fell to us as PID 1."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._bury(pid)
+            self._do(self._plan.exited(pid, os.waitstatus_to_exitcode(status), time.monotonic()))
+
+    def _bury(self, pid: int) -> None:
+        """Hear a dead child's last words, then forget it."""
+        peer = next((peer for peer in self._peers.values() if peer.pid == pid), None)
+        if peer is None:
+            return
+        while peer.channel.fileno() >= 0 and self._hear(peer):
+            pass
+        self._hang_up(peer)
+        del self._peers[peer.slot]
+        if peer.slot != CONTROL:
+            self._scoreboard.zero_gauges(peer.slot)
+
+    # --- what is done ---------------------------------------------------------------------------------------------
+
+    def _do(self, actions: Iterable[plan.Action]) -> None:
+        for action in actions:
+            self._do(self._act(action))
+
+    def _act(self, action: plan.Action) -> list[plan.Action]:
+        """Carry out one decision; what comes of it may bring further ones."""
+        match action:
+            case plan.Spawn(slot):
+                return self._spawn(slot)
+            case plan.Load():
+                return self._load()
+            case plan.Send(slot, message):
+                self._send(slot, encode(message))
+            case plan.SendPrepare(slot, revision):
+                self._send(slot, self._of_number(revision).prepare)
+            case plan.Signal(pid, signum):
+                _kill(pid, signum)
+            case plan.Adopt(revision):
+                self._current, self._pending = self._of_number(revision), None
+                self._scoreboard.page.set(cells.H_REVISION, revision)
+            case plan.Discard():
+                self._pending = None
+            case plan.Retire(slot):
+                self._listeners.retire(slot)
+            case plan.Unlisten():
+                self._listeners.give_up_shared()
+            case plan.Announce(phase):
+                self._announce(phase)
+            case plan.Log(level, event, fields):
+                getattr(self._log, level)(event, **fields)
+            case plan.Halt(code):
+                self._exit_code = code
+        return []
+
+    def _send(self, slot: int, frame: bytes) -> None:
+        peer = self._peers.get(slot)
+        if peer is not None and peer.channel.fileno() >= 0:
+            peer.send(frame)
+            self._selector.modify(peer.channel, peer.interest, peer)
+
+    def _announce(self, phase: Phase) -> None:
+        match phase:
+            case Phase.RUNNING:
+                if not self._scoreboard.flag(cells.FLAG_READY):
+                    self._log.info(self._start_line())
+                self._scoreboard.set_flag(cells.FLAG_READY, on=True)
+                self._notifier.ready(f"serving on {' '.join(self._listeners.describe())}")
+            case Phase.RELOADING:
+                self._notifier.reloading()
+            case Phase.DRAINING | Phase.STOPPING:
+                self._scoreboard.set_flag(cells.FLAG_READY, on=False)
+                self._scoreboard.set_flag(cells.FLAG_DRAINING, on=True)
+                self._notifier.stopping(phase.value)
+
+    def _start_line(self) -> str:
+        took = time.monotonic() - self._began
+        workers = self._current.revision.workers
+        where = ", ".join(self._listeners.describe())
+        plural = "" if workers == 1 else "s"
+        return f"kairos {__version__} is ready on {where} with {workers} worker{plural} after {took:.2f} s"
+
+    # --- configurations -------------------------------------------------------------------------------------------
+
+    def _version(self, config: Config) -> _Version:
+        self._numbers += 1
+        series = self._series.assign(config.routers)
+        if series.full:
+            self._log.warning("more routes and upstreams than the counters have room for; a restart makes room")
+        return _Version(self._numbers, config, series)
+
+    def _of_number(self, number: int) -> _Version:
+        if self._pending is not None and self._pending.number == number:
+            return self._pending
+        return self._current
+
+    def _load(self) -> list[plan.Action]:
+        try:
+            config, problems = self._options.load()
+        except ConfigError as error:
+            return self._plan.load_failed([str(problem) for problem in error.problems], time.monotonic())
+        except Exception as error:  # whatever a file does to the loader, the gateway goes on with what it has
+            return self._plan.load_failed([f"{type(error).__name__}: {error}"], time.monotonic())
+        self._report(problems)
+        self._warn_of_restart(config)
+        self._pending = self._version(config)
+        return self._plan.loaded(self._pending.revision, time.monotonic())
+
+    def _report(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            level = "warning" if problem.severity == "warning" else "debug"
+            getattr(self._log, level)(str(problem))
+
+    def _warn_of_restart(self, config: Config) -> None:
+        for name in ("host", "port", "unix", "backlog"):
+            if getattr(config.server, name) != getattr(self._current.config.server, name):
+                self._log.warning(f"server.{name} has changed: the listeners stay as they are until a restart")
+
+    # --- forking --------------------------------------------------------------------------------------------------
+
+    def _spawn(self, slot: int) -> list[plan.Action]:
+        try:
+            pid, channel = self._fork(slot)
+        except (OSError, ListenError) as error:
+            return self._plan.spawn_failed(slot, str(error), time.monotonic())
+        if slot != CONTROL and self._plan.slots[slot].failures:
+            self._scoreboard.page.add(cells.H_WORKER_RESTARTS, 1)
+        self._peers[slot] = peer = _Peer(slot, pid, channel)
+        self._selector.register(channel, peer.interest, peer)
+        return self._plan.spawned(slot, pid, time.monotonic())
+
+    def _fork(self, slot: int) -> tuple[int, socket.socket]:
+        """The child's pid and our end of its channel. In the child this does not return."""
+        ours, theirs = socket.socketpair()
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            boot = self._boot(slot, theirs)
+            # Until the child has its own handlers, a signal would land in the pipe it shares with us.
+            unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+            undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, unblocked)
+            gc.freeze()  # a collection in the child would touch, and so copy, every page of ours
+            undo.callback(gc.unfreeze)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            pid = os.fork()
+            if pid == 0:
+                self._become(boot, ours, unblocked)
+            return pid, ours.dup()
+
+    def _boot(self, slot: int, channel: socket.socket) -> WorkerBoot:
+        control = slot == CONTROL
+        return WorkerBoot(
+            kind="control" if control else "worker",
+            slot=slot,
+            workers=self._current.revision.workers,
+            revision=self._current.number,
+            config=self._current.config,
+            series=self._current.series,
+            scoreboard=self._scoreboard,
+            listeners=[] if control else self._listeners.of_slot(slot),
+            channel=channel,
+            activated=self._listeners.activated,
+            log_level=self._options.log_level,
+        )
+
+    def _become(self, boot: WorkerBoot, ours: socket.socket, unblocked: set[int | signal.Signals]) -> NoReturn:
+        """The child's life. Whatever happens in it, it never returns into the supervisor's code."""
+        code = EXIT_CRASH
+        try:
+            ours.close()
+            self._let_go(boot)
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+            entry = self._entry if boot.kind == "worker" else self._control_entry
+            assert entry is not None
+            entry(boot)
+            code = plan.EXIT_OK
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else plan.EXIT_OK if end.code is None else EXIT_CRASH
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            code = EXIT_LOAD
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _let_go(self, boot: WorkerBoot) -> None:
+        """Close what belongs to the supervisor or to siblings, and stop listening to signals."""
+        signal.set_wakeup_fd(-1)
+        for signum in _HANDLED:
+            signal.signal(signum, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._selector.close()
+        self._wakeup.close()
+        self._wakeup_write.close()
+        for peer in self._peers.values():
+            peer.channel.close()
+        self._listeners.keep_only(None if boot.kind == "control" else boot.slot)
+        self._notifier.close()
+        _name_process("kairos-control" if boot.kind == "control" else f"kairos-worker{boot.slot}")
+
+    def _close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._selector.close()
+        self._wakeup.close()
+        self._wakeup_write.close()
+        self._listeners.close()
+        self._notifier.close()
+
+
+def _noted(_signum: int, _frame: object) -> None:
+    """The number is in the wakeup pipe already."""
+
+
+def _kill(pid: int, signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signum)
+
+
+def _name_process(name: str) -> None:
+    """What `ps` and `top` show for the thread; no more than 15 bytes of it."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def _raise_descriptor_limit() -> None:
+    """Soft limits are often 1024, which is 500 proxied connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _scoreboard(config: Config) -> Scoreboard:
+    backends = sum(len(route.backends) for route in config.routers)
+    routes = len(config.routers) + 1
+    workers = (config.server.workers or cores()) + SPARE_WORKERS
+    return Scoreboard.create(workers=workers, routes=routes, pairs=routes + backends, upstreams=backends + 1)
