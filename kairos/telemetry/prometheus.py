@@ -1,0 +1,256 @@
+"""Prometheus exposition: the scoreboard read as metric families, written out by prometheus-client.
+
+Only series that ever moved are shown. Two sets of names: the gateway's own (base units, bounded labels, real
+histograms), and those of kairos-rs, process-wide and in milliseconds, for what was built on them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, TypeVar
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from kairos import __version__
+from kairos._speedups import cells
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+    from kairos.scoreboard import Assignment, Scoreboard
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "other")  # by METHOD_*
+CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "499")  # by CLASS_*
+ALL_ROUTES = "all"
+_Key = TypeVar("_Key")
+_SECONDS = [*(str(us / 1e6) for us in cells.BOUNDS_US), "+Inf"]
+_LEGACY_BOUNDS_US = (100_000, 500_000, 1_000_000, 5_000_000)
+_ERRORS = (cells.CLASS_4XX, cells.CLASS_5XX, cells.CLASS_GONE)
+
+_HISTOGRAMS = (
+    (cells.R_TOTAL, "kairos_http_request_duration_seconds", "Time from a request's first byte to its response's last"),
+    (cells.R_GATEWAY, "kairos_gateway_overhead_seconds", "The gateway's own share of the request time"),
+    (cells.R_UPSTREAM, "kairos_upstream_request_duration_seconds", "The upstream's share of the request time"),
+)
+_ROUTE_COUNTERS = (
+    (cells.R_BYTES_IN, "kairos_http_request_bytes", "Request bytes received"),
+    (cells.R_BYTES_OUT, "kairos_http_response_bytes", "Response bytes sent"),
+)
+_UPSTREAM_COUNTERS = (
+    (cells.U_CONNECTS, "kairos_upstream_connects", "Connections made to an upstream"),
+    (cells.U_CONNECT_FAILURES, "kairos_upstream_connect_failures", "Connections to an upstream that failed"),
+    (cells.U_REUSES, "kairos_upstream_reuses", "Requests sent over a kept-alive upstream connection"),
+)
+_WORKER_COUNTERS = (
+    (cells.W_CONNECTIONS_TOTAL, "kairos_connections_accepted", "Client connections accepted"),
+    (cells.W_BAD_REQUESTS, "kairos_http_bad_requests", "Request heads refused before routing"),
+    (cells.W_REQUESTS_UNROUTED, "kairos_http_requests_unrouted", "Requests that no route took"),
+)
+
+
+class GatewayCollector(Collector):
+    """All families of one gateway. `assignment` and `per_route` may be replaced at any time."""
+
+    def __init__(self, scoreboard: Scoreboard, assignment: Assignment, *, per_route: bool = True) -> None:
+        self.scoreboard = scoreboard
+        self.assignment = assignment
+        self.per_route = per_route
+
+    def expose(self, accept: str = "") -> tuple[bytes, str]:
+        """Body and content type: text format 0.0.4, or OpenMetrics where the Accept header asks for it."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self), content_type
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the page once and tell it under both sets of names."""
+        reading = _Reading(self.scoreboard, self.assignment, per_route=self.per_route)
+        yield from _process(self.scoreboard, reading)
+        yield from _routes(reading)
+        yield from _upstreams(reading)
+        yield from _kairos_rs(self.scoreboard, reading)
+
+
+class _Reading:
+    """The page's totals at one moment, by label."""
+
+    def __init__(self, scoreboard: Scoreboard, assignment: Assignment, *, per_route: bool) -> None:
+        def label(route: str) -> str:
+            return route if per_route else ALL_ROUTES
+
+        board = scoreboard
+        self.worker = board.totals(board.worker_block(0), cells.W_CELLS)
+        self.routes: dict[str, list[int]] = {}
+        for route, index in assignment.routes.items():
+            _fold(self.routes, label(route), board.totals(board.route_block(0, index), cells.R_CELLS))
+        self.pairs: dict[tuple[str, str], list[int]] = {}
+        for (route, upstream), index in assignment.pairs.items():
+            _fold(self.pairs, (label(route), upstream), board.totals(board.pair_block(0, index), cells.P_CELLS))
+        self.upstreams: dict[str, list[int]] = {}
+        for upstream, index in assignment.upstreams.items():
+            _fold(self.upstreams, upstream, board.totals(board.upstream_block(0, index), cells.U_CELLS))
+        self.process_pair = _sum_blocks(self.pairs.values(), cells.P_CELLS)
+        self.process_route = _sum_blocks(self.routes.values(), cells.R_CELLS)
+
+    def requests(self, classes: Iterable[int] = range(cells.CLASSES)) -> int:
+        """Requests of all methods that ended with one of these status classes."""
+        methods = range(cells.METHODS)
+        return sum(
+            self.process_pair[cells.P_REQUESTS + m * cells.CLASSES + c] for m, c in itertools.product(methods, classes)
+        )
+
+
+def _fold(table: dict[_Key, list[int]], key: _Key, block: list[int]) -> None:
+    table[key] = [a + b for a, b in zip(table[key], block, strict=True)] if key in table else block
+
+
+def _sum_blocks(blocks: Iterable[list[int]], size: int) -> list[int]:
+    return [sum(column) for column in zip([0] * size, *blocks, strict=True)]
+
+
+def _process(board: Scoreboard, reading: _Reading) -> Iterator[Metric]:
+    """What concerns no route: the processes, their connections, the configuration in force."""
+    page, worker = board.page, reading.worker
+    yield InfoMetricFamily("kairos_build", "Version running", value={"version": __version__})
+    yield _gauge("process_start_time_seconds", "Unix time at which the gateway started", board.started_at)
+    yield _gauge("kairos_config_revision", "Configuration revision in force", page.get(cells.H_REVISION))
+    yield _gauge("kairos_series_full", "1: routes or upstreams share a series", page.get(cells.H_SERIES_FULL))
+    pids = [page.get(board.worker_block(slot) + cells.W_PID) for slot in range(board.capacity.workers)]
+    yield _gauge("kairos_workers", "Worker processes alive", sum(pid != 0 for pid in pids))
+    restarts = page.get(cells.H_WORKER_RESTARTS)
+    yield CounterMetricFamily("kairos_worker_restarts", "Workers respawned after an unexpected death", value=restarts)
+    connections = GaugeMetricFamily("kairos_connections", "Client connections; open includes tunnels", labels=["state"])
+    connections.add_metric(["open"], worker[cells.W_CONNECTIONS_OPEN])
+    connections.add_metric(["tunnel"], worker[cells.W_TUNNELS_OPEN])
+    yield connections
+    yield _gauge("kairos_requests_in_flight", "Requests being served", worker[cells.W_REQUESTS_ACTIVE])
+    for cell, name, help_ in _WORKER_COUNTERS:
+        yield CounterMetricFamily(name, help_, value=worker[cell])
+    dropped = CounterMetricFamily("kairos_access_log_dropped", "Access-log lines lost", labels=["reason"])
+    dropped.add_metric(["ring_full"], worker[cells.W_LOG_DROPPED])
+    dropped.add_metric(["unwritten"], page.get(cells.H_LOG_UNWRITTEN))
+    yield dropped
+
+
+def _routes(reading: _Reading) -> Iterator[Metric]:
+    """What happened to the requests of each route."""
+    labels = ["route", "upstream", "method", "code"]
+    requests = CounterMetricFamily("kairos_http_requests", "Requests answered, by final status class", labels=labels)
+    for pair, block in reading.pairs.items():
+        for (method, code), count in zip(itertools.product(METHODS, CODES), block[cells.P_REQUESTS :], strict=False):
+            if count:
+                requests.add_metric([*pair, method, code], count)
+    yield requests
+    for first, name, help_ in _HISTOGRAMS:
+        family = HistogramMetricFamily(name, help_, labels=["route"])
+        for route, block in reading.routes.items():
+            _add_histogram(family, [route], block[first : first + cells.HIST_CELLS])
+        yield family
+    for cell, name, help_ in _ROUTE_COUNTERS:
+        yield _counters(name, help_, ["route"], (([route], block[cell]) for route, block in reading.routes.items()))
+    yield _counters(
+        "kairos_upstream_timeouts",
+        "Requests an upstream did not answer in time",
+        ["route", "upstream"],
+        (([*pair], block[cells.P_TIMEOUTS]) for pair, block in reading.pairs.items()),
+    )
+
+
+def _upstreams(reading: _Reading) -> Iterator[Metric]:
+    """What happened between the gateway and each upstream that was ever contacted."""
+    used = {upstream: block for upstream, block in reading.upstreams.items() if any(block)}
+    in_flight = GaugeMetricFamily("kairos_upstream_requests_in_flight", "Requests at an upstream", labels=["upstream"])
+    states = ["upstream", "state"]
+    connections = GaugeMetricFamily("kairos_upstream_connections", "Connections to an upstream", labels=states)
+    for upstream, block in used.items():
+        idle = block[cells.U_CONNECTIONS_IDLE]
+        in_flight.add_metric([upstream], block[cells.U_IN_FLIGHT])
+        connections.add_metric([upstream, "active"], max(0, block[cells.U_CONNECTIONS_OPEN] - idle))
+        connections.add_metric([upstream, "idle"], idle)
+    yield in_flight
+    yield connections
+    for cell, name, help_ in _UPSTREAM_COUNTERS:
+        yield _counters(name, help_, ["upstream"], (([upstream], block[cell]) for upstream, block in used.items()))
+    yield _counters(
+        "kairos_upstream_retries",
+        "Requests sent once more: over a new connection as the kept one was stale, or by the route's retry policy",
+        ["upstream", "reason"],
+        _retries(reading),
+    )
+
+
+def _retries(reading: _Reading) -> Iterator[tuple[list[str], int]]:
+    by_policy: Counter[str] = Counter()
+    for (_, upstream), block in reading.pairs.items():
+        by_policy[upstream] += block[cells.P_RETRIES]
+    for upstream, block in reading.upstreams.items():
+        yield [upstream, "stale"], block[cells.U_STALE_RETRIES]
+        yield [upstream, "policy"], by_policy[upstream]
+
+
+def _kairos_rs(board: Scoreboard, reading: _Reading) -> Iterator[Metric]:
+    """kairos-rs's names, meaning what they say: redirects are no errors, a 404 is a 4xx, +Inf counts everything."""
+    pair, route, worker = reading.process_pair, reading.process_route, reading.worker
+    total, errors = reading.requests(), reading.requests(_ERRORS)
+    times = route[cells.R_TOTAL : cells.R_TOTAL + cells.HIST_CELLS]
+    answered = sum(times[: cells.HIST_BUCKETS])
+    counters = (
+        ("kairos_requests", "Requests", total),
+        ("kairos_requests_success", "Requests answered with 2xx", reading.requests([cells.CLASS_2XX])),
+        ("kairos_requests_error", "Requests answered with 4xx or 5xx, or left by the client", errors),
+        ("kairos_http_4xx_errors", "4xx, the client's leaving included", errors - reading.requests([cells.CLASS_5XX])),
+        ("kairos_http_5xx_errors", "5xx", reading.requests([cells.CLASS_5XX])),
+        ("kairos_timeout_errors", "Requests an upstream did not answer in time", pair[cells.P_TIMEOUTS]),
+        ("kairos_connection_errors", "Requests for which no connection could be made", pair[cells.P_CONNECT_ERRORS]),
+        ("kairos_request_bytes", "Request bytes received", route[cells.R_BYTES_IN]),
+        ("kairos_response_bytes", "Response bytes sent", route[cells.R_BYTES_OUT]),
+    )
+    for name, help_, value in counters:
+        yield CounterMetricFamily(name, help_, value=value)
+    mean_ms = times[cells.HIST_SUM] / answered / 1000 if answered else 0.0
+    yield _gauge("kairos_response_time_avg", "Mean response time since the start, ms", round(mean_ms, 2))
+    yield _legacy_response_time(times)
+    success = 100 * (total - errors) / total if total else 100.0
+    yield _gauge("kairos_success_rate", "Share of requests that were no errors, percent", round(success, 2))
+    yield _gauge("kairos_active_connections", "Requests being served", worker[cells.W_REQUESTS_ACTIVE])
+    peak = "Most requests served at once: each worker's peak, added up"
+    yield _gauge("kairos_peak_connections", peak, worker[cells.W_REQUESTS_PEAK])
+    yield _gauge("kairos_uptime_seconds", "Time since the start", round(time.time() - board.started_at, 3))
+
+
+def _legacy_response_time(times: list[int]) -> Metric:
+    buckets: list[tuple[str, float]] = []
+    for bound in _LEGACY_BOUNDS_US:
+        below = sum(times[: cells.BOUNDS_US.index(bound) + 1])
+        buckets.append((str(bound // 1000), below))
+    buckets.append(("+Inf", sum(times[: cells.HIST_BUCKETS])))
+    total_ms = times[cells.HIST_SUM] / 1000
+    return HistogramMetricFamily("kairos_response_time", "Response time, ms", buckets=buckets, sum_value=total_ms)
+
+
+# --- families -----------------------------------------------------------------------------------------------------
+
+
+def _gauge(name: str, help_: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, help_, value=value)
+
+
+def _counters(name: str, help_: str, labels: list[str], samples: Iterable[tuple[list[str], int]]) -> Metric:
+    """A counter family of the samples that are not zero."""
+    family = CounterMetricFamily(name, help_, labels=labels)
+    for values, count in samples:
+        if count:
+            family.add_metric(values, count)
+    return family
+
+
+def _add_histogram(family: HistogramMetricFamily, labels: list[str], block: list[int]) -> None:
+    """One histogram, unless it is empty."""
+    counts = list(itertools.accumulate(block[: cells.HIST_BUCKETS]))
+    if counts[-1]:
+        family.add_metric(labels, list(zip(_SECONDS, counts, strict=True)), block[cells.HIST_SUM] / 1e6)
