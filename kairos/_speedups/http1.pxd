@@ -76,7 +76,6 @@ cdef struct Head:
     Span expect
     Span te
     Span trailer
-    Span via
     Span forwarded
     Span forwarded_for
     Span forwarded_proto
@@ -91,7 +90,6 @@ cdef struct Head:
     Span ws_key
     Span ws_version
     int32_t forwarded_for_lines  # more than one: the caller joins them
-    int32_t via_lines
     int32_t ncuts
     Span cuts[64]           # lines not to be copied, in order, whole lines with their CRLF
 

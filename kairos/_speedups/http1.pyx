@@ -191,10 +191,6 @@ cdef int _note_framing(Head* head, const char* base, int32_t start, int32_t name
             return CUT
     elif n == 16 and equals(name, n, b"proxy-connection", 16):
         return CUT
-    elif n == 3 and equals(name, n, b"via", 3):
-        head.via_lines += 1
-        _mark(&head.via, v, v_end)
-        return CUT
     return COPY
 
 
@@ -229,10 +225,8 @@ cdef int _note_request(Head* head, const char* base, int32_t start, int32_t name
         if n > 12 and equals(name, 12, b"x-forwarded-", 12):
             return _note_forwarding(head, name, n, v, v_end)
         if n == 12 and equals(name, n, b"x-request-id", 12):
-            if head.request_id.end:
-                return CUT
             _mark(&head.request_id, v, v_end)
-            return COPY
+            return CUT
         return CUT if n == 9 and equals(name, n, b"x-real-ip", 9) else COPY
     if first == c"u" and n == 10 and equals(name, n, b"user-agent", 10):
         _mark(&head.user_agent, v, v_end)

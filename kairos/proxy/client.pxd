@@ -1,0 +1,36 @@
+"""HTTP/1.1 towards a client: one connection, one exchange at a time."""
+
+from libc.stdint cimport int32_t, int64_t
+
+from kairos._speedups.http1 cimport Head
+from kairos.proxy.exchange cimport Downstream, Exchange, Runtime, Slices
+
+
+cdef class ClientConnection(Downstream):
+    cdef Runtime runtime
+    cdef Exchange x             # under way, None between requests
+    cdef int state
+    cdef bint keep              # the connection may carry another request
+    cdef bint busy              # _heads() is running: ended() leaves what is pending to it
+    cdef int32_t requests
+    cdef int32_t held           # bytes of a head in the runtime's scratch, to go out with what follows
+    cdef bint terminated        # the last chunk went out with the body
+    cdef bytes pending          # part of a head, or requests sent ahead
+    cdef int64_t lingered       # bytes thrown away after the last answer
+    cdef Py_ssize_t unsent      # of the transport, when writing stalled last
+    cdef char peer[46]          # address of the client
+    cdef int peer_size
+
+    cdef int _heads(self, bytes data) except -1
+    cdef Py_ssize_t _head(self, bytes data, Py_ssize_t offset) except -2
+    cdef Py_ssize_t _start(self, Exchange x, bytes data, Py_ssize_t offset, Py_ssize_t n) except -2
+    cdef int _wait_for_head(self, bytes data, Py_ssize_t offset) except -1
+    cdef int _refuse(self, Exchange x, bytes data, Py_ssize_t offset, str kind) except -1
+    cdef Py_ssize_t _request_body(self, bytes data, Py_ssize_t offset) except -2
+    cdef Py_ssize_t _request_chunks(self, bytes data, Py_ssize_t offset) except -2
+    cdef bint _too_slow(self, Exchange x, int64_t now) except -1
+    cdef int _stash(self, bytes data, Py_ssize_t offset) except -1
+    cdef int _linger(self) except -1
+    cdef bint _wants_trailers(self, Exchange x) noexcept
+    cdef char* _common_fields(self, Exchange x, char* out, bint keep) except NULL
+    cdef char* _framing(self, Exchange x, char* out, int64_t length) noexcept

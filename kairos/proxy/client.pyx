@@ -1,0 +1,719 @@
+"""HTTP/1.1 towards a client: reads requests, writes responses, keeps the connection honest (RFC 9112).
+
+    IDLE -> HEAD -> BODY -> WAIT -> IDLE ...     TUNNEL after a 101     LINGER before a close
+
+Rules here: one request is read to its end before the next head is looked at; whatever leaves the framing in doubt
+ends the connection; an answer before the request's end ends it too, politely (RFC 9112 section 9.6).
+"""
+
+from email.utils import formatdate
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t
+from libc.stdio cimport snprintf
+from libc.string cimport memcpy, memset
+
+from kairos._speedups.cells cimport (
+    W_BAD_REQUESTS, W_CONNECTIONS_OPEN, W_CONNECTIONS_PEAK, W_CONNECTIONS_TOTAL, W_REQUESTS_ACTIVE, W_TUNNELS_OPEN,
+)
+from kairos._speedups.http1 cimport (
+    BAD_ENCODING, BAD_FIELD, BAD_HOST, BAD_LENGTH, BAD_START_LINE, C_CLOSE, C_DATA, C_END, C_ERROR, C_KEEP_ALIVE,
+    C_MORE, C_NAMES, C_TRAILER, HEAD_TOO_LARGE, Head, LINE_TOO_LONG, NEED_MORE, RESPONSE, TARGET_TOO_LONG,
+    TOO_MANY_FIELDS, UNUSUAL, chunk_step, copy_fields, cut_named, find_head_end, has_token, scan_request,
+)
+from kairos.proxy.exchange cimport (
+    Downstream, Exchange, F_CHUNKED, F_CLOSE, F_LENGTH, F_NONE, PIECES, Runtime, Slices, Upstream, add_slice,
+    clear_slices,
+)
+from kairos.proxy.wire cimport iovec, monotonic_us
+
+from kairos.proxy.reasons import status_line
+from kairos.proxy.trailers import announced
+from kairos.proxy.unusual import Refused, canonical_request
+
+cdef extern from *:
+    """
+    #include <arpa/inet.h>
+    #include <netinet/in.h>
+    #include <netinet/tcp.h>
+    #include <string.h>
+    #include <sys/socket.h>
+    /* Text of the peer's address into out[46]; its length, or 0 where the socket is no internet socket. */
+    static int kairos_peer(int fd, char *out) {
+        struct sockaddr_storage a;
+        socklen_t n = sizeof a;
+        if (getpeername(fd, (struct sockaddr *)&a, &n) < 0) return 0;
+        if (a.ss_family == AF_INET) {
+            if (!inet_ntop(AF_INET, &((struct sockaddr_in *)&a)->sin_addr, out, 46)) return 0;
+        } else if (a.ss_family == AF_INET6) {
+            struct in6_addr *six = &((struct sockaddr_in6 *)&a)->sin6_addr;
+            if (IN6_IS_ADDR_V4MAPPED(six)) {
+                if (!inet_ntop(AF_INET, six->s6_addr + 12, out, 46)) return 0;
+            } else if (!inet_ntop(AF_INET6, six, out, 46)) return 0;
+        } else return 0;
+        return (int)strlen(out);
+    }
+    static int kairos_local_port(int fd) {
+        struct sockaddr_storage a;
+        socklen_t n = sizeof a;
+        if (getsockname(fd, (struct sockaddr *)&a, &n) < 0) return 0;
+        if (a.ss_family == AF_INET) return ntohs(((struct sockaddr_in *)&a)->sin_port);
+        if (a.ss_family == AF_INET6) return ntohs(((struct sockaddr_in6 *)&a)->sin6_port);
+        return 0;
+    }
+    static void kairos_nodelay(int fd) {
+        int on = 1;
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    }
+    """
+    int peer_of "kairos_peer"(int fd, char* out) noexcept nogil
+    int local_port_of "kairos_local_port"(int fd) noexcept nogil
+    void no_delay "kairos_nodelay"(int fd) noexcept nogil
+
+
+cdef enum State:
+    C_IDLE = 0
+    C_HEAD = 1
+    C_BODY = 2
+    C_WAIT = 3
+    C_TUNNEL = 4
+    C_LINGER = 5
+
+cdef enum:
+    AHEAD_BYTES = 65536         # requests sent ahead (pipelined) held before the client is told to wait
+    LINGER_BYTES = 1048576      # thrown away after the last answer, so that it is not lost to a reset
+    LINGER_US = 5000000
+
+cdef dict REFUSALS = {
+    BAD_START_LINE: "bad_start_line", BAD_FIELD: "bad_field", BAD_LENGTH: "bad_length", BAD_ENCODING: "bad_encoding",
+    BAD_HOST: "bad_host", LINE_TOO_LONG: "head_too_large", TARGET_TOO_LONG: "uri_too_long",
+    HEAD_TOO_LARGE: "head_too_large", TOO_MANY_FIELDS: "head_too_large",
+}  # fmt: skip
+
+
+@cython.final
+cdef class ClientConnection(Downstream):
+    """Made by the listener's factory for each connection accepted."""
+
+    def __init__(self, Runtime runtime):
+        self.runtime = runtime
+
+    # -- asyncio protocol ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport):
+        cdef Runtime runtime = self.runtime
+        cdef int64_t* worker = runtime.worker
+        self.attach(transport, runtime.clock, transport.get_extra_info("sslcontext") is None)
+        if self.fd >= 0:
+            self.peer_size = peer_of(self.fd, self.peer)
+            self.local_port = local_port_of(self.fd)
+            if self.local_port:
+                no_delay(self.fd)
+        if self.peer_size == 0:
+            memcpy(self.peer, b"unknown", 7)
+            self.peer_size = 7
+        worker[W_CONNECTIONS_TOTAL] += 1
+        worker[W_CONNECTIONS_OPEN] += 1
+        if worker[W_CONNECTIONS_OPEN] > worker[W_CONNECTIONS_PEAK]:
+            worker[W_CONNECTIONS_PEAK] = worker[W_CONNECTIONS_OPEN]
+        self.deadline = monotonic_us() + runtime.settings.head_us
+        if not self._admitted():
+            self._turn_away()
+
+    def _admitted(self):
+        """Count the connection; False when there are too many."""
+        cdef Runtime runtime = self.runtime
+        runtime.clients.add(self)
+        if runtime.settings.connections_per_ip:
+            address = self.peer[:self.peer_size]
+            runtime.per_ip[address] = runtime.per_ip.get(address, 0) + 1
+            if runtime.per_ip[address] > runtime.settings.connections_per_ip:
+                return False
+        return runtime.max_connections == 0 or len(runtime.clients) <= runtime.max_connections
+
+    def _forget(self):
+        cdef Runtime runtime = self.runtime
+        runtime.clients.discard(self)
+        address = self.peer[:self.peer_size]
+        if runtime.per_ip.get(address, 0) > 1:
+            runtime.per_ip[address] -= 1
+        else:
+            runtime.per_ip.pop(address, None)
+
+    def _turn_away(self):
+        cdef Exchange x = self.runtime.acquire()
+        self._refuse(x, b"", 0, "overloaded")
+
+    def data_received(self, bytes data):
+        if self.state <= C_HEAD:
+            self._heads(data)
+        elif self.state == C_BODY:
+            self._after_body(data)
+        elif self.state == C_WAIT:
+            self._stash(data, 0)
+        elif self.state == C_TUNNEL:
+            self.deadline = 0
+            self.x.up.tunnel_bytes(self.x, data, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        else:
+            self.lingered += len(data)
+            if self.lingered > LINGER_BYTES:
+                self.abort()
+
+    def _after_body(self, bytes data):
+        cdef Py_ssize_t rest = self._request_body(data, 0)
+        if rest < len(data):
+            if self.state <= C_HEAD:
+                self._heads(data[rest:])
+            elif self.state == C_WAIT:
+                self._stash(data, rest)
+
+    def eof_received(self):
+        if self.x is not None:
+            self.x.gone()
+
+    def connection_lost(self, error):
+        self.detach()
+        self._forget()
+        self.runtime.worker[W_CONNECTIONS_OPEN] -= 1
+        self.pending = None
+        if self.x is not None:
+            self.x.gone()
+
+    cdef int on_deadline(self, int64_t now) except -1:
+        cdef Exchange x = self.x
+        if self.closed or self.state == C_LINGER:
+            return self.abort()
+        if self.write_paused:
+            return self._stalled(now)
+        if self.state == C_IDLE:
+            return self.close()
+        if self.state == C_HEAD:
+            x = self.runtime.acquire()
+            return self._refuse(x, self.pending or b"", 0, "request_timeout")
+        if self.state == C_BODY:
+            return x.fail("request_timeout")
+        if self.state == C_WAIT and x.total_deadline and now >= x.total_deadline:
+            return x.fail("total_timeout")
+        return 0
+
+    def _stalled(self, int64_t now):
+        """The client does not read: as long as something moves it may be slow, else it goes."""
+        cdef Py_ssize_t unsent = self.transport.get_write_buffer_size()
+        if unsent < self.unsent:
+            self.unsent = unsent
+            self.deadline = now + self.runtime.settings.write_idle_us
+        else:
+            self.abort()
+
+    cdef int on_congested(self) except -1:
+        self.unsent = self.transport.get_write_buffer_size()
+        self.deadline = monotonic_us() + self.runtime.settings.write_idle_us
+        if self.x is not None and self.x.up is not None:
+            self.x.up.pause()
+            self.x.up.deadline = 0
+        return 0
+
+    cdef int on_drained(self) except -1:
+        cdef Exchange x = self.x
+        if x is None:
+            self.deadline = monotonic_us() + self.runtime.settings.idle_us
+            return 0
+        self.deadline = x.total_deadline
+        if x.up is not None:
+            x.up.resume()
+            x.up.deadline = monotonic_us() + (
+                x.plan.tunnel_idle_us if x.tunnelling or not x.total_deadline else x.plan.read_idle_us)
+        return x.wake()
+
+    # -- requests in --------------------------------------------------------------------------------------------------
+
+    cdef int _heads(self, bytes data) except -1:
+        """Read requests from data until one is under way, more bytes are needed or nothing is left."""
+        cdef Py_ssize_t offset = 0, known
+        if self.pending is not None:
+            known = len(self.pending)
+            data = self.pending + data if data else self.pending
+            self.pending = None
+            if self.state == C_HEAD and find_head_end(data, len(data), known - 3) < 0 \
+                    and len(data) < self.runtime.settings.limits.head_bytes:
+                self.pending = data  # scanned again only when whole: a head that drips in costs no more for it
+                return 0
+        self.busy = True
+        try:
+            while offset < PyBytes_GET_SIZE(data) and self.x is None and self.state <= C_HEAD and not self.closed:
+                offset = self._head(data, offset)
+                if offset < 0:
+                    return 0
+        finally:
+            self.busy = False
+        if offset < PyBytes_GET_SIZE(data) and not self.closed and self.state != C_LINGER:
+            self._stash(data, offset)
+        return 0
+
+    cdef Py_ssize_t _head(self, bytes data, Py_ssize_t offset) except -2:
+        """One request at offset. Where the bytes after it begin, or -1 when there is nothing more to do."""
+        cdef const char* base = PyBytes_AS_STRING(data)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data), n
+        cdef Exchange x
+        cdef int skipped = 0
+        while skipped < 2 and size - offset >= 2 and base[offset] == c"\r" and base[offset + 1] == c"\n":
+            offset += 2  # empty lines before a request line are passed over (RFC 9112 section 2.2)
+            skipped += 1
+        if offset == size or (size - offset == 1 and base[offset] == c"\r"):
+            return self._wait_for_head(data, offset)
+        x = self.runtime.acquire()
+        n = scan_request(base + offset, size - offset, &self.runtime.settings.limits, &x.head)
+        if n > 0:
+            return self._start(x, data, offset, n)
+        if n == NEED_MORE:
+            return self._wait_for_head(data, offset)
+        if n == UNUSUAL:
+            return self._unusual(x, data, offset)
+        self._refuse(x, data, offset, REFUSALS[n])
+        return -1
+
+    def _unusual(self, Exchange x, bytes data, Py_ssize_t offset):
+        """What the scanner leaves to httptools: made canonical, then scanned like any other."""
+        cdef Py_ssize_t end = find_head_end(PyBytes_AS_STRING(data), len(data), offset)
+        cdef Py_ssize_t n
+        if end < 0:
+            if len(data) - offset < self.runtime.settings.limits.head_bytes:
+                return self._wait_for_head(data, offset)
+            self._refuse(x, data, offset, "head_too_large")
+            return -1
+        try:
+            head = canonical_request(data[offset:end])
+        except Refused as refused:
+            self._refuse(x, data, offset, refused.kind)
+            return -1
+        n = scan_request(PyBytes_AS_STRING(head), len(head), &self.runtime.settings.limits, &x.head)
+        if n != len(head):
+            self._refuse(x, data, offset, REFUSALS.get(n, "bad_start_line"))
+            return -1
+        return self._start_canonical(x, head, data, end)
+
+    def _start_canonical(self, Exchange x, bytes head, bytes data, Py_ssize_t end):
+        """Start a request whose head was rewritten; its body still lies behind `end` in data."""
+        cdef bytes joined = head + data[end:]
+        cdef Py_ssize_t rest = self._start(x, joined, 0, len(head))
+        return rest if rest < 0 else rest - len(head) + end
+
+    cdef Py_ssize_t _start(self, Exchange x, bytes data, Py_ssize_t offset, Py_ssize_t n) except -2:
+        """A head was scanned: begin its exchange with what is there of the body."""
+        cdef Runtime runtime = self.runtime
+        cdef Head* head = &x.head
+        cdef Py_ssize_t rest
+        x.down = self
+        x.data = data
+        x.base = PyBytes_AS_STRING(data) + offset
+        x.started = monotonic_us()
+        self.requests += 1
+        self.keep = (
+            (not head.connection & C_CLOSE if head.minor else head.connection & C_KEEP_ALIVE != 0)
+            and self.requests < runtime.settings.requests_per_connection and not runtime.draining
+        )
+        offset += n
+        if head.content_length > 0:
+            rest = PyBytes_GET_SIZE(data) - offset
+            if rest > head.content_length:
+                rest = <Py_ssize_t>head.content_length
+            x.body_owner = data
+            x.body_start = PyBytes_AS_STRING(data) + offset
+            x.body_size = rest
+            x.body_left = head.content_length - rest
+            offset += rest
+            x.request_done = x.body_left == 0
+        else:
+            x.request_done = not head.chunked
+        self.x = x
+        if x.request_done:
+            self.state = C_WAIT
+            self.deadline = 0
+        else:
+            self.state = C_BODY
+            self.deadline = x.started + runtime.settings.body_idle_us
+        x.begin()
+        if self.state == C_BODY and self.x is x and head.chunked and offset < PyBytes_GET_SIZE(data):
+            offset = self._request_chunks(data, offset)
+        if self.state == C_WAIT and self.x is x and x.up is None:
+            self.deadline = x.total_deadline  # a Python handler or a connect: no upstream's deadline covers it
+        return offset
+
+    cdef int _wait_for_head(self, bytes data, Py_ssize_t offset) except -1:
+        if self.state != C_HEAD:
+            self.state = C_HEAD
+            self.deadline = monotonic_us() + self.runtime.settings.head_us
+        self.pending = data[offset:] if offset else data
+        if not self.pending:
+            self.pending = None
+            self.state = C_IDLE
+        return -1
+
+    cdef int _refuse(self, Exchange x, bytes data, Py_ssize_t offset, str kind) except -1:
+        """Answer bytes that never became a request."""
+        x.down = self
+        x.data = data
+        x.base = PyBytes_AS_STRING(data) + offset
+        x.started = monotonic_us()
+        x.plan = self.runtime.unrouted
+        x.head.minor = 1
+        if x.head.length == 0:
+            memset(&x.head.host, 0, sizeof(x.head.host))
+        self.runtime.worker[W_BAD_REQUESTS] += 1
+        self.runtime.worker[W_REQUESTS_ACTIVE] += 1
+        self.keep = False
+        self.pending = None
+        self.x = x
+        self.state = C_BODY
+        self.deadline = 0
+        return x.fail(kind)
+
+    cdef Py_ssize_t _request_body(self, bytes data, Py_ssize_t offset) except -2:
+        """Body bytes from offset on. Where the bytes after the body begin."""
+        cdef Exchange x = self.x
+        cdef Slices slices
+        cdef Py_ssize_t n
+        cdef int64_t now = monotonic_us()
+        if self._too_slow(x, now):
+            return PyBytes_GET_SIZE(data)
+        self.deadline = now + self.runtime.settings.body_idle_us
+        if x.head.chunked:
+            return self._request_chunks(data, offset)
+        n = PyBytes_GET_SIZE(data) - offset
+        if n > x.body_left:
+            n = <Py_ssize_t>x.body_left
+        x.body_left -= n
+        clear_slices(&slices)
+        add_slice(&slices, PyBytes_AS_STRING(data) + offset, n)
+        x.take_body(&slices, data)
+        if x.body_left == 0 and self.x is x:
+            self._request_read(x)
+        return offset + n
+
+    def _request_read(self, Exchange x):
+        """The request is complete: what follows is the next one."""
+        self.state = C_WAIT
+        self.deadline = x.total_deadline if x.up is None else 0
+        x.end_body()
+
+    cdef Py_ssize_t _request_chunks(self, bytes data, Py_ssize_t offset) except -2:
+        cdef Exchange x = self.x
+        cdef Slices slices
+        cdef const char* p = PyBytes_AS_STRING(data) + offset
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(data) - offset, used = 0, size = 0
+        cdef const char* piece = NULL
+        cdef int event = C_MORE
+        clear_slices(&slices)
+        while n > 0:
+            event = chunk_step(&x.chunks, p, n, &used, &piece, &size)
+            p += used
+            n -= used
+            if event == C_DATA:
+                add_slice(&slices, piece, size)
+                if slices.count == PIECES:
+                    x.take_body(&slices, data)
+                    if self.x is not x:
+                        return PyBytes_GET_SIZE(data)
+                    clear_slices(&slices)
+            elif event == C_TRAILER:
+                x.request_trailers = (x.request_trailers or b"") + PyBytes_FromStringAndSize(piece, size)
+            elif event == C_ERROR:
+                x.fail("bad_chunk")
+                return PyBytes_GET_SIZE(data)
+            else:
+                break
+        if slices.count:
+            x.take_body(&slices, data)
+        if event == C_END and self.x is x:
+            x.request_trailers = announced(x.request_trailers, x.base[x.head.trailer.start:x.head.trailer.end])
+            self._request_read(x)
+        return PyBytes_GET_SIZE(data) - n
+
+    cdef bint _too_slow(self, Exchange x, int64_t now) except -1:
+        """A body that takes longer than body_idle must come at body_rate bytes per second at least."""
+        cdef int64_t elapsed = now - x.started
+        if elapsed > self.runtime.settings.body_idle_us and not self.read_paused:
+            if (x.bytes_in - x.head.length) * 1000000 < self.runtime.settings.body_rate * elapsed:
+                x.fail("request_timeout")
+                return True
+        return False
+
+    cdef int _stash(self, bytes data, Py_ssize_t offset) except -1:
+        """Keep what was sent ahead for when its turn comes."""
+        rest = data[offset:] if offset else data
+        self.pending = rest if self.pending is None else self.pending + rest
+        if len(self.pending) > AHEAD_BYTES:
+            self.pause()
+        return 0
+
+    # -- responses out ------------------------------------------------------------------------------------------------
+
+    cdef char* _common_fields(self, Exchange x, char* out, bint keep) except NULL:
+        """X-Request-Id and Connection."""
+        cdef Py_ssize_t n = 0
+        cdef const char* text = x.id_text(&n)
+        memcpy(out, b"X-Request-Id: ", 14)
+        memcpy(out + 14, text, n)
+        out += 14 + n
+        memcpy(out, b"\r\n", 2)
+        out += 2
+        if not keep:
+            memcpy(out, b"Connection: close\r\n", 19)
+            out += 19
+        elif x.head.minor == 0:
+            memcpy(out, b"Connection: keep-alive\r\n", 24)
+            out += 24
+        return out
+
+    cdef char* _framing(self, Exchange x, char* out, int64_t length) noexcept:
+        if x.framing == F_CHUNKED:
+            memcpy(out, b"Transfer-Encoding: chunked\r\n", 28)
+            return out + 28
+        if x.framing == F_CLOSE:
+            self.keep = False
+        elif length >= 0 and x.status != 204:
+            return out + snprintf(out, 48, b"Content-Length: %lld\r\n", <long long>length)
+        return out
+
+    cdef int relay_head(self, Exchange x, const char* base, Head* head) except -1:
+        """Build the client's head from the upstream's; it goes out with the first body bytes, or flush()."""
+        cdef bytes names, edits = b""
+        cdef char* out
+        cdef char* scratch
+        cdef bytes via = self.runtime.settings.via
+        cdef Py_ssize_t n
+        if head.connection & C_NAMES and cut_named(base, head, NULL, 0, RESPONSE) < 0:
+            return x.fail("upstream_protocol")
+        if x.response_edits is not None:
+            names, edits = edit_lines(x.response_edits)
+            if cut_named(base, head, names, len(names), RESPONSE) < 0:
+                return x.fail("upstream_protocol")
+        n = head.reason.end if head.reason.end else 12
+        scratch = self.runtime.room(head.length + len(edits) + len(via) + 512)
+        out = scratch
+        memcpy(out, b"HTTP/1.1", 8)
+        memcpy(out + 8, base + 8, n - 8)
+        out += n
+        memcpy(out, b"\r\n", 2)
+        out = copy_fields(base, head, out + 2)
+        out = self._framing(x, out, head.content_length)
+        if x.framing == F_CHUNKED and self._wants_trailers(x) and head.trailer.end > head.trailer.start:
+            out = _field(out, b"Trailer: ", 9, base + head.trailer.start, head.trailer.end - head.trailer.start)
+        if via:  # the version is that of the message received (RFC 9110 section 7.6.3)
+            out = _field(out, b"Via: 1.1 " if head.minor else b"Via: 1.0 ", 9, PyBytes_AS_STRING(via), len(via))
+        memcpy(out, PyBytes_AS_STRING(edits), len(edits))
+        out = self._common_fields(x, out + len(edits), self.keep)
+        memcpy(out, b"\r\n", 2)
+        x.head_sent = True
+        self.held = <int>(out + 2 - scratch)
+        self.terminated = False
+        x.bytes_out += self.held
+        return 0
+
+    cdef bint _wants_trailers(self, Exchange x) noexcept:
+        return has_token(x.base + x.head.te.start, x.head.te.end - x.head.te.start, b"trailers", 8)
+
+    cdef int answer_head(self, Exchange x, int status, object headers, int64_t length) except -1:
+        """The head of an answer made here."""
+        cdef bytes head
+        cdef char* out
+        cdef char* scratch
+        names, edits = edit_lines(x.response_edits) if x.response_edits is not None else (b"", b"")
+        edited = set(names.lower().split(b",")) if names else ()
+        lines = [status_line(status), b"Date: ", formatdate(usegmt=True).encode(), b"\r\n"]
+        for name, value in headers:
+            if name == b"Connection" and value == b"close":
+                self.keep = False
+            elif name.lower() not in edited:
+                lines += [name, b": ", value, b"\r\n"]
+        lines.append(edits)
+        if not x.request_done:
+            self.keep = False
+        head = b"".join(lines)
+        scratch = self.runtime.room(len(head) + 512)
+        memcpy(scratch, PyBytes_AS_STRING(head), len(head))
+        out = self._framing(x, scratch + len(head), length)
+        out = self._common_fields(x, out, self.keep)
+        memcpy(out, b"\r\n", 2)
+        x.head_sent = True
+        self.held = <int>(out + 2 - scratch)
+        self.terminated = False
+        x.bytes_out += self.held
+        return 0
+
+    cdef int body(self, Exchange x, Slices* slices, bytes owner) except -1:
+        """Body bytes, framed; a head that is held goes out with them in one call."""
+        cdef char prefix[20]
+        cdef char* at
+        cdef int first = 1, count = slices.count, digits
+        if x.framing == F_NONE or count == 0:
+            return 0
+        x.bytes_out += slices.total
+        if x.framing == F_CHUNKED:
+            at = self.runtime.scratch + self.held if self.held else prefix
+            digits = snprintf(at, 20, b"%zx\r\n", slices.total)
+            slices.iov[count + 1].iov_base = <void*><const char*>(b"\r\n0\r\n\r\n" if slices.last else b"\r\n")
+            slices.iov[count + 1].iov_len = 7 if slices.last else 2
+            self.terminated = slices.last
+            first = 0
+            slices.iov[0].iov_base = self.runtime.scratch if self.held else prefix
+            slices.iov[0].iov_len = self.held + digits
+            count += 2
+        elif self.held:
+            first = 0
+            slices.iov[0].iov_base = self.runtime.scratch
+            slices.iov[0].iov_len = self.held
+            count += 1
+        self.held = 0
+        return self.sendv(&slices.iov[first], count, owner)
+
+    cdef int flush(self) except -1:
+        """Send a head that was held for a body."""
+        cdef int n = self.held
+        self.held = 0
+        return self.send(self.runtime.scratch, n) if n else 0
+
+    cdef int end(self, Exchange x, bytes trailers) except -1:
+        """The response is complete."""
+        if x.tunnelling:
+            return self.close()
+        if x.framing == F_CHUNKED and not self.terminated:
+            self.flush()
+            tail = b"0\r\n"
+            if trailers and self._wants_trailers(x):
+                tail += trailers
+            tail += b"\r\n"
+            return self.send(PyBytes_AS_STRING(tail), len(tail))
+        return self.flush()
+
+    cdef int informational(self, Exchange x, const char* base, Head* head) except -1:
+        """A 1xx head on its way through (RFC 9110 section 15.2)."""
+        cdef char* scratch = self.runtime.room(head.length + 16)
+        cdef Py_ssize_t n = head.reason.end if head.reason.end else 12
+        cdef char* out
+        memcpy(scratch, b"HTTP/1.1", 8)
+        memcpy(scratch + 8, base + 8, n - 8)
+        memcpy(scratch + n, b"\r\n", 2)
+        out = copy_fields(base, head, scratch + n + 2)
+        memcpy(out, b"\r\n", 2)
+        return self.send(scratch, out + 2 - scratch)
+
+    cdef int proceed(self, Exchange x) except -1:
+        """The body is wanted (RFC 9110 section 10.1.1)."""
+        return self.send(b"HTTP/1.1 100 Continue\r\n\r\n", 25) if x.head.minor == 1 else 0
+
+    cdef int cut(self, Exchange x) except -1:
+        """The response cannot be completed: the client must see that it was not."""
+        self.held = 0
+        self.keep = False
+        return self.abort() if x.framing == F_CLOSE else self.close()
+
+    cdef int ended(self, Exchange x) except -1:
+        """The exchange is over: next request, or the end of the connection."""
+        self.x = None
+        self.held = 0
+        if x.tunnelling:
+            self.runtime.worker[W_TUNNELS_OPEN] -= 1
+        if self.closed:
+            self.deadline = monotonic_us() + self.runtime.settings.write_idle_us
+            return 0
+        if not x.request_done or not self.keep:
+            return self._linger() if not x.request_done or self.pending is not None else self.close_soon()
+        self.state = C_IDLE
+        self.deadline = x.answered + self.runtime.settings.idle_us if x.answered else \
+            monotonic_us() + self.runtime.settings.idle_us
+        if self.read_paused:
+            self.resume()
+        if self.pending is not None and not self.busy:
+            self._heads(b"")
+        return 0
+
+    def close_soon(self):
+        """Close once written; a client that does not read is given write_idle."""
+        self.close()
+        self.deadline = monotonic_us() + self.runtime.settings.write_idle_us
+
+    cdef int _linger(self) except -1:
+        """Say that nothing more will come, but take what the client still sends: a reset would destroy the answer."""
+        self.state = C_LINGER
+        self.pending = None
+        self.deadline = monotonic_us() + LINGER_US
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.fd = -1
+            self.resume()
+            return 0
+        return self.close()
+
+    cdef int tunnel(self, Exchange x, const char* base, Head* head) except -1:
+        """Pass on the 101 and stop speaking HTTP."""
+        cdef char* scratch = self.runtime.room(head.length + 512)
+        cdef char* out
+        cdef Py_ssize_t n = head.reason.end if head.reason.end else 12
+        cdef bytes ahead
+        memcpy(scratch, b"HTTP/1.1", 8)
+        memcpy(scratch + 8, base + 8, n - 8)
+        memcpy(scratch + n, b"\r\n", 2)
+        out = copy_fields(base, head, scratch + n + 2)
+        memcpy(out, b"Upgrade: websocket\r\nConnection: Upgrade\r\n", 41)
+        out = self._common_fields(x, out + 41, True)
+        memcpy(out, b"\r\n", 2)
+        n = out + 2 - scratch
+        x.head_sent = True
+        x.bytes_out += n
+        self.keep = False
+        self.state = C_TUNNEL
+        self.deadline = 0
+        self.runtime.worker[W_TUNNELS_OPEN] += 1
+        self.send(scratch, n)
+        ahead, self.pending = self.pending, None
+        if ahead is not None and x.up is not None:
+            x.up.tunnel_bytes(x, ahead, PyBytes_AS_STRING(ahead), len(ahead))
+        if self.read_paused and not self.write_paused:
+            self.resume()
+        return 0
+
+    cdef int tunnel_bytes(self, Exchange x, bytes owner, const char* p, Py_ssize_t n) except -1:
+        x.bytes_out += n
+        return self.send_bytes(owner, p, n)
+
+    cdef const char* address(self, Py_ssize_t* n) noexcept:
+        n[0] = self.peer_size
+        return self.peer
+
+    # -- drain --------------------------------------------------------------------------------------------------------
+
+    def drain(self):
+        """The process is stopping: end now if idle, else after the request under way."""
+        if self.state == C_IDLE:
+            self.close_soon()
+        else:
+            self.keep = False
+
+    def kill(self):
+        """The drain deadline passed."""
+        self.abort()
+
+    @property
+    def idle(self):
+        return self.state == C_IDLE
+
+    def __repr__(self):
+        state = ("idle", "head", "body", "wait", "tunnel", "linger")[self.state]
+        return f"<ClientConnection {self.peer[:self.peer_size].decode()} {'closed' if self.closed else state}>"
+
+
+def edit_lines(list edits):
+    """Header edits as the comma-separated names they replace, and the lines they add."""
+    last = dict(edits)
+    names = b",".join(name for name in last)
+    lines = b"".join(b"%s: %s\r\n" % (name, value) for name, value in last.items() if value is not None)
+    return names, lines
+
+
+cdef char* _field(char* out, const char* name, Py_ssize_t n, const char* value, Py_ssize_t m) noexcept nogil:
+    memcpy(out, name, n)
+    memcpy(out + n, value, m)
+    memcpy(out + n + m, b"\r\n", 2)
+    return out + n + m + 2

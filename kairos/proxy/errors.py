@@ -1,0 +1,89 @@
+"""The error table: every way an exchange can fail, and what the client is told.
+
+A row is four facts (kind, source, retryable, status) and how the access log names it. Bodies are problem+json
+(RFC 9457) with the members kairos-rs clients know (`error`, `type`, `timestamp`, `request_id`) and never an internal
+address. `flag` follows Envoy's response flags.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+import orjson
+
+Source = Literal["client", "upstream", "kairos"]
+Retryable = Literal["no", "reused", "yes"]
+
+
+class Kind(NamedTuple):
+    """One row of the table."""
+
+    status: int
+    source: Source
+    retryable: Retryable
+    """Whether another attempt may be made: never, only when a reused connection proved stale, or whenever safe."""
+    type: str
+    """kairos-rs's name where it has one."""
+    flag: str
+    message: str
+    close: bool = False
+    """The connection cannot be used further: its framing is in doubt or the peer misbehaves."""
+
+
+KINDS: dict[str, Kind] = {
+    # what a client does wrong
+    "bad_start_line": Kind(400, "client", "no", "bad_request", "DPE", "Malformed request line", close=True),
+    "bad_field": Kind(400, "client", "no", "bad_request", "DPE", "Malformed header field", close=True),
+    "bad_length": Kind(400, "client", "no", "bad_request", "DPE", "Ambiguous or malformed Content-Length", close=True),
+    "bad_encoding": Kind(400, "client", "no", "bad_request", "DPE", "Transfer-Encoding must be chunked", close=True),
+    "bad_chunk": Kind(400, "client", "no", "bad_request", "DPE", "Malformed chunked body", close=True),
+    "bad_host": Kind(400, "client", "no", "bad_request", "DPE", "Exactly one valid Host is required", close=True),
+    "bad_target": Kind(400, "client", "no", "bad_request", "DPE", "Request target is not acceptable", close=True),
+    "bad_upgrade": Kind(400, "client", "no", "bad_request", "DPE", "Malformed WebSocket handshake", close=True),
+    "request_timeout": Kind(408, "client", "no", "request_timeout", "DT", "Request did not arrive in time", close=True),
+    "payload_too_large": Kind(413, "client", "no", "payload_too_large", "DPE", "Request body is too large", close=True),
+    "uri_too_long": Kind(414, "client", "no", "uri_too_long", "DPE", "Request target is too long", close=True),
+    "expectation_failed": Kind(417, "client", "no", "expectation_failed", "DPE", "Only Expect: 100-continue is met"),
+    "upgrade_required": Kind(426, "client", "no", "upgrade_required", "DPE", "This route speaks WebSocket only"),
+    "head_too_large": Kind(431, "client", "no", "head_too_large", "DPE", "Request head is too large", close=True),
+    "method_unknown": Kind(501, "client", "no", "not_implemented", "DPE", "Method is not implemented", close=True),
+    "http_version": Kind(505, "client", "no", "http_version", "DPE", "HTTP version is not supported", close=True),
+    "client_gone": Kind(499, "client", "no", "client_gone", "DC", "Client closed the connection", close=True),
+    # what the configuration answers
+    "route_not_found": Kind(404, "kairos", "no", "route_not_found", "NR", "No route found"),
+    "method_not_allowed": Kind(405, "kairos", "no", "method_not_allowed", "NR", "Method not allowed"),
+    "unauthorized": Kind(401, "kairos", "no", "authentication_error", "UAEX", "Authentication required"),
+    "forbidden": Kind(403, "kairos", "no", "forbidden", "UAEX", "Forbidden"),
+    "not_served": Kind(501, "kairos", "no", "config", "NC", "This protocol is not served by this version"),
+    # what an upstream does wrong
+    "no_backend": Kind(503, "kairos", "no", "upstream", "UH", "No backend is available"),
+    "overloaded": Kind(503, "kairos", "no", "overloaded", "OM", "The gateway is overloaded", close=True),
+    "resolve_failed": Kind(502, "upstream", "yes", "upstream", "DF", "Upstream name could not be resolved"),
+    "connect_failed": Kind(502, "upstream", "yes", "upstream", "UF", "Upstream refused the connection"),
+    "tls_failed": Kind(502, "upstream", "yes", "upstream", "UF", "Upstream TLS handshake failed"),
+    "connect_timeout": Kind(504, "upstream", "yes", "timeout", "UF,URX", "Upstream connection timed out"),
+    "upstream_reset": Kind(502, "upstream", "reused", "upstream", "UC", "Upstream closed the connection early"),
+    "upstream_protocol": Kind(502, "upstream", "no", "upstream", "UPE", "Upstream sent a malformed response"),
+    "upstream_timeout": Kind(504, "upstream", "no", "timeout", "UT", "Upstream did not answer in time"),
+    "total_timeout": Kind(504, "upstream", "no", "timeout", "UT", "Request took too long"),
+    "internal": Kind(500, "kairos", "no", "internal", "LR", "Internal error"),
+}
+
+
+def render(kind: str, request_id: str, detail: str | None = None) -> bytes:
+    """The problem+json body of an error."""
+    row = KINDS[kind]
+    message = f"{row.message}: {detail}" if detail else row.message
+    return orjson.dumps(
+        {
+            "type": row.type,
+            "title": row.message,
+            "status": row.status,
+            "detail": message,
+            "code": kind,
+            "error": message,
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "request_id": request_id,
+        }
+    )

@@ -1,0 +1,233 @@
+"""One request and its response, from the head that was scanned to the line that is logged."""
+
+from libc.stdint cimport int32_t, int64_t, uint64_t
+
+from kairos._speedups.balance cimport Balancer
+from kairos._speedups.http1 cimport Chunks, Head, Limits, Span
+from kairos._speedups.routes cimport Match, RouteTable, Template
+from kairos.proxy.peers cimport Networks
+from kairos.proxy.wire cimport Clock, Wire, iovec
+from kairos.telemetry.accesslog cimport AccessLog
+
+
+cdef enum:
+    PIECES = 60                 # slices of a body handed over at once
+
+
+cdef struct Slices:             # a run of body bytes; iov[0] and the two behind the last are left to the receiver's framing
+    iovec iov[64]
+    int count                   # pieces at iov[1] .. iov[count]
+    bint last                   # nothing follows
+    Py_ssize_t total
+
+
+cdef inline void clear_slices(Slices* s) noexcept nogil:
+    s.count = 0
+    s.last = False
+    s.total = 0
+
+
+cdef inline void add_slice(Slices* s, const char* p, Py_ssize_t n) noexcept nogil:
+    s.count += 1
+    s.iov[s.count].iov_base = <void*>p
+    s.iov[s.count].iov_len = n
+    s.total += n
+
+
+cdef enum Framing:              # how a response body is delimited towards the client
+    F_NONE = 0                  # no body (HEAD, 204, 304, 1xx)
+    F_LENGTH = 1
+    F_CHUNKED = 2
+    F_CLOSE = 3                 # HTTP/1.0 client and unknown length: until the connection ends
+
+
+cdef class Settings:
+    """What a snapshot says about every route, in the units the hot path wants (µs, bytes)."""
+    cdef Limits limits
+    cdef int64_t head_us, idle_us, body_idle_us, write_idle_us
+    cdef int64_t requests_per_connection
+    cdef int64_t connections_per_ip
+    cdef int64_t body_rate
+    cdef int path_flags         # of normalize_path()
+    cdef bint keep_request_id
+    cdef int max_informational
+    cdef bytes via              # pseudonym, may be empty
+    cdef Networks trusted       # peers whose forwarding headers are believed; None: nobody's
+
+
+cdef class Target:
+    """A backend as one route sees it."""
+    cdef readonly object origin         # pool of connections: upstream.pool.Origin
+    cdef readonly str key               # "scheme://host:port", as in logs and metrics
+    cdef bytes log_key                  # the same, JSON-escaped
+    cdef int64_t* pair                  # P_* cells of (route, upstream) in this worker's row
+    cdef int64_t* row                   # U_* cells in this worker's row
+    cdef int64_t* shared                # SU_* cells all workers write
+
+
+cdef class Filter:
+    """A policy: see the hooks in exchange.pyx. Subclass in Cython or Python; list it in filters/__init__.py."""
+    cpdef object on_request(self, Exchange x)
+    cpdef object on_response(self, Exchange x)
+    cpdef object on_finish(self, Exchange x)
+
+
+cdef class Handler:
+    """What ends a route's chain."""
+    cpdef object handle(self, Exchange x)
+    cdef int upstream_connected(self, Exchange x, Upstream up) except -1
+    cdef int upstream_failed(self, Exchange x, str kind) except -1
+
+
+cdef class Plan:
+    """A route compiled: its filters in order, then one handler, and all that would else be looked up per request."""
+    cdef readonly str name              # the route's external path, host in front where it has one
+    cdef bytes log_name                 # the same, JSON-escaped
+    cdef readonly object route          # config.model.Route, None for built-in ones
+    cdef readonly tuple request_filters, response_filters, finish_filters
+    cdef readonly Handler handler
+    cdef Settings settings
+    cdef Template template              # internal path; None where nothing is forwarded
+    cdef Balancer balancer              # None with one target
+    cdef readonly list targets
+    cdef int64_t* cells                 # R_* cells of this worker's row
+    cdef int64_t* pair                  # P_* cells of (route, no upstream)
+    cdef int64_t body_limit             # bytes, 0 for none
+    cdef int64_t connect_us, first_byte_us, read_idle_us, total_us, tunnel_idle_us
+    cdef bint upgrade                   # WebSocket upgrades may pass
+    cdef bint websocket                 # and nothing else
+    cdef bint preserve_host
+    cdef bint needs_key                 # the balancer hashes the client's address
+    cdef bint measures                  # the balancer wants to know how long responses took
+
+
+cdef class Runtime:
+    """One data-plane process: the snapshot in force and what every connection shares."""
+    cdef readonly Clock clock
+    cdef readonly object snapshot       # proxy.snapshot.Snapshot in force
+    cdef RouteTable table
+    cdef tuple plans                    # by the table's index
+    cdef Plan unrouted                  # counts and logs what no route took
+    cdef Settings settings
+    cdef AccessLog log                  # None: off
+    cdef object scoreboard
+    cdef int64_t* worker                # W_* cells
+    cdef char* scratch                  # heads are built here, then sent in the same call
+    cdef Py_ssize_t scratch_size
+    cdef uint64_t random        # state of next_random()
+    cdef public bint draining
+    cdef readonly set clients           # open client connections
+    cdef dict per_ip                    # address -> open connections, where limited
+    cdef int64_t max_connections
+    cdef char* room(self, Py_ssize_t n) except NULL
+    cdef Exchange acquire(self)
+
+
+cdef class Downstream(Wire):
+    """Who asked: an HTTP/1.1 connection, later also one stream of an HTTP/2 connection.
+
+    Response verbs, in order: one relay_head() or answer_head(), any body(), one end().
+    """
+    cdef int local_port                 # 0 on a unix socket
+    cdef int relay_head(self, Exchange x, const char* base, Head* head) except -1
+    cdef int answer_head(self, Exchange x, int status, object headers, int64_t length) except -1
+    cdef int body(self, Exchange x, Slices* slices, bytes owner) except -1
+    cdef int end(self, Exchange x, bytes trailers) except -1
+    cdef int flush(self) except -1
+    cdef int informational(self, Exchange x, const char* base, Head* head) except -1
+    cdef int proceed(self, Exchange x) except -1
+    cdef int cut(self, Exchange x) except -1
+    cdef int ended(self, Exchange x) except -1
+    cdef int tunnel(self, Exchange x, const char* base, Head* head) except -1
+    cdef int tunnel_bytes(self, Exchange x, bytes owner, const char* p, Py_ssize_t n) except -1
+    cdef const char* address(self, Py_ssize_t* n) noexcept
+
+
+cdef class Upstream(Wire):
+    """Who answers: a connection that carries one exchange at a time, later also one stream of many."""
+    cdef int request_body(self, Exchange x, Slices* slices, bytes owner) except -1
+    cdef int request_end(self, Exchange x, bytes trailers) except -1
+    cdef int cancel(self, Exchange x) except -1
+    cdef int release(self, Exchange x) except -1
+    cdef int tunnel_bytes(self, Exchange x, bytes owner, const char* p, Py_ssize_t n) except -1
+
+
+cdef class Exchange:
+    cdef readonly Runtime runtime
+    cdef Downstream down
+    cdef Upstream up                    # None until the handler has one
+    cdef readonly Plan plan
+    cdef Target target                  # backend picked, None for answers of our own
+    cdef int pick                       # its index in plan.targets
+    # request
+    cdef bytes data                     # holds the head
+    cdef const char* base               # the head's first byte in data
+    cdef Head head
+    cdef Match match
+    cdef bytes path_owner               # holds the path where it had to be rewritten
+    cdef const char* path_start         # normalised: matched, authorised and forwarded
+    cdef int32_t path_size
+    cdef int32_t query                  # offset of "?" in the head, or of the target's end
+    cdef bytes body_owner               # body bytes that came with the head
+    cdef const char* body_start
+    cdef Py_ssize_t body_size
+    cdef int64_t body_left              # of a Content-Length body
+    cdef Chunks chunks
+    cdef bytes request_trailers
+    cdef int64_t bytes_in
+    cdef readonly bint request_done     # the whole request was read
+    cdef bint upgrading                 # a valid WebSocket handshake
+    # response
+    cdef readonly int status            # 0 until known
+    cdef readonly bint head_sent
+    cdef readonly bint tunnelling
+    cdef int framing                    # Framing
+    cdef int64_t bytes_out
+    # account
+    cdef int64_t started, sent, answered, upstream_us  # monotonic µs; upstream_us is a duration
+    cdef int64_t total_deadline
+    cdef readonly int attempts          # requests sent upstream
+    cdef bint fresh_only                # a pooled connection proved stale: use a new one
+    cdef const char* flag
+    cdef const char* detail
+    cdef char request_id[40]            # generated, where the client sent none that may be kept
+    cdef bint own_id
+    cdef readonly bint finished
+    # filters and Python handlers
+    cdef int step                       # next request filter
+    cdef list request_edits             # [(lower-case name, value or None)]
+    cdef list response_edits
+    cdef object task                    # coroutine of a filter or handler
+    cdef list inbox                     # request body for Python, None: nobody reads there
+    cdef object waiter                  # future of whoever waits for body or room
+    cdef public object state            # free for filters of this exchange (None)
+
+    cdef int begin(self) except -1
+    cdef int advance(self) except -1
+    cdef int take_body(self, Slices* slices, bytes owner) except -1
+    cdef int end_body(self) except -1
+    cdef int fail(self, str kind) except -1
+    cdef int fail_with(self, str kind, object headers) except -1
+    cdef int set_upstream_head(self, Head* head) except -1
+    cdef int finish(self) except -1
+    cdef int gone(self) except -1
+    cdef int wake(self) except -1
+    cdef bint _normalize(self) except -1
+    cdef bint _route(self) except -1
+    cdef int _unroutable(self, int code) except -1
+    cdef bint _expects_continue(self) noexcept
+    cdef bint _check_upgrade(self) except -1
+    cdef bint _websocket_key(self) noexcept
+    cdef int _crashed(self, object error) except -1
+    cdef int _filter_back(self) except -1
+    cdef object _shown_detail(self, str kind)
+    cdef int _count_failure(self, str kind, object row) except -1
+    cpdef object answer(self, object response)
+    cdef int _write(self, bytes data) except -1
+    cdef int _filter_finish(self) except -1
+    cdef int _stop_python(self) except -1
+    cdef int _log(self, int64_t now, int64_t total, int64_t upstream) except -1
+    cdef const char* id_text(self, Py_ssize_t* n) noexcept
+    cdef const char* client_text(self, Py_ssize_t* n) noexcept
+    cdef bint trusted_peer(self) noexcept
+    cdef int run(self, object awaitable, bint is_filter) except -1

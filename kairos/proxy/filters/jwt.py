@@ -1,0 +1,61 @@
+"""JSON Web Tokens (RFC 7519) in Authorization, for routes with auth_required: HS256 with the configured secret."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jwt as pyjwt
+
+from kairos.proxy.exchange import Exchange, Filter
+
+if TYPE_CHECKING:
+    from kairos.config.model import Config, Jwt, Route
+
+LEEWAY_S = 60
+
+
+class JwtAuth(Filter):
+    """Refuses requests without a valid token with 401 and WWW-Authenticate (RFC 6750 section 3)."""
+
+    def __init__(self, spec: Jwt) -> None:
+        self._spec = spec
+        claims = ["exp", *spec.required_claims]
+        if spec.issuer is not None:
+            claims.append("iss")
+        if spec.audience is not None:
+            claims.append("aud")
+        self._options = {"require": sorted(set(claims)), "verify_aud": spec.audience is not None}
+
+    def on_request(self, x: Exchange) -> None:
+        header = x.header(b"authorization")
+        if header is None:
+            return self._refuse(x, "Missing Authorization header", None)
+        scheme, _, token = header.partition(b" ")
+        if scheme.lower() != b"bearer" or not token:
+            return self._refuse(x, "Authorization header must start with 'Bearer '", "invalid_request")
+        try:
+            pyjwt.decode(
+                token.strip(),
+                self._spec.secret,
+                algorithms=[self._spec.algorithm],
+                issuer=self._spec.issuer,
+                audience=self._spec.audience,
+                leeway=LEEWAY_S,
+                options=self._options,  # type: ignore[arg-type]
+            )
+        except pyjwt.PyJWTError:
+            return self._refuse(x, "Invalid or expired token", "invalid_token")
+        return None
+
+    def _refuse(self, x: Exchange, detail: str, error: str | None) -> None:
+        challenge = 'Bearer realm="kairos"' + (f', error="{error}"' if error else "")
+        x.fail_as("unauthorized", detail, [(b"WWW-Authenticate", challenge.encode())])
+
+
+def build(route: Route, config: Config) -> Filter | None:
+    """The filter of a route with auth_required."""
+    if not route.auth_required:
+        return None
+    if config.jwt is None:
+        raise ValueError(f"route {route.external_path} has auth_required, but there is no jwt section")
+    return JwtAuth(config.jwt)

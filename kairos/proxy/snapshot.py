@@ -1,0 +1,238 @@
+"""A Config compiled for one worker: route table, plans, pools. Immutable and numbered; reload builds a new one.
+
+Everything that can fail fails here, before the snapshot is put in force; what outlives a snapshot (pools of upstream
+connections) is kept by `Origins` under a key and taken over.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kairos._speedups.balance import make as make_balancer
+from kairos._speedups.cells import U_IN_FLIGHT
+from kairos._speedups.patterns import Pattern
+from kairos._speedups.routes import RouteTable, Template
+from kairos.config.model import RouteTimeouts, Timeouts
+from kairos.config.origin import parse_backend
+from kairos.proxy.exchange import Plan, Settings, Target
+from kairos.proxy.filters import filters_of
+from kairos.proxy.handlers import builtin
+from kairos.proxy.handlers.forward import Forward
+from kairos.proxy.peers import Networks
+from kairos.proxy.upstream.connection import Origin
+from kairos.scoreboard import NO_ROUTE, route_key, upstream_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from kairos.config.model import Config, Route, UpstreamTls
+    from kairos.config.origin import Origin as Address
+    from kairos.proxy.exchange import Filter, Handler, Runtime
+    from kairos.scoreboard import Assignment, Scoreboard
+
+GATEWAY = "kairos"
+"""Name under which the built-in endpoints are counted."""
+
+FORWARD = Forward()
+_ProtocolHandlers = {"http": FORWARD, "websocket": FORWARD}
+
+
+@dataclass(frozen=True)
+class Revision:
+    """What a snapshot is made from."""
+
+    number: int
+    config: Config
+    series: Assignment
+    control_path: str | None = None
+    """Unix socket of the control process, which serves /metrics."""
+
+
+class Origins:
+    """The upstream pools of this worker by key; a pool lives as long as some snapshot names it."""
+
+    def __init__(self, runtime: Runtime, scoreboard: Scoreboard, slot: int) -> None:
+        self._runtime = runtime
+        self._scoreboard = scoreboard
+        self._slot = slot
+        self._pools: dict[tuple[str, UpstreamTls | None], Origin] = {}
+        self._contexts: dict[UpstreamTls, ssl.SSLContext] = {}
+
+    def pool(self, address: Address, tls: UpstreamTls, config: Config, upstream: int) -> Origin:
+        """The pool for an address; TLS settings are part of its identity."""
+        key = (address.key, tls if address.tls else None)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = Origin(
+                self._runtime,
+                address,
+                self._context(tls) if address.tls else None,
+                tls.server_name or address.host if address.tls else None,
+                config.keepalive,
+                self._scoreboard.page,
+                self._scoreboard.upstream_block(self._slot, upstream),
+                self._scoreboard.shared_upstream(upstream),
+            )
+            self._pools[key] = pool
+        return pool
+
+    def _context(self, tls: UpstreamTls) -> ssl.SSLContext:
+        if tls not in self._contexts:
+            self._contexts[tls] = client_context(tls)
+        return self._contexts[tls]
+
+    def settle(self, snapshot: Snapshot) -> None:
+        """A snapshot is in force: give pools its settings, close those it does not name."""
+        for key, pool in list(self._pools.items()):
+            if pool in snapshot.origins:
+                pool.configure(snapshot.config.keepalive)
+            else:
+                pool.retire()
+                del self._pools[key]
+
+
+def client_context(tls: UpstreamTls) -> ssl.SSLContext:
+    """TLS towards upstreams: verified unless told otherwise.
+
+    Raises:
+        OSError, ssl.SSLError: a file cannot be read or holds no certificate.
+    """
+    context = ssl.create_default_context(cafile=tls.ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if tls.cert_file:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    return context
+
+
+class Snapshot:
+    """One revision, ready to serve."""
+
+    def __init__(self, revision: Revision, origins: Origins, scoreboard: Scoreboard, slot: int) -> None:
+        self.revision = revision.number
+        self.config = config = revision.config
+        self.origins: set[Origin] = set()
+        self._pools = origins
+        self._series = revision.series
+        self._scoreboard = scoreboard
+        self._slot = slot
+        trusted = Networks(config.trusted_proxies) if config.trusted_proxies else None
+        self.settings = Settings(config, trusted)
+        self.unrouted = self._plan(NO_ROUTE, None, builtin.NotFound(), [], config.timeouts)
+        rows = [*self._builtin_rows(revision), *self._route_rows()]
+        self.table = RouteTable(rows)
+        self.plans: tuple[Plan, ...] = tuple(self.table.values)
+        self.routed: list[Plan] = [plan for plan in self.plans if plan.route is not None]
+
+    # -- rows of the table: hosts, path, methods, trailing slash, plan ----------------------------------------------------
+
+    def _builtin_rows(self, revision: Revision) -> Iterator[tuple[list[str], str, list[str], str, Plan]]:
+        for path, handler in builtin.endpoints(self, self._scoreboard).items():
+            yield [], path, ["GET"], "strict", self._plan(NO_ROUTE, None, handler, [], self.config.timeouts)
+        if self.config.metrics.enabled and revision.control_path is not None:
+            yield [], self.config.metrics.path, ["GET"], "strict", self._metrics_plan(revision.control_path)
+
+    def _route_rows(self) -> Iterator[tuple[list[str], str, list[str], str, Plan]]:
+        taken = builtin.paths(self.config)
+        for route in self.config.routers:
+            methods = [m for m in route.methods if m != "GET"] if route.external_path in taken else route.methods
+            if methods:
+                slash = route.trailing_slash or self.config.paths.trailing_slash
+                yield route.hosts, route.external_path, list(methods), slash, self._route_plan(route)
+
+    # -- plans ---------------------------------------------------------------------------------------------------------
+
+    def _route_plan(self, route: Route) -> Plan:
+        handler = _ProtocolHandlers.get(route.protocol)
+        if handler is None:
+            return self._plan(route_key(route), route, builtin.NotServed(), [], self.config.timeouts)
+        filters = list(filters_of(route, self.config))
+        return self._plan(route_key(route), route, handler, filters, merged(self.config.timeouts, route.timeouts))
+
+    def _metrics_plan(self, control_path: str) -> Plan:
+        """/metrics is answered by the control process: counting is every worker's, reading is nobody's hot path."""
+        from kairos.config.model import Backend, Route
+        from kairos.proxy.filters.allow import Allow
+
+        route = Route(
+            external_path=self.config.metrics.path,
+            internal_path="/metrics",
+            methods=["GET"],
+            backends=[Backend(host=f"unix:{control_path}")],
+        )
+        return self._plan(NO_ROUTE, route, FORWARD, [Allow(self.config.metrics.allow)], self.config.timeouts)
+
+    def _plan(
+        self, name: str, route: Route | None, handler: Handler, filters: Iterable[Filter], timeouts: Timeouts
+    ) -> Plan:
+        board, slot = self._scoreboard, self._slot
+        number = self._series.route(name) if self.config.metrics.per_route else 0
+        targets = self._targets(name, route) if handler is FORWARD and route is not None else []
+        return Plan(
+            name,
+            route,
+            self.settings,
+            handler,
+            list(filters),
+            timeouts,
+            board.page,
+            board.route_block(slot, number),
+            board.pair_block(slot, self._series.pair(name)),
+            template=Template(route.internal_path, Pattern(route.external_path).names) if route else None,
+            balancer=self._balancer(name, route) if route is not None and len(targets) > 1 else None,
+            targets=targets,
+            body_limit=self._body_limit(route),
+        )
+
+    def _body_limit(self, route: Route | None) -> int:
+        own = route.body_bytes if route is not None else None
+        return self.config.limits.body_bytes if own is None else own
+
+    def _targets(self, name: str, route: Route) -> list[Target]:
+        board, slot, series = self._scoreboard, self._slot, self._series
+        targets = []
+        for backend in route.backends:
+            address = parse_backend(backend, route.protocol)
+            key = upstream_key(backend)
+            upstream = series.upstream(key)
+            pool = self._pools.pool(address, route.tls or self.config.tls, self.config, upstream)
+            self.origins.add(pool)
+            pair = board.pair_block(slot, series.pair(name, key))
+            row = board.upstream_block(slot, upstream)
+            targets.append(Target(pool, key, board.page, pair, row, board.shared_upstream(upstream)))
+        return targets
+
+    def _balancer(self, name: str, route: Route) -> object:
+        board, series = self._scoreboard, self._series
+        backends = []
+        for backend in route.backends:
+            key = upstream_key(backend)
+            upstream = series.upstream(key)
+            in_flight = board.upstream_block(0, upstream) + U_IN_FLIGHT
+            backends.append((board.shared_upstream(upstream), in_flight, backend.weight, key))
+        return make_balancer(
+            route.load_balancing_strategy,
+            board.page,
+            cursor=board.shared_route(series.route(name)),
+            workers=board.capacity.workers,
+            stride=board.row_stride,
+            backends=backends,
+            seed=hash((name, self._slot)) & (1 << 63) - 1,
+        )
+
+
+def merged(base: Timeouts, own: RouteTimeouts | None) -> Timeouts:
+    """The timeouts of a route: its own where it has some (a total of 0 is none)."""
+    if own is None:
+        return base
+    from msgspec.structs import replace
+
+    given = {name: value for name in own.__struct_fields__ if (value := getattr(own, name)) is not None}
+    if given.get("total") == 0:
+        given["total"] = None
+    return replace(base, **given)

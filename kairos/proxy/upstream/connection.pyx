@@ -1,0 +1,485 @@
+"""HTTP/1.1 towards an origin, and the pool of its idle connections.
+
+Rules here: a response's framing is decided once, from a head as strictly scanned as a request's; a connection is used
+again only when its request was sent whole and its response ended exactly where it should, with not a byte to spare.
+"""
+
+import asyncio
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t
+from libc.stdio cimport snprintf
+from libc.string cimport memset
+
+from kairos._speedups.cells cimport (
+    Page, SU_CONNECT_FAILURES, SU_SKIP_UNTIL_US, U_CONNECT_FAILURES, U_CONNECTIONS_IDLE, U_CONNECTIONS_OPEN, U_CONNECTS,
+    U_IN_FLIGHT, U_REUSES, atomic_add, atomic_load, atomic_store,
+)
+from kairos._speedups.hashing cimport next_random
+from kairos._speedups.http1 cimport (
+    C_CLOSE, C_DATA, C_END, C_ERROR, C_KEEP_ALIVE, C_MORE, C_TRAILER, C_UPGRADE, Chunks, Head, NEED_MORE,
+    chunk_step, find_head_end, has_token, scan_response,
+)
+from kairos.proxy.exchange cimport Downstream, Exchange, PIECES, Runtime, Slices, add_slice, clear_slices
+from kairos.proxy.wire cimport iovec, monotonic_us
+
+from kairos.proxy.upstream.dial import DialError, dial
+
+cdef enum:
+    U_IDLE = 0                  # in the pool, or not yet given out
+    U_HEAD = 1                  # request under way, response head awaited
+    U_BODY = 2
+    U_TUNNEL = 3
+    U_DONE = 4                  # to be used no more
+    EJECT_AFTER = 3             # connect failures in a row until a backend is passed over ...
+    EJECT_US = 10000000         # ... for so long
+
+
+cdef class Origin:
+    """Made by snapshot.py, kept over reloads by its key."""
+
+    def __init__(self, Runtime runtime, address, tls, server_name, keepalive, Page page, Py_ssize_t row, Py_ssize_t shared):
+        self.runtime = runtime
+        self.address = address
+        self.authority = address.authority
+        self.tls = tls
+        self.server_name = server_name
+        self.idle = []
+        self.row = page.at(row, 8)
+        self.shared = page.at(shared, 8)
+        self.configure(keepalive)
+
+    def configure(self, keepalive):
+        """Take a new snapshot's keep-alive settings."""
+        self.idle_us = int(keepalive.idle * 1e6)
+        self.max_idle = keepalive.connections
+        self.max_requests = keepalive.requests
+        self.retired = False
+
+    def retire(self):
+        """No snapshot names it any more: idle connections close now, busy ones when they are done."""
+        self.retired = True
+        for connection in self.idle[:]:
+            (<UpstreamConnection>connection).close()
+
+    @property
+    def idle_connections(self):
+        return len(self.idle)
+
+    cdef UpstreamConnection take(self):
+        """An idle connection, or None."""
+        cdef UpstreamConnection connection
+        while self.idle:
+            connection = <UpstreamConnection>self.idle.pop()
+            self.row[U_CONNECTIONS_IDLE] -= 1
+            if not connection.closed:
+                self.row[U_REUSES] += 1
+                return connection
+        return None
+
+    cdef int connect(self, Exchange x) except -1:
+        """Open a connection for x; the handler hears of a failure, or its exchange goes on."""
+        x.task = self.runtime.clock.loop.create_task(self._connect(x))
+        return 0
+
+    async def _connect(self, Exchange x):
+        cdef UpstreamConnection connection
+        try:
+            connection = await dial(self, x.plan.connect_us / 1e6)
+        except DialError as error:
+            x.task = None
+            self.row[U_CONNECT_FAILURES] += 1
+            self.mark(False)
+            if not x.finished:
+                x.plan.handler.upstream_failed(x, error.kind)
+            return
+        except asyncio.CancelledError:
+            x.task = None
+            raise
+        x.task = None
+        self.mark(True)
+        if x.finished:
+            connection.close()
+        else:
+            x.plan.handler.upstream_connected(x, connection)
+
+    cdef int mark(self, bint up) except -1:
+        """Remember for all workers how connecting went; a backend that keeps refusing is passed over for a while."""
+        if up:
+            if atomic_load(&self.shared[SU_CONNECT_FAILURES]) != 0:
+                atomic_store(&self.shared[SU_CONNECT_FAILURES], 0)
+                atomic_store(&self.shared[SU_SKIP_UNTIL_US], 0)
+        elif atomic_add(&self.shared[SU_CONNECT_FAILURES], 1) + 1 >= EJECT_AFTER:
+            atomic_store(&self.shared[SU_SKIP_UNTIL_US], monotonic_us() + EJECT_US)
+        return 0
+
+    def protocol(self):
+        """A new connection for dial() to attach to a transport."""
+        cdef UpstreamConnection connection = UpstreamConnection.__new__(UpstreamConnection)
+        connection.origin = self
+        return connection
+
+
+@cython.final
+cdef class UpstreamConnection(Upstream):
+    """One connection; serves one exchange at a time."""
+
+    # -- asyncio protocol ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport):
+        self.attach(transport, self.origin.runtime.clock, self.origin.tls is None)
+        self.origin.row[U_CONNECTIONS_OPEN] += 1
+        self.origin.row[U_CONNECTS] += 1
+
+    def data_received(self, bytes data):
+        cdef Exchange x = self.x
+        if x is None:
+            self.abort()  # bytes nobody asked for: whatever they are, the next response would begin with them
+            return
+        if self.state == U_BODY:
+            self.at_once = False
+            self._body(data, 0)
+        elif self.state == U_HEAD:
+            self._heads(data)
+        elif self.state == U_TUNNEL:
+            self.deadline = monotonic_us() + x.plan.tunnel_idle_us
+            x.down.tunnel_bytes(x, data, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+    def eof_received(self):
+        if self.state == U_BODY and self.until_close and self.x is not None:
+            self.keep = False
+            self._complete()
+
+    def connection_lost(self, error):
+        cdef bint was_attached = self.clock is not None
+        self.detach()
+        if was_attached:
+            self.origin.row[U_CONNECTIONS_OPEN] -= 1
+        if self.x is not None:
+            if self.state == U_TUNNEL:
+                self.x.down.end(self.x, None)
+                self.x.finish()
+            else:
+                self._broken("upstream_reset")
+        elif self in self.origin.idle:
+            self.origin.idle.remove(self)
+            self.origin.row[U_CONNECTIONS_IDLE] -= 1
+
+    cdef int on_deadline(self, int64_t now) except -1:
+        cdef Exchange x = self.x
+        if self.closed or x is None:
+            return self.abort()
+        if self.state == U_TUNNEL:
+            x.down.end(x, None)
+            return x.finish()
+        if x.total_deadline and now >= x.total_deadline:
+            return x.fail("total_timeout")
+        return x.fail("upstream_timeout")
+
+    cdef int on_congested(self) except -1:
+        if self.x is not None:
+            self.x.down.pause()
+        return 0
+
+    cdef int on_drained(self) except -1:
+        if self.x is not None:
+            self.x.down.resume()
+        return 0
+
+    # -- request ------------------------------------------------------------------------------------------------------
+
+    cdef int begin(self, Exchange x, const char* head, Py_ssize_t n) except -1:
+        """Send the request head (scratch) and what is there of the body."""
+        cdef iovec iov[2]
+        self.x = x
+        x.up = self
+        self.state = U_HEAD
+        self.reused = self.requests > 0
+        self.requests += 1
+        self.answering = False
+        self.informational = 0
+        x.attempts += 1
+        iov[0].iov_base = <void*>head
+        iov[0].iov_len = n
+        if x.body_size:
+            iov[1].iov_base = <void*>x.body_start
+            iov[1].iov_len = x.body_size
+            self.sendv(iov, 2, x.body_owner)
+        else:
+            self.send(head, n)
+        if self.x is not x:
+            return 0
+        return self._sent(x) if x.request_done and not x.inbox else self._pass_inbox(x)
+
+    cdef int _sent(self, Exchange x) except -1:
+        """The request is out: the upstream's time begins to run."""
+        return self._arm(x, x.plan.first_byte_us, x.sent)
+
+    cdef int _arm(self, Exchange x, int64_t wait, int64_t now) except -1:
+        self.deadline = now + wait
+        if x.total_deadline and x.total_deadline < self.deadline:
+            self.deadline = x.total_deadline
+        return 0
+
+    def _pass_inbox(self, Exchange x):
+        """Body bytes that came while there was no connection."""
+        cdef Slices slices
+        cdef bytes piece
+        self._arm(x, x.plan.first_byte_us, x.sent)
+        pieces, x.inbox = x.inbox or (), None
+        for piece in pieces:
+            clear_slices(&slices)
+            add_slice(&slices, PyBytes_AS_STRING(piece), len(piece))
+            if self.x is x:
+                self.request_body(x, &slices, piece)
+        if self.x is x and not self.write_paused:
+            x.down.resume()
+        if self.x is x and x.request_done:
+            self.request_end(x, x.request_trailers)
+
+    cdef int request_body(self, Exchange x, Slices* slices, bytes owner) except -1:
+        cdef char prefix[20]
+        cdef int first = 1, count = slices.count
+        if count == 0:
+            return 0
+        if x.head.chunked:
+            first = 0
+            slices.iov[0].iov_base = prefix
+            slices.iov[0].iov_len = snprintf(prefix, 20, b"%zx\r\n", slices.total)
+            slices.iov[count + 1].iov_base = <void*><const char*>b"\r\n"
+            slices.iov[count + 1].iov_len = 2
+            count += 2
+        self._arm(x, x.plan.first_byte_us, monotonic_us())
+        return self.sendv(&slices.iov[first], count, owner)
+
+    cdef int request_end(self, Exchange x, bytes trailers) except -1:
+        if x.head.chunked:
+            tail = b"0\r\n" + (trailers or b"") + b"\r\n"
+            self.send(PyBytes_AS_STRING(tail), len(tail))
+        if self.x is x:
+            x.sent = monotonic_us()
+            self._arm(x, x.plan.first_byte_us, x.sent)
+        return 0
+
+    # -- response -----------------------------------------------------------------------------------------------------
+
+    cdef int _heads(self, bytes data) except -1:
+        """1xx heads and the final one."""
+        cdef Exchange x = self.x
+        cdef Py_ssize_t offset = 0, n
+        cdef const char* base
+        self.answering = True
+        if self.pending is not None:
+            n = len(self.pending)
+            data = self.pending + data
+            self.pending = None
+            if find_head_end(data, len(data), n - 3) < 0 and len(data) < x.plan.settings.limits.head_bytes:
+                self.pending = data
+                return 0
+        base = PyBytes_AS_STRING(data)
+        while True:
+            n = scan_response(base + offset, len(data) - offset, &x.plan.settings.limits, &self.head)
+            if n == NEED_MORE:
+                self.pending = data[offset:] if offset else data
+                return 0
+            if n < 0:
+                return x.fail("upstream_protocol")
+            if self.head.status >= 200:
+                return self._respond(data, offset)
+            if self.head.status == 101:
+                return self._switch(data, offset)
+            if self._informational(base + offset) < 0 or self.x is not x:
+                return 0
+            offset += n
+            if offset == len(data):
+                return 0
+
+    cdef int _informational(self, const char* base) except -1:
+        """100 was answered at the edge already; others go on to clients that know them."""
+        cdef Exchange x = self.x
+        self.informational += 1
+        if self.informational > x.plan.settings.max_informational:
+            return x.fail("upstream_protocol")
+        if self.head.status != 100 and x.head.minor == 1:
+            x.down.informational(x, base, &self.head)
+        return 0
+
+    def _switch(self, bytes data, Py_ssize_t offset):
+        """101: only where a handshake was sent, and only to what it asked for (RFC 9110 section 7.8)."""
+        cdef Exchange x = self.x
+        cdef const char* base = PyBytes_AS_STRING(data) + offset
+        cdef Py_ssize_t rest = len(data) - offset - self.head.length
+        cdef Head* head = &self.head
+        if not x.upgrading or not head.connection & C_UPGRADE or not has_token(
+            base + head.upgrade.start, head.upgrade.end - head.upgrade.start, b"websocket", 9
+        ):
+            return x.fail("upstream_protocol")
+        self.state = U_TUNNEL
+        self.keep = False
+        x.answered = monotonic_us()
+        x.upstream_us = x.answered - x.sent
+        x.status = 101
+        x.tunnelling = True
+        self.deadline = x.answered + x.plan.tunnel_idle_us
+        x.down.tunnel(x, base, head)
+        if rest > 0 and self.x is x:
+            x.down.tunnel_bytes(x, data, base + head.length, rest)
+
+    cdef int _respond(self, bytes data, Py_ssize_t offset) except -1:
+        """The final head is here: frame the body, pass both on."""
+        cdef Exchange x = self.x
+        cdef Head* head = &self.head
+        cdef int64_t now = monotonic_us()
+        x.answered = now
+        self.state = U_BODY
+        self.until_close = False
+        self.at_once = True
+        self.keep = not head.connection & C_CLOSE if head.minor else head.connection & C_KEEP_ALIVE != 0
+        self.remaining = 0
+        self.trailers = None
+        if x.head.method == 1 or head.status == 204 or head.status == 304:  # HEAD
+            pass
+        elif head.chunked:
+            memset(&self.chunks, 0, sizeof(Chunks))
+            self.remaining = -1
+        elif head.content_length >= 0:
+            self.remaining = head.content_length
+        else:
+            self.until_close = True
+            self.keep = False
+            self.remaining = -1
+        x.set_upstream_head(head)
+        x.down.relay_head(x, PyBytes_AS_STRING(data) + offset, head)
+        self._arm(x, x.plan.read_idle_us, now)
+        if self._is_event_stream(PyBytes_AS_STRING(data) + offset):
+            x.total_deadline = 0
+            self.deadline = now + x.plan.tunnel_idle_us
+        return self._body(data, offset + head.length)
+
+    cdef bint _is_event_stream(self, const char* base) noexcept:
+        cdef Head* head = &self.head
+        return has_token(base + head.content_type.start,
+                         17 if head.content_type.end - head.content_type.start > 17
+                         else head.content_type.end - head.content_type.start, b"text/event-stream", 17)
+
+    cdef int _body(self, bytes data, Py_ssize_t offset) except -1:
+        cdef Exchange x = self.x
+        cdef Slices slices
+        cdef Py_ssize_t n = len(data) - offset
+        if self.remaining < 0 and not self.until_close:
+            return self._chunked(data, offset)
+        if not self.until_close and n > self.remaining:
+            n = <Py_ssize_t>self.remaining
+            self.keep = False  # surplus bytes
+        clear_slices(&slices)
+        if n > 0:
+            add_slice(&slices, PyBytes_AS_STRING(data) + offset, n)
+            if not self.until_close:
+                self.remaining -= n
+                slices.last = self.remaining == 0
+            x.down.body(x, &slices, data)
+            if self.x is not x:
+                return 0
+        if self.remaining == 0 and not self.until_close:
+            return self._complete()
+        if n == 0 or offset:
+            x.down.flush()
+        if offset == 0 and not self.read_paused:
+            self._arm_body(x)
+        return 0
+
+    def _arm_body(self, Exchange x):
+        """The body moves on: the idle clock starts again."""
+        cdef int64_t now = monotonic_us()
+        if x.total_deadline:
+            self._arm(x, x.plan.read_idle_us, now)
+        else:
+            self.deadline = now + max(x.plan.read_idle_us, x.plan.tunnel_idle_us)
+
+    cdef int _chunked(self, bytes data, Py_ssize_t offset) except -1:
+        cdef Exchange x = self.x
+        cdef Slices slices
+        cdef const char* p = PyBytes_AS_STRING(data) + offset
+        cdef Py_ssize_t n = len(data) - offset, used = 0, size = 0
+        cdef const char* piece = NULL
+        cdef int event = C_MORE
+        clear_slices(&slices)
+        while n > 0 or event == C_DATA:
+            event = chunk_step(&self.chunks, p, n, &used, &piece, &size)
+            p += used
+            n -= used
+            if event == C_DATA:
+                if slices.count == PIECES:
+                    x.down.body(x, &slices, data)
+                    if self.x is not x:
+                        return 0
+                    clear_slices(&slices)
+                add_slice(&slices, piece, size)
+            elif event == C_TRAILER:
+                self.trailers = (self.trailers or b"") + PyBytes_FromStringAndSize(piece, size)
+            elif event == C_ERROR:
+                return x.fail("upstream_protocol")
+            else:
+                break
+        if event == C_END:
+            self.keep = self.keep and n == 0
+            slices.last = self.trailers is None
+        if slices.count:
+            x.down.body(x, &slices, data)
+            if self.x is not x:
+                return 0
+        if event == C_END:
+            return self._complete()
+        x.down.flush()
+        if not self.read_paused:
+            self._arm_body(x)
+        return 0
+
+    cdef int _complete(self) except -1:
+        """The response ended where it should."""
+        cdef Exchange x = self.x
+        x.upstream_us = (x.answered if self.at_once else monotonic_us()) - x.sent
+        x.down.end(x, self.trailers)
+        return x.finish()
+
+    cdef int _broken(self, str kind) except -1:
+        """The connection is of no more use, and x was not done."""
+        cdef Exchange x = self.x
+        if self.answering:
+            return x.fail(kind)
+        self.x = None
+        x.up = None
+        self.state = U_DONE
+        x.fresh_only = self.reused
+        self.origin.row[U_IN_FLIGHT] -= 1
+        return x.plan.handler.upstream_failed(x, kind)
+
+    cdef int cancel(self, Exchange x) except -1:
+        """Nobody wants the response any more."""
+        self.x = None
+        self.state = U_DONE
+        self.origin.row[U_IN_FLIGHT] -= 1
+        return self.abort()
+
+    cdef int release(self, Exchange x) except -1:
+        """The exchange is over: back to the pool, or close."""
+        cdef Origin origin = self.origin
+        self.x = None
+        origin.row[U_IN_FLIGHT] -= 1
+        if (
+            not self.keep or self.closed or not x.request_done or origin.retired or self.read_paused
+            or self.requests >= origin.max_requests or len(origin.idle) >= origin.max_idle
+            or origin.runtime.draining
+        ):
+            self.state = U_DONE
+            return self.close()
+        self.state = U_IDLE
+        self.deadline = x.answered + origin.idle_us - <int64_t>(next_random(&origin.runtime.random) % (origin.idle_us // 10 + 1))
+        origin.idle.append(self)
+        origin.row[U_CONNECTIONS_IDLE] += 1
+        return 0
+
+    cdef int tunnel_bytes(self, Exchange x, bytes owner, const char* p, Py_ssize_t n) except -1:
+        self.deadline = monotonic_us() + x.plan.tunnel_idle_us
+        return self.send_bytes(owner, p, n)

@@ -1,0 +1,215 @@
+"""One data-plane process put together: loop, listeners, channel to the supervisor, filter and handler tables.
+
+Life: boot -> snapshot -> listen -> Ready; then Prepare/Commit as they come; Drain (or the end of the channel) closes
+the listeners without losing what they took on, lets requests finish, and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from kairos._speedups.cells import W_PID, W_REVISION, W_STARTED_AT
+from kairos.channel import (
+    Abort, Ack, ChannelError, Commit, Decoder, Drain, Drained, Message, Nack, Prepare, Ready, Stop, encode,
+)  # fmt: skip
+from kairos.proxy.client import ClientConnection
+from kairos.proxy.exchange import Runtime
+from kairos.proxy.snapshot import Origins, Revision, Snapshot
+from kairos.proxy.upstream.dial import use_resolver
+from kairos.proxy.upstream.resolve import Resolver
+from kairos.proxy.wire import Clock
+from kairos.supervisor.sockets import drain_listener
+from kairos.telemetry.accesslog import AccessLog
+from kairos.telemetry.log import configure, get_logger
+
+if TYPE_CHECKING:
+    from kairos.channel import WorkerBoot
+    from kairos.config.model import Config
+
+log = get_logger("worker")
+SPARE_DESCRIPTORS = 64
+"""Kept from clients for logs, channel, resolver and the listeners."""
+EXIT_BOOT = 3
+POLL_S = 0.05
+
+
+def main(boot: WorkerBoot) -> None:
+    """Run until drained. The exit code tells the supervisor how it went."""
+    configure(boot.log_level)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides, even when a terminal signals the group
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        sys.exit(runner.run(Worker(boot).run()))
+
+
+def client_limit(config: Config) -> int:
+    """Client connections this process can take: two descriptors each, for a request needs an upstream as well."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = max(1, (soft - SPARE_DESCRIPTORS) // 2)
+    return min(config.limits.connections or possible, possible)
+
+
+class Worker:
+    """The process's parts and what the supervisor's messages do to them."""
+
+    def __init__(self, boot: WorkerBoot) -> None:
+        self._boot = boot
+        self._prepared: Snapshot | None = None
+        self._decoder = Decoder()
+        self._servers: list[tuple[asyncio.Server, socket.socket]] = []
+        self._over: asyncio.Event
+        self._draining: asyncio.Task[None] | None = None
+
+    async def run(self) -> int:
+        """Serve; 0 when drained, EXIT_BOOT when it could not start."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_report)
+        self._over = asyncio.Event()
+        boot = self._boot
+        self._resolver = Resolver()
+        use_resolver(self._resolver)
+        try:
+            self._start(loop)
+        except Exception:
+            log.exception("could not start", slot=boot.slot)
+            return EXIT_BOOT
+        await self._listen(loop)
+        loop.add_reader(boot.channel, self._hear)
+        self._say(Ready(os.getpid()))
+        await self._over.wait()
+        self._clock.stop()
+        await self._resolver.close()
+        return 0
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        boot, board = self._boot, self._boot.scoreboard
+        self._clock = Clock(loop)
+        self._runtime = Runtime(
+            self._clock, board, boot.slot, self._access_log(boot.config),
+            int.from_bytes(os.urandom(8), "little"), client_limit(boot.config),
+        )  # fmt: skip
+        self._origins = Origins(self._runtime, board, boot.slot)
+        self._serve(self._compile(boot.revision, boot.config, boot.series))
+        block = board.worker_block(boot.slot)
+        board.page.set(block + W_PID, os.getpid())
+        board.page.set(block + W_STARTED_AT, time.time_ns() // 1000)
+        self._clock.start()
+
+    def _compile(self, revision: int, config: Config, series: object) -> Snapshot:
+        made = Revision(revision, config, series, getattr(self._boot, "control_path", None))  # type: ignore[arg-type]
+        return Snapshot(made, self._origins, self._boot.scoreboard, self._boot.slot)
+
+    def _access_log(self, config: Config) -> AccessLog | None:
+        if config.access_log.format == "off":
+            return None
+        return AccessLog(self._boot.scoreboard, self._boot.slot, config.access_log)
+
+    def _serve(self, snapshot: Snapshot) -> None:
+        """Put a snapshot in force."""
+        self._runtime.serve(snapshot)
+        self._runtime.switch_log(self._access_log(snapshot.config))
+        self._origins.settle(snapshot)
+        board = self._boot.scoreboard
+        board.page.set(board.worker_block(self._boot.slot) + W_REVISION, snapshot.revision)
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        backlog = self._boot.config.server.backlog
+        for sock in self._boot.listeners:
+            create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+            server = await create(self._accepted, sock=sock.dup(), backlog=backlog)
+            self._servers.append((server, sock))
+
+    def _accepted(self) -> ClientConnection:
+        return ClientConnection(self._runtime)
+
+    # -- the channel ---------------------------------------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        """What the supervisor says; the end of the stream means it is gone."""
+        try:
+            data = self._boot.channel.recv(1 << 16)
+            messages = self._decoder.receive(data) if data else [Drain(self._boot.config.server.drain_timeout)]
+        except BlockingIOError:
+            return
+        except (OSError, ChannelError):
+            data, messages = b"", [Drain(self._boot.config.server.drain_timeout)]
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._boot.channel)
+        for message in messages:
+            self._obey(message)
+
+    def _obey(self, message: Message) -> None:
+        match message:
+            case Prepare(revision, config, series):
+                self._prepare(revision, config, series)
+            case Commit(revision):
+                if self._prepared is not None and self._prepared.revision == revision:
+                    self._serve(self._prepared)
+                    self._prepared = None
+            case Abort():
+                self._prepared = None
+            case Drain(deadline_s):
+                if self._draining is None:
+                    self._draining = asyncio.get_running_loop().create_task(self._drain(deadline_s))
+            case Stop():
+                self._over.set()
+
+    def _prepare(self, revision: int, config: Config, series: object) -> None:
+        try:
+            self._prepared = self._compile(revision, config, series)
+        except Exception as error:  # whatever it is, the revision in force stays
+            log.warning("revision refused", revision=revision, error=str(error))
+            self._say(Nack(revision, [str(error)]))
+        else:
+            self._say(Ack(revision))
+
+    def _say(self, message: Message) -> None:
+        with contextlib.suppress(OSError):
+            self._boot.channel.send(encode(message))
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    async def _drain(self, deadline_s: float) -> None:
+        """Listeners first, without losing a connection they took on; then what is under way."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + deadline_s
+        self._runtime.draining = True
+        await asyncio.gather(*(self._close_listener(server, sock) for server, sock in self._servers))
+        for client in list(self._runtime.clients):
+            client.drain()
+        while self._runtime.clients and loop.time() < deadline:
+            await asyncio.sleep(POLL_S)
+            for client in [client for client in self._runtime.clients if client.idle]:
+                client.drain()
+        if self._runtime.clients:
+            log.warning("drain deadline passed", connections_cut=len(self._runtime.clients))
+        for client in list(self._runtime.clients):
+            client.kill()
+        await asyncio.sleep(0)
+        self._say(Drained())
+        self._over.set()
+
+    async def _close_listener(self, server: asyncio.Server, sock: socket.socket) -> None:
+        server.close()
+        loop = asyncio.get_running_loop()
+        async for connection in drain_listener(sock, shared=self._boot.shares(sock)):
+            await loop.connect_accepted_socket(self._accepted, connection)
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """Exceptions nobody awaited: logged with their traceback, never fatal."""
+    error = context.get("exception")
+    log.error(str(context.get("message", "unhandled")), exc_info=error if isinstance(error, BaseException) else None)
