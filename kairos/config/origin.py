@@ -94,10 +94,15 @@ def _listed(schemes: frozenset[str]) -> str:
 
 def _bracketed(host: str) -> str:
     """A bare IPv6 address, as in a list of name servers."""
+    address = _ipv6(host)
+    return host if address is None else f"[{address}]"
+
+
+def _ipv6(text: str) -> str | None:
     try:
-        return f"[{ipaddress.IPv6Address(host)}]"
+        return None if "%" in text else str(ipaddress.IPv6Address(text))
     except ValueError:
-        return host
+        return None
 
 
 def _refuse_extras(rest: str, host: str) -> None:
@@ -126,10 +131,9 @@ def _name(name: str, host: str) -> tuple[str, str]:
     if not name:
         raise OriginError(f"'{host}' has no host name")
     if name.startswith("["):
-        try:
-            address = str(ipaddress.IPv6Address(name[1:-1]))
-        except ValueError:
-            raise OriginError(f"{name} is no IPv6 address") from None
+        address = _ipv6(name[1:-1])
+        if address is None:
+            raise OriginError(f"{name} is no IPv6 address (zones are refused)")
         return address, f"[{address}]"
     lowered = ascii_name(name)
     if lowered is None:
