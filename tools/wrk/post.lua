@@ -1,5 +1,5 @@
--- POST a body. Its size comes from -H "X-Body-Bytes: N" (default 1024), its type is application/json-like text.
---   wrk -t1 -c64 -d10s --latency -s tools/wrk/post.lua -H "X-Body-Bytes: 16384" http://127.0.0.1:5900/echo
+-- POST a body. Its size comes from -H "X-Body-Bytes: N" (default 1024), its type is text/plain.
+--   wrk -t1 -c64 -d10s --latency -s tools/wrk/post.lua -H "X-Body-Bytes: 16384" http://127.0.0.1:5900/all/echo
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
 dofile(here .. "report.lua")
 
