@@ -222,7 +222,7 @@ cdef class Exchange:
     cdef int _filter_back(self) except -1
     cdef object _shown_detail(self, str kind)
     cdef int _count_failure(self, str kind, object row) except -1
-    cpdef object answer(self, object response)
+    cdef int reply(self, object response) except -1
     cdef int _write(self, bytes data) except -1
     cdef int _filter_finish(self) except -1
     cdef int _stop_python(self) except -1

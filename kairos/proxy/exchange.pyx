@@ -370,7 +370,7 @@ cdef class Exchange:
             allow = b", ".join([name.encode() for i, name in enumerate(METHOD_NAMES) if self.match.allowed >> i & 1])
             if code == METHOD_NOT_ALLOWED:
                 return self.fail_with("method_not_allowed", [(b"Allow", allow)])
-            return self.answer(Response(204, headers=[(b"Allow", allow)]))
+            return self.reply(Response(204, headers=[(b"Allow", allow)]))
         if code == REDIRECT:
             self.plan = <Plan>self.runtime.plans[self.match.index]
             path = self.path_start[:self.path_size]
@@ -378,7 +378,7 @@ cdef class Exchange:
             location = path + self.base[self.query:self.head.target.end]
             if location.startswith(b"//"):
                 location = b"/." + location  # keep a client from reading it as a host (RFC 3986 section 4.2)
-            return self.answer(Response(308, headers=[(b"Location", location)]))
+            return self.reply(Response(308, headers=[(b"Location", location)]))
         self.runtime.worker[W_REQUESTS_UNROUTED] += 1
         return self.fail("route_not_found")
 
@@ -432,7 +432,7 @@ cdef class Exchange:
                 return self._crashed(error)
             if outcome is not None:
                 if isinstance(outcome, Response):
-                    return self.answer(outcome)
+                    return self.reply(outcome)
                 return self.run(outcome, True)
             if self.finished:
                 return 0
@@ -457,7 +457,7 @@ cdef class Exchange:
         if task.exception() is not None:
             self._crashed(task.exception())
         elif task.result() is not None:
-            self.answer(task.result())
+            self.reply(task.result())
         else:
             self.advance()
 
@@ -468,7 +468,7 @@ cdef class Exchange:
         if task.exception() is not None:
             self._crashed(task.exception())
         elif isinstance(task.result(), Response):
-            self.answer(task.result())
+            self.reply(task.result())
         elif not self.head_sent:
             self._crashed(RuntimeError(f"the handler of {self.plan.name} made no response"))
         else:
@@ -555,7 +555,7 @@ cdef class Exchange:
         if row.close:
             headers.append((b"Connection", b"close"))
         body = render(kind, self.request_id_str, detail or self._shown_detail(kind))
-        return self.answer(Response(row.status, body, headers))
+        return self.reply(Response(row.status, body, headers))
 
     def fail_as(self, str kind, detail=None, headers=None):
         """For filters and handlers: end the exchange with a row of the error table.
@@ -580,8 +580,15 @@ cdef class Exchange:
             pair[P_CONNECT_ERRORS] += 1
         return 0
 
-    cpdef object answer(self, object response):
-        """Answer with a Response made here. Anything upstream is cancelled."""
+    def answer(self, response):
+        """Answer with a Response made here. Anything upstream is cancelled.
+
+        Raises:
+            RuntimeError: the response was begun already.
+        """
+        self.reply(response)
+
+    cdef int reply(self, object response) except -1:
         cdef Slices slices
         cdef bytes body = response.body
         if self.finished or self.head_sent:
@@ -597,7 +604,8 @@ cdef class Exchange:
             clear_slices(&slices)
             add_slice(&slices, PyBytes_AS_STRING(body), len(body))
             self.down.body(self, &slices, body)
-        self.end()
+        self.down.end(self, None)
+        return self.finish()
 
     def start(self, int status, headers=(), length=None):
         """Send the head of a response; write() and end() follow. Without a length the body is chunked."""

@@ -56,6 +56,8 @@ _HANDLED = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1,
     signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD,
 )  # fmt: skip
+_CHILD_DIED = bytes([signal.SIGCHLD])
+"""Only wakes the loop: the dead are looked for in every turn."""
 _READ = 1 << 16
 _PR_SET_NAME = 15
 
@@ -217,7 +219,7 @@ class Arbiter:
                 self._serve(key.data, events)
         signals = self._take_signals()
         self._reap()
-        for signum in signals:
+        for signum in signals.replace(_CHILD_DIED, b""):
             self._do(self._plan.signalled(signum, time.monotonic()))
         self._do(self._plan.tick(time.monotonic()))
         self._notifier.beat(time.monotonic())

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from kairos.channel import Abort, Commit, Drain, ReopenLogs, Stop, ToChild
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 CONTROL = -1
 
@@ -241,7 +241,10 @@ def describe_exit(code: int) -> str:
 
 
 class Plan:
-    """The whole policy. Every public method is an event and answers the actions to take, in order."""
+    """The whole policy. Every public method is an event and answers the actions to take, in order.
+
+    `tick` is to follow every event: it alone spawns. After a `Spawn` the slot waits for `spawned` or `spawn_failed`.
+    """
 
     def __init__(
         self,
@@ -274,7 +277,7 @@ class Plan:
             self.slots[number] = Slot(number, now)
         if self._control:
             self.slots[CONTROL] = Slot(CONTROL, now)
-        return self.tick(now)
+        return []
 
     def spawned(self, number: int, pid: int, now: float) -> list[Action]:
         """The slot has a process."""
@@ -368,17 +371,20 @@ class Plan:
         return []
 
     def tick(self, now: float) -> list[Action]:
-        """Time has passed: spawn what is due, end what is overdue."""
+        """Time has passed: end what is overdue, then spawn what is due.
+
+        Spawns come alone and one at a time, for what follows from one may be that the next is not wanted any more.
+        """
         actions: list[Action] = []
         if self._drain_at is not None and now >= self._drain_at:
             actions += self._drain_workers(now)
         if self._reload is not None and now >= self._reload.due:
             silent = ", ".join(self.slots[number].name for number in sorted(self._reload.waiting))
             actions += self._abort(f"no answer from {silent} within {RELOAD_TIMEOUT:g} s", [])
-        for slot in self._all():
+        for slot in self._living():
             if now >= slot.due:
                 actions += self._overdue(slot, now)
-        return actions
+        return actions or self._maybe_spawn(now)
 
     def next_due(self) -> float:
         """When `tick` has something to do next; infinite if only events can bring something."""
@@ -395,8 +401,8 @@ class Plan:
         """Workers first, control last: the order of starting and of ending."""
         return sorted(self.slots.values(), key=lambda slot: (slot.number == CONTROL, slot.number))
 
-    def _living(self) -> Iterator[Slot]:
-        return (slot for slot in self._all() if slot.pid)
+    def _living(self) -> list[Slot]:
+        return [slot for slot in self._all() if slot.pid]
 
     def _by_pid(self, pid: int) -> Slot | None:
         return next((slot for slot in self._living() if slot.pid == pid), None)
@@ -411,10 +417,14 @@ class Plan:
         delayed = self.phase is Phase.DRAINING and self._drain_at is not None
         return delayed or self.phase in (Phase.BOOT, Phase.RUNNING, Phase.RELOADING)
 
+    def _maybe_spawn(self, now: float) -> list[Action]:
+        for slot in self._all():
+            if slot.state is State.WAITING and now >= slot.due:
+                slot.due = float("inf")
+                return [Spawn(slot.number)]
+        return []
+
     def _overdue(self, slot: Slot, now: float) -> list[Action]:
-        if slot.state is State.WAITING:
-            slot.due = float("inf")
-            return [Spawn(slot.number)]
         if slot.state is State.STARTING and self.phase is Phase.BOOT:
             return self._give_up(f"{slot.name} was not ready within {BOOT_TIMEOUT:g} s", EXIT_BOOT, now)
         waited_for = {State.STARTING: "become ready", State.DRAINING: "drain", State.STOPPING: "stop"}[slot.state]
@@ -435,7 +445,7 @@ class Plan:
             return self._give_up(f"{slot.name} died {slot.failures} times before it was ready", EXIT_BOOT, now)
         delay = 0.0 if at_once and slot.failures == 1 else self._backoff(slot.failures - at_once)
         slot.move(State.WAITING, now + delay)
-        return [Log("info", f"{slot.name} starts again in {delay:.1f} s")] if delay else self._overdue(slot, now)
+        return [Log("info", f"{slot.name} starts again in {delay:.1f} s")] if delay else []
 
     def _backoff(self, failures: int) -> float:
         """Doubled each time; the jitter keeps children that died together from starting together."""
@@ -465,7 +475,7 @@ class Plan:
         if free is None:
             return [Log("warning", f"no room for more than {self._max_workers} workers; restart with --workers")]
         self.slots[free] = Slot(free, now)
-        return [Log("info", f"one worker more: {len(self._workers())}"), *self._overdue(self.slots[free], now)]
+        return [Log("info", f"one worker more: {len(self._workers())}")]
 
     def _remove_worker(self, now: float) -> list[Action]:
         """The youngest that serves, for only it can empty its accept queue."""
@@ -505,7 +515,7 @@ class Plan:
         voted, old = self._reload.voters, self.revision
         new = self.revision = self._reload.revision
         actions: list[Action] = [Adopt(new.number)]
-        for slot in self._all():
+        for slot in self._living():
             if slot.state not in (State.STARTING, State.SERVING):
                 continue
             if slot.number not in voted:
