@@ -1,0 +1,142 @@
+"""A real kairos-gateway process for tests, on a port of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.support.net import Peer, connect
+
+START_S = 20.0
+_READY = re.compile(r"ready on http://127\.0\.0\.1:(\d+)")
+
+
+class Gateway:
+    """Supervisor, control and workers, as started by the command line."""
+
+    def __init__(self, config: dict[str, Any], *, workers: int = 1, env: dict[str, str] | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="kairos-test-"))
+        self.config_path = self.folder / "config.json"
+        self.write(config)
+        self._log = (self.folder / "log").open("wb")
+        command = [sys.executable, "-m", "kairos.cli.gateway", "--config", str(self.config_path), "--host", "127.0.0.1"]
+        self.process = subprocess.Popen(
+            [*command, "--port", "0", "--workers", str(workers), "--log", "info"],
+            stdout=(self.folder / "stdout").open("wb"),
+            stderr=self._log,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | (env or {}),
+        )
+        self.port = self._wait_ready()
+
+    def write(self, config: dict[str, Any]) -> None:
+        """Replace the config file; `signal(SIGHUP)` makes the gateway read it."""
+        config = {"access_log": {"file": str(self.folder / "access.log")}, **config}
+        self.config_path.write_text(json.dumps(config))
+
+    def _wait_ready(self) -> int:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            found = _READY.search(self.log)
+            if found:
+                return int(found[1])
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        self.stop()
+        raise AssertionError(f"the gateway did not start:\n{self.log}")
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")
+
+    def wait_log(self, text: str, timeout: float = 10.0) -> None:
+        """Until the application log holds text."""
+        self.wait(lambda: text in self.log, f"{text!r} in the log", timeout)
+
+    def access_lines(self) -> list[dict[str, Any]]:
+        """The access log so far."""
+        path = self.folder / "access.log"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def wait_access(self, count: int = 1, **members: Any) -> list[dict[str, Any]]:
+        """Until `count` access-log lines have these members; those lines."""
+
+        def found() -> list[dict[str, Any]]:
+            return [line for line in self.access_lines() if members.items() <= line.items()]
+
+        self.wait(lambda: len(found()) >= count, f"{count} access-log lines with {members}")
+        return found()
+
+    def wait(self, condition: Any, what: str, timeout: float = 10.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no {what} within {timeout} s; log:\n{self.log}\naccess: {self.access_lines()}")
+            time.sleep(0.02)
+
+    def connect(self) -> Peer:
+        return connect(self.port)
+
+    def request(self, data: bytes) -> tuple[bytes, bytes]:
+        """Send bytes on a new connection; head and body of the response."""
+        with self.connect() as peer:
+            peer.send(data)
+            return peer.receive_response()
+
+    def get(self, path: str, **headers: str) -> tuple[bytes, bytes]:
+        """GET on a new connection; underscores in header names become hyphens."""
+        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        return self.request(f"GET {path} HTTP/1.1\r\nHost: test\r\n{lines}\r\n".encode())
+
+    def metrics(self) -> str:
+        return self.get("/metrics")[1].decode()
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        """TERM, then KILL if it does not end; the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        code = self.process.wait()
+        self._log.close()
+        return code
+
+
+@contextlib.contextmanager
+def gateway(config: dict[str, Any], **options: Any) -> Iterator[Gateway]:
+    """A Gateway for the length of a with block; no traceback may be left in its log."""
+    made = Gateway(config, **options)
+    try:
+        yield made
+    finally:
+        made.stop()
+    assert "Traceback" not in made.log, made.log
+
+
+def route(external: str, origin_url: str, internal: str | None = None, **members: Any) -> dict[str, Any]:
+    """A route to one backend, or to the several of a comma-separated list."""
+    backends = [
+        {"host": url.rpartition(":")[0], "port": int(url.rpartition(":")[2])} for url in origin_url.split(",")
+    ]
+    return {
+        "external_path": external,
+        "internal_path": internal or external,
+        "methods": ["GET", "POST", "PUT", "DELETE"],
+        "backends": backends,
+        **members,
+    }
