@@ -1,0 +1,570 @@
+"""The supervisor's policy, as traces: what happens at which second, and what is done about it."""
+
+import itertools
+import signal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kairos.channel import Abort, Commit, Drain, ReopenLogs, Stop
+from kairos.supervisor.plan import (
+    BOOT_DEATHS,
+    BOOT_TIMEOUT,
+    CONTROL,
+    CONTROL_DRAIN,
+    DRAIN_GRACE,
+    MOVES,
+    RELOAD_TIMEOUT,
+    STOP_TIMEOUT,
+    Adopt,
+    Announce,
+    Discard,
+    Halt,
+    Load,
+    Log,
+    Phase,
+    Plan,
+    Retire,
+    Revision,
+    Send,
+    SendPrepare,
+    Signal,
+    Slot,
+    Spawn,
+    State,
+    Unlisten,
+    describe_exit,
+)
+
+INFINITE = float("inf")
+
+
+class Gateway:
+    """A plan, with what an arbiter would do about Spawn: give the child the next pid."""
+
+    def __init__(self, workers=2, *, control=False, delay=0.0, timeout=30.0, max_workers=8):
+        self.plan = Plan(
+            Revision(1, workers, delay, timeout), control=control, max_workers=max_workers, jitter=lambda: 0.5
+        )
+        self.pids = itertools.count(100)
+        self.logged = []
+        self.at(0.0, "start")
+
+    def did(self, actions, now):
+        """The actions but for logs; children asked for are there, and unready."""
+        self.logged += [action.event for action in actions if isinstance(action, Log)]
+        for action in actions:
+            if isinstance(action, Spawn):
+                self.plan.spawned(action.slot, next(self.pids), now)
+        return [action for action in actions if not isinstance(action, Log)]
+
+    def at(self, now, event, *args):
+        """What is done about an event, ticks included until nothing is left to do."""
+        done = self.did(getattr(self.plan, event)(*args, now), now)
+        while actions := self.plan.tick(now):
+            done += self.did(actions, now)
+        return done
+
+    def pid(self, slot):
+        return self.plan.slots[slot].pid
+
+    def running(self):
+        for slot in list(self.plan.slots):
+            self.at(1.0, "ready", self.pid(slot))
+        assert self.plan.phase is Phase.RUNNING
+        return self
+
+    def states(self):
+        return {number: slot.state.value for number, slot in self.plan.slots.items()}
+
+    def dies(self, now, slot, code=-9):
+        return self.at(now, "exited", self.pid(slot), code)
+
+    def reload(self, now, workers=2, number=2):
+        assert self.at(now, "signalled", signal.SIGHUP) == [Announce(Phase.RELOADING), Load()]
+        return self.at(now, "loaded", Revision(number, workers, 0.0, 30.0))
+
+
+# --- boot ---------------------------------------------------------------------------------------------------------
+
+
+def test_start_spawns_workers_then_control():
+    plan = Plan(Revision(1, 2, 0, 30), control=True)
+    assert plan.start(0.0) == []
+    assert [plan.tick(0.0) for _ in range(4)] == [[Spawn(0)], [Spawn(1)], [Spawn(CONTROL)], []]
+
+
+def test_ready_when_all_are_ready():
+    gateway = Gateway(2)
+    assert gateway.at(0.5, "ready", 100) == []
+    assert gateway.at(0.6, "ready", 101) == [Announce(Phase.RUNNING)]
+    assert repr(gateway.plan) == "<Plan running r1: worker 0: serving | worker 1: serving>"
+    assert gateway.plan.next_due() == INFINITE
+
+
+def test_saying_ready_twice_or_by_a_stranger_means_nothing():
+    gateway = Gateway(2)
+    gateway.at(0.5, "ready", 100)
+    assert gateway.at(0.5, "ready", 100) == []
+    assert gateway.at(0.5, "ready", 999) == []
+    assert gateway.plan.phase is Phase.BOOT
+
+
+@pytest.mark.parametrize(("code", "halt"), [(3, 3), (4, 4), (1, 3)])
+def test_a_child_that_cannot_boot_ends_the_gateway(code, halt):
+    gateway = Gateway(2)
+    gateway.at(0.2, "ready", 100)
+    assert gateway.dies(0.5, 1, code) == [Announce(Phase.STOPPING), Send(0, Stop()), Retire(1)]
+    assert gateway.dies(0.6, 0, 0) == [Retire(0), Announce(Phase.STOPPED), Halt(halt)]
+
+
+def test_the_first_failure_names_the_exit_code():
+    gateway = Gateway(2)
+    gateway.dies(0.5, 1, 4)
+    assert gateway.dies(0.6, 0, 3)[-1] == Halt(4)
+
+
+def test_a_child_killed_during_boot_is_tried_again_but_not_for_ever():
+    gateway = Gateway(1)
+    now = 0.0
+    for _ in range(BOOT_DEATHS - 1):
+        now += 1.0
+        assert gateway.dies(now, 0) == []
+        now = gateway.plan.next_due()
+        assert gateway.at(now, "tick") == [Spawn(0)]
+    assert gateway.dies(now, 0)[-1] == Halt(3)
+
+
+def test_a_child_that_never_gets_ready_ends_the_gateway():
+    gateway = Gateway(2)
+    gateway.at(1.0, "ready", 100)
+    assert gateway.at(BOOT_TIMEOUT, "tick") == [Announce(Phase.STOPPING), Send(0, Stop()), Send(1, Stop())]
+    assert gateway.at(BOOT_TIMEOUT + STOP_TIMEOUT, "tick") == [Signal(100, 9), Signal(101, 9)]
+    gateway.dies(40.0, 0)
+    assert gateway.dies(40.0, 1)[-1] == Halt(3)
+
+
+def test_a_fork_that_fails_is_tried_again():
+    plan = Plan(Revision(1, 1, 0, 30), jitter=lambda: 0.5)
+    plan.start(0.0)
+    assert plan.tick(0.0) == [Spawn(0)]
+    plan.spawn_failed(0, "Resource temporarily unavailable", 0.0)
+    assert plan.next_due() == pytest.approx(0.1)
+    assert plan.tick(0.1) == [Spawn(0)]
+
+
+def test_terminated_during_boot():
+    gateway = Gateway(2)
+    assert gateway.at(0.1, "signalled", signal.SIGTERM) == [Announce(Phase.STOPPING), Send(0, Stop()), Send(1, Stop())]
+
+
+# --- deaths -------------------------------------------------------------------------------------------------------
+
+
+def test_first_death_is_answered_at_once_and_later_ones_ever_slower():
+    gateway = Gateway(1).running()
+    assert gateway.dies(10.0, 0) == [Spawn(0)]
+    delays = []
+    now = 10.0
+    for _ in range(11):
+        gateway.at(now, "ready", gateway.pid(0))
+        assert gateway.dies(now, 0) == []
+        delays.append(gateway.plan.next_due() - now)
+        now = gateway.plan.next_due()
+        assert gateway.at(now, "tick") == [Spawn(0)]
+    assert delays == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30])
+
+
+def test_a_minute_of_life_makes_good():
+    gateway = Gateway(1).running()
+    gateway.dies(10.0, 0)
+    gateway.at(10.1, "ready", gateway.pid(0))
+    assert gateway.dies(69.9, 0) == []
+    now = gateway.plan.next_due()
+    gateway.at(now, "tick")
+    gateway.at(now, "ready", gateway.pid(0))
+    assert gateway.dies(now + 60.0, 0) == [Spawn(0)]
+
+
+@pytest.mark.parametrize("code", [3, 4])
+def test_a_child_that_cannot_boot_later_is_never_answered_at_once(code):
+    gateway = Gateway(1).running()
+    assert gateway.dies(100.0, 0, code) == []
+    assert gateway.plan.next_due() == pytest.approx(100.1)
+    assert gateway.plan.phase is Phase.RUNNING
+
+
+def test_jitter_keeps_children_apart():
+    dues = []
+    for jitter in (0.0, 1.0):
+        plan = Plan(Revision(1, 1, 0, 30), jitter=lambda jitter=jitter: jitter)
+        plan.start(0.0)
+        plan.spawn_failed(0, "", 0.0)
+        dues.append(plan.next_due())
+    assert dues == pytest.approx([0.075, 0.125])
+
+
+def test_a_later_child_that_is_not_ready_in_time_is_killed_and_replaced():
+    gateway = Gateway(1).running()
+    gateway.dies(10.0, 0)
+    assert gateway.at(10.0 + BOOT_TIMEOUT, "tick") == [Signal(101, 9)]
+    assert gateway.dies(41.0, 0) == []
+    assert gateway.states() == {0: "waiting"}
+
+
+def test_orphans_handed_to_pid_1_are_nobodys_business():
+    gateway = Gateway(1).running()
+    assert gateway.plan.exited(4711, 7, 2.0) == []
+
+
+def test_death_of_control_is_answered_like_a_workers():
+    gateway = Gateway(1, control=True).running()
+    assert gateway.dies(5.0, CONTROL) == [Spawn(CONTROL)]
+    assert gateway.states() == {0: "serving", CONTROL: "starting"}
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(0, "exited with code 0"), (3, "exited with code 3 (could not boot)"), (-9, "killed by SIGKILL"),
+     (-64, "killed by SIGRTMAX"), (-99, "killed by signal 99")],
+)  # fmt: skip
+def test_obituaries(code, words):
+    assert describe_exit(code) == words
+
+
+# --- the end ------------------------------------------------------------------------------------------------------
+
+
+def test_drain():
+    gateway = Gateway(2, timeout=20.0).running()
+    assert gateway.at(5.0, "signalled", signal.SIGTERM) == [
+        Announce(Phase.DRAINING), Unlisten(), Send(0, Drain(20.0)), Send(1, Drain(20.0)),
+    ]  # fmt: skip
+    assert gateway.plan.next_due() == 25.0 + DRAIN_GRACE
+    assert gateway.dies(6.0, 1, 0) == [Retire(1)]
+    assert gateway.dies(7.0, 0, 0) == [Retire(0), Announce(Phase.STOPPED), Halt(0)]
+
+
+def test_control_ends_last_for_it_writes_what_the_workers_logged():
+    gateway = Gateway(1, control=True).running()
+    gateway.at(5.0, "signalled", signal.SIGTERM)
+    assert gateway.dies(6.0, 0, 0) == [Retire(0), Send(CONTROL, Drain(CONTROL_DRAIN))]
+    assert gateway.dies(6.1, CONTROL, 0) == [Retire(CONTROL), Announce(Phase.STOPPED), Halt(0)]
+
+
+def test_control_killed_while_workers_drain_is_not_replaced():
+    gateway = Gateway(1, control=True).running()
+    gateway.at(5.0, "signalled", signal.SIGTERM)
+    assert gateway.dies(5.5, CONTROL) == [Retire(CONTROL)]
+    assert gateway.dies(6.0, 0, 0)[-1] == Halt(0)
+
+
+def test_during_the_drain_delay_everything_still_works():
+    gateway = Gateway(1, delay=10.0).running()
+    assert gateway.at(5.0, "signalled", signal.SIGTERM) == [Announce(Phase.DRAINING)]
+    assert gateway.dies(6.0, 0) == [Spawn(0)]
+    gateway.at(6.1, "ready", gateway.pid(0))
+    assert gateway.at(14.9, "tick") == []
+    assert gateway.at(15.0, "tick") == [Unlisten(), Send(0, Drain(30.0))]
+
+
+def test_who_overstays_the_drain_is_killed():
+    gateway = Gateway(1, timeout=20.0).running()
+    gateway.at(5.0, "signalled", signal.SIGTERM)
+    assert gateway.at(25.0 + DRAIN_GRACE, "tick") == [Signal(100, 9)]
+    assert gateway.dies(27.5, 0)[-1] == Halt(0)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_cuts_the_drain_short(second):
+    gateway = Gateway(1, control=True).running()
+    gateway.at(5.0, "signalled", signal.SIGTERM)
+    assert gateway.at(5.1, "signalled", second) == [Announce(Phase.STOPPING), Send(0, Stop()), Send(CONTROL, Stop())]
+    assert gateway.at(5.1 + STOP_TIMEOUT, "tick") == [Signal(100, 9), Signal(101, 9)]
+    assert gateway.at(8.0, "signalled", second) == []
+
+
+def test_quit_never_cuts():
+    gateway = Gateway(1).running()
+    gateway.at(5.0, "signalled", signal.SIGQUIT)
+    assert gateway.at(5.1, "signalled", signal.SIGQUIT) == []
+    assert gateway.states() == {0: "draining"}
+
+
+def test_children_that_do_not_serve_yet_have_nothing_to_drain():
+    gateway = Gateway(2).running()
+    gateway.dies(2.0, 0)  # starting again
+    gateway.dies(2.1, 1)
+    gateway.dies(2.2, 0)  # waiting
+    assert gateway.at(2.3, "signalled", signal.SIGTERM)[-2:] == [Retire(0), Send(1, Stop())]
+    assert gateway.dies(2.4, 1, 0)[-1] == Halt(0)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU])
+def test_nothing_changes_any_more_while_draining(signum):
+    gateway = Gateway(1).running()
+    gateway.at(5.0, "signalled", signal.SIGTERM)
+    assert gateway.at(5.1, "signalled", signum) == []
+    assert "ignored" in gateway.logged[-1]
+
+
+# --- reload -------------------------------------------------------------------------------------------------------
+
+
+def test_reload_is_prepared_by_all_then_committed():
+    gateway = Gateway(2).running()
+    assert gateway.reload(10.0) == [SendPrepare(0, 2), SendPrepare(1, 2)]
+    assert gateway.at(10.1, "acked", 100, 2) == []
+    assert gateway.at(10.2, "acked", 101, 2) == [
+        Adopt(2), Send(0, Commit(2)), Send(1, Commit(2)), Announce(Phase.RUNNING),
+    ]  # fmt: skip
+    assert gateway.plan.revision.number == 2
+    assert gateway.plan.next_due() == INFINITE
+
+
+def test_one_nack_and_nobody_switches():
+    gateway = Gateway(2).running()
+    gateway.reload(10.0)
+    gateway.at(10.1, "acked", 100, 2)
+    assert gateway.at(10.2, "nacked", 101, 2, ["no such file"]) == [
+        Send(0, Abort(2)), Send(1, Abort(2)), Discard(2), Announce(Phase.RUNNING),
+    ]  # fmt: skip
+    assert gateway.logged[-1] == "reload abandoned: worker 1 refused it"
+    assert gateway.plan.revision.number == 1
+
+
+def test_silence_aborts():
+    gateway = Gateway(2).running()
+    gateway.reload(10.0)
+    gateway.at(10.1, "acked", 100, 2)
+    assert gateway.at(10.0 + RELOAD_TIMEOUT, "tick")[-2:] == [Discard(2), Announce(Phase.RUNNING)]
+    assert "no answer from worker 1" in gateway.logged[-1]
+
+
+def test_a_workers_death_aborts_and_its_heir_begins_with_the_old_revision():
+    gateway = Gateway(2).running()
+    gateway.reload(10.0)
+    gateway.at(10.1, "acked", 100, 2)
+    assert gateway.dies(10.2, 1) == [Send(0, Abort(2)), Discard(2), Announce(Phase.RUNNING), Spawn(1)]
+
+
+def test_late_votes_count_for_nothing():
+    gateway = Gateway(2).running()
+    gateway.reload(10.0)
+    gateway.at(10.2, "nacked", 101, 2, [])
+    assert gateway.at(10.3, "acked", 100, 2) == []
+    assert gateway.at(10.3, "nacked", 100, 2, []) == []
+
+
+def test_death_of_control_does_not_stop_a_reload():
+    gateway = Gateway(1, control=True).running()
+    assert gateway.reload(10.0, 1) == [SendPrepare(CONTROL, 2), SendPrepare(0, 2)]
+    gateway.at(10.1, "acked", 100, 2)
+    assert gateway.dies(10.2, CONTROL) == [Adopt(2), Send(0, Commit(2)), Announce(Phase.RUNNING), Spawn(CONTROL)]
+
+
+def test_a_child_born_during_the_reload_is_brought_up_to_date():
+    gateway = Gateway(2).running()
+    gateway.dies(9.0, 1)  # its heir is still starting
+    assert gateway.reload(10.0) == [SendPrepare(0, 2)]
+    assert gateway.at(10.1, "acked", 100, 2) == [
+        Adopt(2), Send(0, Commit(2)), SendPrepare(1, 2), Send(1, Commit(2)), Announce(Phase.RUNNING),
+    ]  # fmt: skip
+    assert gateway.at(10.2, "nacked", gateway.pid(1), 2, ["odd"]) == [Signal(102, 9)]
+
+
+def test_a_bad_file_changes_nothing():
+    gateway = Gateway(1).running()
+    gateway.at(10.0, "signalled", signal.SIGHUP)
+    assert gateway.at(10.0, "load_failed", ["config.json:3: …"]) == [Announce(Phase.RUNNING)]
+
+
+def test_many_hups_during_a_reload_are_one_more():
+    gateway = Gateway(1).running()
+    gateway.reload(10.0, 1)
+    assert gateway.at(10.1, "signalled", signal.SIGHUP) == []
+    assert gateway.at(10.1, "signalled", signal.SIGHUP) == []
+    assert gateway.at(10.2, "acked", 100, 2)[-3:] == [Announce(Phase.RUNNING), Announce(Phase.RELOADING), Load()]
+    gateway.at(10.2, "loaded", Revision(3, 1, 0, 30))
+    assert gateway.at(10.3, "acked", 100, 3)[-1] == Announce(Phase.RUNNING)
+
+
+def test_hup_during_boot_waits_for_its_end():
+    gateway = Gateway(1)
+    assert gateway.at(0.1, "signalled", signal.SIGHUP) == []
+    assert gateway.at(0.2, "ready", 100) == [Announce(Phase.RUNNING), Announce(Phase.RELOADING), Load()]
+
+
+def test_term_abandons_a_reload():
+    gateway = Gateway(1).running()
+    gateway.reload(10.0, 1)
+    gateway.at(10.1, "signalled", signal.SIGHUP)
+    actions = gateway.at(10.2, "signalled", signal.SIGTERM)
+    assert actions[:2] == [Send(0, Abort(2)), Discard(2)]
+    assert actions[-3:] == [Announce(Phase.DRAINING), Unlisten(), Send(0, Drain(30.0))]
+    assert Load() not in actions
+    assert gateway.at(10.3, "loaded", Revision(3, 1, 0, 30)) == [Discard(3)]
+
+
+def test_reload_changes_the_number_of_workers():
+    gateway = Gateway(1).running()
+    gateway.reload(10.0, workers=3)
+    assert gateway.at(10.1, "acked", 100, 2)[-2:] == [Spawn(1), Spawn(2)]
+    for slot in (1, 2):
+        gateway.at(10.2, "ready", gateway.pid(slot))
+    gateway.reload(11.0, workers=1, number=3)
+    for slot in (0, 1, 2):
+        actions = gateway.at(11.1, "acked", gateway.pid(slot), 3)
+    assert actions[-2:] == [Send(2, Drain(30.0)), Send(1, Drain(30.0))]
+
+
+# --- workers more or less -----------------------------------------------------------------------------------------
+
+
+def test_one_worker_more_and_one_less():
+    gateway = Gateway(1).running()
+    assert gateway.at(5.0, "signalled", signal.SIGTTIN) == [Spawn(1)]
+    gateway.at(5.1, "ready", 101)
+    assert gateway.at(6.0, "signalled", signal.SIGTTOU) == [Send(1, Drain(30.0))]
+    assert gateway.dies(6.5, 1, 0) == [Retire(1)]
+    assert gateway.states() == {0: "serving"}
+
+
+def test_a_new_worker_does_not_wait_for_one_that_drains():
+    gateway = Gateway(2).running()
+    gateway.at(5.0, "signalled", signal.SIGTTOU)
+    assert gateway.at(5.1, "signalled", signal.SIGTTIN) == [Spawn(2)]
+
+
+def test_the_last_worker_stays():
+    gateway = Gateway(1).running()
+    assert gateway.at(5.0, "signalled", signal.SIGTTOU) == []
+
+
+def test_no_more_workers_than_rows():
+    gateway = Gateway(2, max_workers=2).running()
+    assert gateway.at(5.0, "signalled", signal.SIGTTIN) == []
+
+
+def test_the_worker_that_goes_is_one_that_serves():
+    gateway = Gateway(2).running()
+    gateway.dies(2.0, 1)
+    assert gateway.at(2.1, "signalled", signal.SIGTTOU) == [Send(0, Drain(30.0))]
+
+
+def test_one_worker_less_during_boot_does_not_hold_it_up():
+    gateway = Gateway(2)
+    gateway.at(0.1, "ready", 100)
+    gateway.dies(0.2, 1)
+    gateway.at(0.2, "tick")
+    gateway.at(0.3, "signalled", signal.SIGTTOU)  # the one that serves goes
+    gateway.at(0.4, "tick")
+    gateway.dies(0.5, 0, 0)
+    assert gateway.at(0.6, "tick") in ([], [Spawn(1)])
+    assert gateway.at(0.7, "ready", gateway.pid(1)) == [Announce(Phase.RUNNING)]
+
+
+def test_one_worker_less_during_a_reload_leaves_the_vote():
+    gateway = Gateway(2).running()
+    gateway.reload(10.0)
+    gateway.at(10.1, "acked", 100, 2)
+    assert gateway.at(10.2, "signalled", signal.SIGTTOU) == [
+        Send(1, Drain(30.0)), Adopt(2), Send(0, Commit(2)), Announce(Phase.RUNNING),
+    ]  # fmt: skip
+
+
+def test_reopen_logs_goes_to_everybody():
+    gateway = Gateway(1, control=True).running()
+    assert gateway.at(5.0, "signalled", signal.SIGUSR1) == [Send(0, ReopenLogs()), Send(CONTROL, ReopenLogs())]
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.product(State, State)))
+def test_slots_move_only_as_the_table_says(before, after):
+    slot = Slot(0, 0.0, before)
+    if after in MOVES[before]:
+        slot.move(after)
+        assert (slot.state, slot.due) == (after, INFINITE)
+    else:
+        with pytest.raises(AssertionError, match=f"{before.value} to {after.value}"):
+            slot.move(after)
+
+
+def test_every_state_leads_to_the_end():
+    reachable = {State.GONE}
+    for _ in State:
+        reachable |= {state for state, after in MOVES.items() if after & reachable}
+    assert reachable == set(State)
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from("ready die exit ack nack hup ttin ttou tick term int usr1 fail".split()),
+            ["ready", "die", "exit", "ack", "nack", "hup", "ttin", "ttou", "tick", "term", "int", "usr1", "fail"]
+        ),
+        st.integers(-1, 4),
+        st.floats(0.0, 50.0),
+    ),
+    max_size=60,
+)
+SIGNALS = {
+    "hup": signal.SIGHUP,
+    "ttin": signal.SIGTTIN,
+    "ttou": signal.SIGTTOU,
+    "term": signal.SIGTERM,
+    "int": signal.SIGINT,
+    "usr1": signal.SIGUSR1,
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(EVENTS, st.booleans())
+def test_whatever_happens_the_gateway_can_be_ended(events, control):
+    """No sequence of events makes an illegal move, and TERM with time always leads to Halt."""
+    gateway = Gateway(2, control=control)
+    now, numbers, halted, fails = 0.0, itertools.count(2), False, False
+
+    def happen(actions):
+        nonlocal halted
+        for action in actions:
+            halted |= isinstance(action, Halt)
+            match action:
+                case Spawn(slot) if fails:
+                    happen(gateway.plan.spawn_failed(slot, "EAGAIN", now))
+                case Spawn(slot):
+                    happen(gateway.plan.spawned(slot, next(gateway.pids), now))
+                case Load():
+                    number = next(numbers)
+                    happen(gateway.plan.loaded(Revision(number, 1 + number % 3, number % 2 * 5.0, 30.0), now))
+                case Signal(pid):
+                    happen(gateway.plan.exited(pid, -9, now))
+
+    end = [("term", 0, 0.0), ("term", 0, 0.0), ("tick", 0, 60.0), ("tick", 0, 60.0)]
+    for name, slot, wait in [*events, *end]:
+        if halted:
+            break
+        now += wait
+        pid = gateway.plan.slots[slot].pid if slot in gateway.plan.slots else 999
+        number = gateway.plan._reload.revision.number if gateway.plan._reload else 1
+        match name:
+            case "ready":
+                happen(gateway.plan.ready(pid, now))
+            case "die" | "exit":
+                happen(gateway.plan.exited(pid, -9 if name == "die" else 3, now) if pid else [])
+            case "ack":
+                happen(gateway.plan.acked(pid, number, now))
+            case "nack":
+                happen(gateway.plan.nacked(pid, number, ["no"], now))
+            case "fail":
+                fails = not fails
+            case "tick":
+                pass
+            case _:
+                happen(gateway.plan.signalled(SIGNALS[name], now))
+        for _ in range(20):
+            happen(gateway.plan.tick(now))
+    assert halted
+    assert gateway.plan.slots == {}

@@ -1,0 +1,179 @@
+"""A gateway whose workers answer one-line questions: the real arbiter with the smallest honest worker.
+
+Run as a program by the tests. Questions: `pid`, `revision`, `fds`, `name`, `orphan`, `reopened`; a line that ends in no
+newline keeps the connection open, which is what a drain waits for. Routes of the configuration steer misbehaviour:
+`/nack`, `/mute` and `/die` say how `Prepare` is answered, TINY_BOOT how a boot ends (`exit:3`, `raise`, `hang`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+
+from kairos.channel import (
+    Abort,
+    Ack,
+    Commit,
+    Decoder,
+    Drain,
+    Drained,
+    Nack,
+    Prepare,
+    Ready,
+    ReopenLogs,
+    Stop,
+    WorkerBoot,
+    encode,
+)
+from kairos.config.problems import ConfigError
+from kairos.supervisor.arbiter import Arbiter, Options
+from kairos.supervisor.sockets import ListenError, accept_waiting, drain_listener
+from kairos.telemetry.log import configure
+
+
+class TinyWorker:
+    def __init__(self, boot: WorkerBoot) -> None:
+        self.boot = boot
+        self.revision = boot.revision
+        self.prepared = None
+        self.reopened = 0
+        self.tasks: set[asyncio.Task] = set()
+        self.ended = asyncio.Event()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for listener in self.boot.listeners:
+            loop.add_reader(listener, self.accept, listener)
+        loop.add_reader(self.boot.channel, self.obey)
+        self.say(Ready(os.getpid()))
+        await self.ended.wait()
+
+    def accept(self, listener) -> None:
+        for connection in accept_waiting(listener):
+            self.serve(connection)
+
+    def serve(self, connection) -> None:
+        task = asyncio.ensure_future(self.talk(connection))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def talk(self, connection) -> None:
+        loop = asyncio.get_running_loop()
+        with connection, contextlib.suppress(ConnectionError):
+            while data := await loop.sock_recv(connection, 1024):
+                if data.endswith(b"\n"):
+                    await loop.sock_sendall(connection, self.answer(data.decode().strip()).encode() + b"\n")
+
+    def answer(self, question: str) -> str:
+        match question:
+            case "pid":
+                return f"{os.getpid()}"
+            case "revision":
+                return f"{self.revision}"
+            case "reopened":
+                return f"{self.reopened}"
+            case "name":
+                with open("/proc/self/comm", encoding="ascii") as comm:
+                    return comm.read().strip()
+            case "fds":
+                return " ".join(sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]))
+            case "orphan":
+                return f"{orphan()}"
+        return "?"
+
+    def say(self, message) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self.boot.channel.sendall(encode(message))
+
+    decoder = Decoder()
+
+    def obey(self) -> None:
+        data = self.boot.channel.recv(1 << 16)
+        for message in self.decoder.receive(data) if data else [Drain(5.0)]:
+            match message:
+                case Prepare():
+                    self.prepare(message)
+                case Commit(revision) if self.prepared == revision:
+                    self.revision = revision
+                case Abort():
+                    self.prepared = None
+                case Drain(deadline):
+                    asyncio.get_running_loop().remove_reader(self.boot.channel)
+                    self.draining = asyncio.ensure_future(self.drain(deadline))
+                case ReopenLogs():
+                    self.reopened += 1
+                case Stop():
+                    self.ended.set()
+
+    def prepare(self, message: Prepare) -> None:
+        paths = {route.external_path for route in message.config.routers}
+        if "/die" in paths and self.boot.slot == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "/nack" in paths and self.boot.slot == 0:
+            self.say(Nack(message.revision, ["no room for /nack"]))
+        elif "/mute" not in paths:
+            self.prepared = message.revision
+            self.say(Ack(message.revision))
+
+    async def drain(self, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        for listener in self.boot.listeners:
+            loop.remove_reader(listener)
+            async for connection in drain_listener(listener, shared=self.boot.shares(listener)):
+                self.serve(connection)
+        loop.add_reader(self.boot.channel, self.obey)
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=deadline)
+        self.say(Drained())
+        self.ended.set()
+
+
+def orphan() -> int:
+    """The pid of a grandchild whose parent is gone before it: it falls to the next subreaper."""
+    read, write = os.pipe()
+    if child := os.fork():
+        os.close(write)
+        os.waitpid(child, 0)
+        with os.fdopen(read) as pipe:
+            return int(pipe.read())
+    if grandchild := os.fork():
+        os.write(write, str(grandchild).encode())
+        os._exit(0)
+    os.close(read)
+    os.close(write)
+    os._exit(7)
+
+
+def worker(boot: WorkerBoot) -> None:
+    match os.environ.get("TINY_BOOT", "").split(":"):
+        case ["exit", code]:
+            sys.exit(int(code))
+        case ["raise"]:
+            raise RuntimeError("no library for this")
+        case ["kill"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case ["once", path] if not os.path.exists(path):
+            with open(path, "x", encoding="ascii"):
+                os.kill(os.getpid(), signal.SIGKILL)
+        case ["hang"]:
+            time.sleep(600)
+    asyncio.run(TinyWorker(boot).run())
+
+
+def main() -> int:
+    configure("debug")
+    options = Options(sys.argv[1], insecure_dev=True)
+    try:
+        arbiter = Arbiter(options, entry=worker, control_entry=worker if "TINY_CONTROL" in os.environ else None)
+    except (ConfigError, ListenError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return arbiter.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
