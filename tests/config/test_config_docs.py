@@ -1,0 +1,50 @@
+"""The configuration page: every example on it loads, every table on it is true."""
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kairos.config import model
+from kairos.config.load import judged, loads
+
+PAGE = Path(__file__).parents[2].joinpath("docs", "configuration.md").read_text()
+EXAMPLES = re.findall(r"```(json|yaml|toml)\n(.*?)```", PAGE, re.S)
+TABLES = re.findall(r"\| key \| default \| meaning \|\n\|---\|---\|---\|\n((?:\|.*\n)+)", PAGE)
+STRUCTS = [kind for kind in vars(model).values() if isinstance(kind, type) and issubclass(kind, model._Spec)]
+IN_THE_TEXT = {model._Spec, model.HeaderRule, model.QueryRule, model.PathRule, model.StatusRule, model.AiStrategy}
+"""Items of lists, told in a word where the list is."""
+
+
+def defaults(kind: type[msgspec.Struct]) -> dict[str, str]:
+    return {field.encode_name: shown(field) for field in msgspec.structs.fields(kind)}
+
+
+def shown(field: msgspec.structs.FieldInfo) -> str:
+    if field.required:
+        return "required"
+    value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+    return f"`{json.dumps(msgspec.to_builtins(value))}`"
+
+
+def rows(table: str) -> dict[str, str]:
+    return dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", table, re.M))
+
+
+def test_there_are_examples_of_every_format():
+    assert {format_ for format_, _ in EXAMPLES} == {"json", "yaml", "toml"}
+
+
+@pytest.mark.parametrize(("format_", "text"), EXAMPLES)
+def test_examples_load(format_, text):
+    assert judged(loads(text.encode(), format_, f"example.{format_}")).config.routers
+
+
+@pytest.mark.parametrize("kind", [kind for kind in STRUCTS if kind not in IN_THE_TEXT], ids=lambda kind: kind.__name__)
+def test_every_key_is_listed_with_its_default(kind):
+    expected = defaults(kind)
+    (listed,) = [rows(table) for table in TABLES if rows(table).keys() == expected.keys()]
+    for key, text in listed.items():
+        assert text == expected[key] or (text == "see below" and len(expected[key]) > 80), key
