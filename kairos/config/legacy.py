@@ -90,12 +90,6 @@ def normalise(document: Plain, found: Findings) -> tuple[Plain, Rewriting]:
     return made, rewriting
 
 
-def normalise_route(route: Plain, found: Findings, keys: Path = ()) -> tuple[Plain, Rewriting]:
-    """The canonical form of one route, for those who take routes one by one."""
-    rewriting = Rewriting(found)
-    return _route(route, keys, rewriting), rewriting
-
-
 # ---- top level
 
 
