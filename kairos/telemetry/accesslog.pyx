@@ -634,7 +634,10 @@ cdef class LogReader:
         return len(self.rings)
 
     def drain(self, Py_ssize_t slot):
-        """Whole lines written since the last call, in order; takes them out of the ring."""
+        """Whole lines written since the last call, in order; takes them out of the ring.
+
+        RuntimeError if the ring makes no sense (a worker wrote wildly before it died); it is then empty.
+        """
         cdef:
             int64_t* ring = self.page.at(self.rings[slot], LOG_CELLS)
             const char* data = <const char*>(ring + LOG_DATA)
@@ -645,6 +648,7 @@ cdef class LogReader:
             Py_ssize_t before_wrap = min(size, LOG_BYTES - at)
             bytes lines
         if size < 0 or size > LOG_BYTES:
+            store_release(ring + LOG_TAIL, head)
             raise RuntimeError(f"access-log ring {slot} is corrupt: head {head}, tail {tail}")
         lines = PyBytes_FromStringAndSize(NULL, size)
         memcpy(PyBytes_AS_STRING(lines), data + at, before_wrap)

@@ -307,11 +307,12 @@ def test_a_new_writer_goes_on_where_the_last_one_stopped():
     assert b" 201 " in second
 
 
-def test_a_corrupt_ring_is_reported():
+def test_a_corrupt_ring_is_reported_once_and_emptied():
     log = Log()
     log.board.page.set(log.board.log_ring(0) + cells.LOG_TAIL, 1)
     with pytest.raises(RuntimeError, match="corrupt"):
         log.reader.drain(0)
+    assert json.loads(log.write(status=200))["status"] == 200
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
