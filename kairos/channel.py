@@ -164,11 +164,13 @@ class WorkerBoot:
     series: Assignment
     scoreboard: Scoreboard
     listeners: list[socket.socket]
-    """Bound, listening, non-blocking. None for the control process."""
+    """Bound, listening, non-blocking: where clients connect, or for the control process its own unix socket."""
     channel: socket.socket
     """This child's end of the socket pair, non-blocking."""
     activated: bool
     """The listeners came from the service manager, which goes on listening when this gateway is gone."""
+    control_path: str
+    """Unix socket of the control process, which answers what no worker should spend time on; empty without one."""
     log_level: str
 
     def shares(self, listener: socket.socket) -> bool:

@@ -36,6 +36,7 @@ from kairos.telemetry.log import configure, get_logger
 if TYPE_CHECKING:
     from kairos.channel import WorkerBoot
     from kairos.config.model import Config
+    from kairos.scoreboard import Assignment
 
 log = get_logger("worker")
 SPARE_DESCRIPTORS = 64
@@ -108,8 +109,8 @@ class Worker:
         board.page.set(block + W_STARTED_AT, time.time_ns() // 1000)
         self._clock.start()
 
-    def _compile(self, revision: int, config: Config, series: object) -> Snapshot:
-        made = Revision(revision, config, series, getattr(self._boot, "control_path", None))  # type: ignore[arg-type]
+    def _compile(self, revision: int, config: Config, series: Assignment) -> Snapshot:
+        made = Revision(revision, config, series, self._boot.control_path or None)
         return Snapshot(made, self._origins, self._boot.scoreboard, self._boot.slot)
 
     def _access_log(self, config: Config) -> AccessLog | None:
@@ -167,7 +168,7 @@ class Worker:
             case Stop():
                 self._over.set()
 
-    def _prepare(self, revision: int, config: Config, series: object) -> None:
+    def _prepare(self, revision: int, config: Config, series: Assignment) -> None:
         try:
             self._prepared = self._compile(revision, config, series)
         except Exception as error:  # whatever it is, the revision in force stays

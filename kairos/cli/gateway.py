@@ -173,3 +173,7 @@ def _plural(number: int, noun: str) -> str:
 def _colors() -> dict[str, Any]:
     """click itself looks whether there is a terminal, but not at NO_COLOR (no-color.org)."""
     return {"color": False} if os.environ.get("NO_COLOR") else {}
+
+
+if __name__ == "__main__":
+    main()

@@ -34,3 +34,12 @@ cdef class ClientConnection(Downstream):
     cdef bint _wants_trailers(self, Exchange x) noexcept
     cdef char* _common_fields(self, Exchange x, char* out, bint keep) except NULL
     cdef char* _framing(self, Exchange x, char* out, int64_t length) noexcept
+    cdef bint _admitted(self) except -1
+    cdef int _forget(self) except -1
+    cdef int _turn_away(self) except -1
+    cdef int _after_body(self, bytes data) except -1
+    cdef int _stalled(self, int64_t now) except -1
+    cdef Py_ssize_t _unusual(self, Exchange x, bytes data, Py_ssize_t offset) except -2
+    cdef Py_ssize_t _start_canonical(self, Exchange x, bytes head, bytes data, Py_ssize_t end) except -2
+    cdef int _request_read(self, Exchange x) except -1
+    cdef int _close_soon(self) except -1

@@ -121,7 +121,7 @@ cdef class ClientConnection(Downstream):
         if not self._admitted():
             self._turn_away()
 
-    def _admitted(self):
+    cdef bint _admitted(self) except -1:
         """Count the connection; False when there are too many."""
         cdef Runtime runtime = self.runtime
         runtime.clients.add(self)
@@ -132,7 +132,7 @@ cdef class ClientConnection(Downstream):
                 return False
         return runtime.max_connections == 0 or len(runtime.clients) <= runtime.max_connections
 
-    def _forget(self):
+    cdef int _forget(self) except -1:
         cdef Runtime runtime = self.runtime
         runtime.clients.discard(self)
         address = self.peer[:self.peer_size]
@@ -140,10 +140,11 @@ cdef class ClientConnection(Downstream):
             runtime.per_ip[address] -= 1
         else:
             runtime.per_ip.pop(address, None)
+        return 0
 
-    def _turn_away(self):
+    cdef int _turn_away(self) except -1:
         cdef Exchange x = self.runtime.acquire()
-        self._refuse(x, b"", 0, "overloaded")
+        return self._refuse(x, b"", 0, "overloaded")
 
     def data_received(self, bytes data):
         if self.state <= C_HEAD:
@@ -160,13 +161,14 @@ cdef class ClientConnection(Downstream):
             if self.lingered > LINGER_BYTES:
                 self.abort()
 
-    def _after_body(self, bytes data):
+    cdef int _after_body(self, bytes data) except -1:
         cdef Py_ssize_t rest = self._request_body(data, 0)
         if rest < len(data):
             if self.state <= C_HEAD:
                 self._heads(data[rest:])
             elif self.state == C_WAIT:
                 self._stash(data, rest)
+        return 0
 
     def eof_received(self):
         if self.x is not None:
@@ -197,14 +199,14 @@ cdef class ClientConnection(Downstream):
             return x.fail("total_timeout")
         return 0
 
-    def _stalled(self, int64_t now):
+    cdef int _stalled(self, int64_t now) except -1:
         """The client does not read: as long as something moves it may be slow, else it goes."""
         cdef Py_ssize_t unsent = self.transport.get_write_buffer_size()
         if unsent < self.unsent:
             self.unsent = unsent
             self.deadline = now + self.runtime.settings.write_idle_us
-        else:
-            self.abort()
+            return 0
+        return self.abort()
 
     cdef int on_congested(self) except -1:
         self.unsent = self.transport.get_write_buffer_size()
@@ -273,7 +275,7 @@ cdef class ClientConnection(Downstream):
         self._refuse(x, data, offset, REFUSALS[n])
         return -1
 
-    def _unusual(self, Exchange x, bytes data, Py_ssize_t offset):
+    cdef Py_ssize_t _unusual(self, Exchange x, bytes data, Py_ssize_t offset) except -2:
         """What the scanner leaves to httptools: made canonical, then scanned like any other."""
         cdef Py_ssize_t end = find_head_end(PyBytes_AS_STRING(data), len(data), offset)
         cdef Py_ssize_t n
@@ -293,7 +295,7 @@ cdef class ClientConnection(Downstream):
             return -1
         return self._start_canonical(x, head, data, end)
 
-    def _start_canonical(self, Exchange x, bytes head, bytes data, Py_ssize_t end):
+    cdef Py_ssize_t _start_canonical(self, Exchange x, bytes head, bytes data, Py_ssize_t end) except -2:
         """Start a request whose head was rewritten; its body still lies behind `end` in data."""
         cdef bytes joined = head + data[end:]
         cdef Py_ssize_t rest = self._start(x, joined, 0, len(head))
@@ -391,11 +393,11 @@ cdef class ClientConnection(Downstream):
             self._request_read(x)
         return offset + n
 
-    def _request_read(self, Exchange x):
+    cdef int _request_read(self, Exchange x) except -1:
         """The request is complete: what follows is the next one."""
         self.state = C_WAIT
         self.deadline = x.total_deadline if x.up is None else 0
-        x.end_body()
+        return x.end_body()
 
     cdef Py_ssize_t _request_chunks(self, bytes data, Py_ssize_t offset) except -2:
         cdef Exchange x = self.x
@@ -619,7 +621,7 @@ cdef class ClientConnection(Downstream):
             self.deadline = monotonic_us() + self.runtime.settings.write_idle_us
             return 0
         if not x.request_done or not self.keep:
-            return self._linger() if not x.request_done or self.pending is not None else self.close_soon()
+            return self._linger() if not x.request_done or self.pending is not None else self._close_soon()
         self.state = C_IDLE
         self.deadline = x.answered + self.runtime.settings.idle_us if x.answered else \
             monotonic_us() + self.runtime.settings.idle_us
@@ -629,10 +631,11 @@ cdef class ClientConnection(Downstream):
             self._heads(b"")
         return 0
 
-    def close_soon(self):
+    cdef int _close_soon(self) except -1:
         """Close once written; a client that does not read is given write_idle."""
         self.close()
         self.deadline = monotonic_us() + self.runtime.settings.write_idle_us
+        return 0
 
     cdef int _linger(self) except -1:
         """Say that nothing more will come, but take what the client still sends: a reset would destroy the answer."""
@@ -687,7 +690,7 @@ cdef class ClientConnection(Downstream):
     def drain(self):
         """The process is stopping: end now if idle, else after the request under way."""
         if self.state == C_IDLE:
-            self.close_soon()
+            self._close_soon()
         else:
             self.keep = False
 

@@ -35,7 +35,7 @@ from kairos.scoreboard import Scoreboard, Series
 from kairos.supervisor import plan
 from kairos.supervisor.notify import Notifier, inherited_sockets
 from kairos.supervisor.plan import CONTROL, EXIT_LOAD, Phase, Plan, Revision
-from kairos.supervisor.sockets import ListenError, Listeners
+from kairos.supervisor.sockets import ControlSocket, ListenError, Listeners
 from kairos.telemetry.log import get_logger
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ class Arbiter:
         self._listeners = Listeners.open(config.server, inherited_sockets(environ))
         for slot in range(config.server.workers or cores()):
             self._listeners.of_slot(slot)  # what cannot listen is found before anything is forked
+        self._control = ControlSocket(wanted=control_entry is not None)
         self._notifier = Notifier(environ)
         self._scoreboard = _scoreboard(config)
         self._series = Series(self._scoreboard)
@@ -436,9 +437,10 @@ class Arbiter:
             config=self._current.config,
             series=self._current.series,
             scoreboard=self._scoreboard,
-            listeners=[] if control else self._listeners.of_slot(slot),
+            listeners=self._control.listeners if control else self._listeners.of_slot(slot),
             channel=channel,
             activated=self._listeners.activated,
+            control_path=self._control.path,
             log_level=self._options.log_level,
         )
 
@@ -477,6 +479,8 @@ class Arbiter:
         self._wakeup_write.close()
         for peer in self._peers.values():
             peer.channel.close()
+        if boot.kind != "control":
+            self._control.let_go()
         self._listeners.keep_only(None if boot.kind == "control" else boot.slot)
         self._notifier.close()
         _name_process("kairos-control" if boot.kind == "control" else f"kairos-worker{boot.slot}")
@@ -487,6 +491,7 @@ class Arbiter:
         self._wakeup.close()
         self._wakeup_write.close()
         self._listeners.close()
+        self._control.close()
         self._notifier.close()
 
 

@@ -15,9 +15,11 @@ import contextlib
 import ctypes
 import errno
 import os
+import shutil
 import socket
 import stat
 import struct
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,6 +107,28 @@ class Listeners:
     def describe(self) -> list[str]:
         """Where the gateway can be reached, for people."""
         return [_describe(sock.getsockname()) for sock in self._claims + self._shared]
+
+
+class ControlSocket:
+    """Where workers reach the control process: a unix socket in a folder only this user may enter.
+
+    The supervisor keeps it open, so that what connects while control is respawned waits instead of failing.
+    """
+
+    def __init__(self, *, wanted: bool) -> None:
+        self._folder = tempfile.mkdtemp(prefix="kairos-") if wanted else None
+        self.path = f"{self._folder}/control" if wanted else ""
+        self.listeners = [listen_unix(self.path, backlog=128)] if wanted else []
+
+    def let_go(self) -> None:
+        """In a child that does not serve it."""
+        _close(self.listeners)
+
+    def close(self) -> None:
+        """At the end of the gateway."""
+        _close(self.listeners)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def resolve(host: str, port: int) -> list[Address]:

@@ -54,3 +54,6 @@ cdef class UpstreamConnection(Upstream):
     cdef int _chunked(self, bytes data, Py_ssize_t offset) except -1
     cdef int _complete(self) except -1
     cdef int _broken(self, str kind) except -1
+    cdef int _pass_inbox(self, Exchange x) except -1
+    cdef int _switch(self, bytes data, Py_ssize_t offset) except -1
+    cdef int _arm_body(self, Exchange x) except -1

@@ -222,7 +222,7 @@ cdef class UpstreamConnection(Upstream):
             self.deadline = x.total_deadline
         return 0
 
-    def _pass_inbox(self, Exchange x):
+    cdef int _pass_inbox(self, Exchange x) except -1:
         """Body bytes that came while there was no connection."""
         cdef Slices slices
         cdef bytes piece
@@ -237,6 +237,7 @@ cdef class UpstreamConnection(Upstream):
             x.down.resume()
         if self.x is x and x.request_done:
             self.request_end(x, x.request_trailers)
+        return 0
 
     cdef int request_body(self, Exchange x, Slices* slices, bytes owner) except -1:
         cdef char prefix[20]
@@ -305,7 +306,7 @@ cdef class UpstreamConnection(Upstream):
             x.down.informational(x, base, &self.head)
         return 0
 
-    def _switch(self, bytes data, Py_ssize_t offset):
+    cdef int _switch(self, bytes data, Py_ssize_t offset) except -1:
         """101: only where a handshake was sent, and only to what it asked for (RFC 9110 section 7.8)."""
         cdef Exchange x = self.x
         cdef const char* base = PyBytes_AS_STRING(data) + offset
@@ -325,6 +326,7 @@ cdef class UpstreamConnection(Upstream):
         x.down.tunnel(x, base, head)
         if rest > 0 and self.x is x:
             x.down.tunnel_bytes(x, data, base + head.length, rest)
+        return 0
 
     cdef int _respond(self, bytes data, Py_ssize_t offset) except -1:
         """The final head is here: frame the body, pass both on."""
@@ -389,13 +391,14 @@ cdef class UpstreamConnection(Upstream):
             self._arm_body(x)
         return 0
 
-    def _arm_body(self, Exchange x):
+    cdef int _arm_body(self, Exchange x) except -1:
         """The body moves on: the idle clock starts again."""
         cdef int64_t now = monotonic_us()
         if x.total_deadline:
             self._arm(x, x.plan.read_idle_us, now)
         else:
             self.deadline = now + max(x.plan.read_idle_us, x.plan.tunnel_idle_us)
+        return 0
 
     cdef int _chunked(self, bytes data, Py_ssize_t offset) except -1:
         cdef Exchange x = self.x
