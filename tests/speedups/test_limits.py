@@ -1,0 +1,327 @@
+"""Rate limits: traces of grants over cells in memory, alone and shared by processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from mmap import mmap
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kairos._speedups.cells import Page
+from kairos._speedups.limits import FixedWindow, Limit, LimitCell, LimitTable, SlidingWindow, TokenBucket
+from kairos._speedups.ring import hash_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECOND = 1_000_000
+NEVER = (1 << 63) - 1
+KINDS: list[type[Limit]] = [TokenBucket, FixedWindow, SlidingWindow]
+
+
+def cell(limit: Limit) -> LimitCell:
+    return LimitCell(Page(mmap(-1, 4096)), 0, limit)
+
+
+def grants(state: LimitCell, now_us: int, tries: int, cost: int = 1) -> int:
+    """How many of so many tries at one moment are granted."""
+    return sum(state.acquire(now_us, cost) == 0 for _ in range(tries))
+
+
+# --- each kind -------------------------------------------------------------------------------------------------------
+
+
+def test_token_bucket_starts_with_its_requests_and_fills_up_to_the_burst() -> None:
+    state = cell(TokenBucket(10, 10 * SECOND, 5))
+    start = 1000 * SECOND
+    assert grants(state, start, 30) == 10
+    assert grants(state, start + SECOND - 1, 5) == 0
+    assert grants(state, start + SECOND, 5) == 1
+    assert grants(state, start + 4 * SECOND, 5) == 3
+    assert grants(state, start + 1000 * SECOND, 50) == 15
+
+
+def test_token_bucket_says_when_the_next_token_comes() -> None:
+    state = cell(TokenBucket(10, 10 * SECOND))
+    start = 77 * SECOND
+    assert grants(state, start, 10) == 10
+    assert state.acquire(start) == SECOND
+    assert state.acquire(start + SECOND // 4) == SECOND * 3 // 4
+    assert state.acquire(start, 3) == 3 * SECOND
+    assert state.acquire(start + SECOND - 1) == 1
+    assert state.acquire(start + SECOND) == 0
+
+
+def test_token_bucket_keeps_its_rate_over_a_long_time() -> None:
+    state = cell(TokenBucket(7, SECOND))
+    granted = sum(grants(state, SECOND + tick * 10_000, 3) for tick in range(10_001))
+    assert 7 + 699 <= granted <= 7 + 700  # a token takes 1/7 s, rounded up
+
+
+def test_fixed_window_begins_with_the_first_request() -> None:
+    state = cell(FixedWindow(2, 60 * SECOND, 1))
+    start = 12_345_678_901
+    assert [state.acquire(start + n) == 0 for n in range(4)] == [True, True, True, False]
+    assert 0 < state.acquire(start + 59 * SECOND) <= SECOND + 1000
+    assert state.acquire(start + 59_998_000) > 0
+    assert grants(state, start + 60 * SECOND + 1000, 10) == 3
+    assert grants(state, start + 61 * SECOND, 10) == 0
+
+
+def test_sliding_window_gives_back_what_is_a_window_old() -> None:
+    state = cell(SlidingWindow(3, 15 * SECOND, 1))
+    start = 1500 * SECOND
+    assert state.acquire(start) == 0
+    assert grants(state, start + 10 * SECOND, 10) == 3
+    assert state.acquire(start + 14 * SECOND) == 2 * SECOND
+    assert state.acquire(start + 16 * SECOND - 1) > 0
+    assert grants(state, start + 16 * SECOND, 10) == 1
+    assert grants(state, start + 25 * SECOND, 10) == 0
+    assert grants(state, start + 26 * SECOND, 10) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_refusal_changes_nothing(kind: type[Limit]) -> None:
+    page = Page(mmap(-1, 4096))
+    state = LimitCell(page, 0, kind(5, SECOND))
+    assert grants(state, 10 * SECOND, 5) == 5
+    before = [page.get(number) for number in range(16)]
+    assert grants(state, 10 * SECOND, 100) == 0
+    assert [page.get(number) for number in range(16)] == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cost_is_taken_whole_or_not_at_all(kind: type[Limit]) -> None:
+    state = cell(kind(10, SECOND))
+    assert state.acquire(10 * SECOND, 7) == 0
+    assert state.acquire(10 * SECOND, 4) > 0
+    assert state.acquire(10 * SECOND, 3) == 0
+    assert state.acquire(10 * SECOND, 11) == NEVER
+    with pytest.raises(ValueError, match="cost 0"):
+        state.acquire(10 * SECOND, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("arguments", [(0, SECOND), (1, 0), (1, 999_999), (1, SECOND, -1), (1 << 25, SECOND)])
+def test_a_limit_that_cannot_be_kept_is_refused(kind: type[Limit], arguments: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="a limit of"):
+        kind(*arguments)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("now", [0, 1, SECOND, 1 << 50, 1_763_700_000 * SECOND])
+@pytest.mark.parametrize(("requests", "window", "burst"), [(1, 10**13, 10**7), (10**7, SECOND, 10**7), (1, SECOND, 0)])
+def test_the_widest_limits_hold(kind: type[Limit], now: int, requests: int, window: int, burst: int) -> None:
+    limit = kind(requests, window, burst)
+    state = cell(limit)
+    at_first = requests if kind is TokenBucket else requests + burst
+    assert state.acquire(now, at_first) == 0
+    assert state.acquire(now) > 0
+    assert state.acquire(now + 3 * window, requests) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cell_outside_the_page_is_refused(kind: type[Limit]) -> None:
+    with pytest.raises(IndexError):
+        LimitCell(Page(mmap(-1, 4096)), 512, kind(1, SECOND))
+
+
+def most_in_a_window(times: list[int], window: int) -> int:
+    return max((sum(time - window < other <= time for other in times) for time in times), default=0)
+
+
+@given(
+    st.lists(st.integers(0, SECOND * 3 // 4), max_size=120),
+    st.integers(1, 8),
+    st.integers(0, 4),
+    st.integers(1, 1 << 40),
+)
+def test_no_window_ever_grants_more(steps: list[int], requests: int, burst: int, start: int) -> None:
+    sliding, fixed = cell(SlidingWindow(requests, SECOND, burst)), cell(FixedWindow(requests, SECOND, burst))
+    bucket = cell(TokenBucket(requests, SECOND, burst))
+    now, slid, fixed_now, taken = start, [], [], []
+    for step in steps:
+        now += step
+        for state, times in ((sliding, slid), (fixed, fixed_now), (bucket, taken)):
+            if state.acquire(now) == 0:
+                times.append(now)
+    assert most_in_a_window(slid, SECOND) <= requests + burst
+    assert most_in_a_window(fixed_now, SECOND) <= 2 * (requests + burst)
+    assert len(taken) <= requests + burst + (now - start) * requests // SECOND
+
+
+@given(st.lists(st.tuples(st.integers(0, SECOND // 2), st.integers(1, 3)), max_size=60), st.integers(1, 1 << 40))
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_the_wait_it_is_granted(kind: type[Limit], steps: list[tuple[int, int]], start: int) -> None:
+    state, now = cell(kind(3, SECOND, 1)), start
+    for step, cost in steps:
+        now += step
+        wait = state.acquire(now, cost)
+        if wait:
+            now += wait
+            assert state.acquire(now, cost) == 0
+
+
+@given(st.lists(st.integers(-SECOND, SECOND * 2), max_size=60))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clock_that_steps_back_grants_nothing_extra(kind: type[Limit], steps: list[int]) -> None:
+    state, now, furthest, granted = cell(kind(3, SECOND)), 100 * SECOND, 100 * SECOND, 0
+    for step in steps:
+        now += step
+        granted += state.acquire(now) == 0
+        furthest = max(furthest, now)
+    assert granted <= 3 + (furthest - 100 * SECOND) * 3 // SECOND + 3
+
+
+# --- shared by processes ---------------------------------------------------------------------------------------------
+
+
+def fork(work: Callable[[], None]) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return child
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_processes_together_get_exactly_the_limit(kind: type[Limit]) -> None:
+    """Three processes, one moment: not a grant more, none lost."""
+    page, tally = Page(mmap(-1, 4096)), Page(mmap(-1, 4096))
+    state = LimitCell(page, 0, kind(30_000, 60 * SECOND))
+
+    def work() -> None:
+        for _ in range(25_000):
+            if state.acquire(1000 * SECOND) == 0:
+                tally.add(0, 1)
+
+    for child in [fork(work) for _ in range(3)]:
+        os.waitpid(child, 0)
+    assert tally.get(0) == 30_000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_processes_with_their_own_clocks_never_get_more(kind: type[Limit]) -> None:
+    """The clock runs on while they take, so that slices and windows change under them."""
+    page, tally = Page(mmap(-1, 4096)), Page(mmap(-1, 4096))
+    state = LimitCell(page, 0, kind(1000, 15 * SECOND))
+
+    def work() -> None:
+        for tick in range(15_000):
+            if state.acquire(1500 * SECOND + tick * 999) == 0:
+                tally.add(0, 1)
+
+    for child in [fork(work) for _ in range(3)]:
+        os.waitpid(child, 0)
+    refilled = 1000 if kind is TokenBucket else 0
+    assert 1000 - 16 <= tally.get(0) <= 1000 + refilled
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_process_leaves_nothing_locked(kind: type[Limit]) -> None:
+    page = Page(mmap(-1, 1 << 20))
+    table = LimitTable(page, 0, 1 << 14, kind(1_000_000, SECOND))
+
+    def work() -> None:
+        while True:
+            for key in range(64):
+                table.acquire(key, 1000 * SECOND)
+
+    for _ in range(10):
+        child = fork(work)
+        for _ in range(500):
+            table.acquire(7, 1000 * SECOND)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert table.acquire(12345, 1000 * SECOND) == 0
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def table(limit: Limit, slots: int = 64) -> LimitTable:
+    made = LimitTable(Page(mmap(-1, 1 << 20)), 0, slots * (1 + limit.words), limit)
+    assert made.slots == slots
+    return made
+
+
+def in_one_set(count: int) -> list[int]:
+    """Key hashes that share a set of any table."""
+    return [number + 1 for number in range(count)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_key_has_its_own_limit(kind: type[Limit]) -> None:
+    limits = table(kind(3, 60 * SECOND), 4096)
+    keys = [hash_of(b"ip:%d" % number) for number in range(1000)]
+    for _ in range(3):
+        assert all(limits.acquire(key, 1000 * SECOND) == 0 for key in keys)
+    assert all(limits.acquire(key, 1000 * SECOND) > 0 for key in keys)
+    assert len(limits) == 1000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_set_gives_up_a_state_no_longer_in_force(kind: type[Limit]) -> None:
+    limits = table(kind(2, 15 * SECOND))
+    keys = in_one_set(9)
+    start = 1500 * SECOND
+    for number, key in enumerate(keys[:8]):
+        at = start + (20 * SECOND if number != 3 else 0)
+        assert [limits.acquire(key, at) == 0 for _ in range(3)] == [True, True, False]
+    now = start + 21 * SECOND
+    assert [limits.acquire(keys[8], now) == 0 for _ in range(3)] == [True, True, False]
+    assert [limits.acquire(key, now) > 0 for number, key in enumerate(keys[:8]) if number != 3] == [True] * 7
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_set_all_in_force_gives_up_the_one_that_is_so_for_the_shortest_time(kind: type[Limit]) -> None:
+    limits = table(kind(2, 15 * SECOND))
+    keys = in_one_set(9)
+    start = 1500 * SECOND
+    for number, key in enumerate(keys[:8]):
+        at = start + SECOND * (5 if number != 6 else 2)
+        assert [limits.acquire(key, at) == 0 for _ in range(2)] == [True, True]
+    now = start + 6 * SECOND
+    assert [limits.acquire(keys[8], now) == 0 for _ in range(3)] == [True, True, False]
+    assert all(limits.acquire(key, now) > 0 for number, key in enumerate(keys[:8]) if number != 6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_key_of_zero_is_a_key(kind: type[Limit]) -> None:
+    limits = table(kind(1, SECOND))
+    assert limits.acquire(0, 5 * SECOND) == 0
+    assert limits.acquire(0, 5 * SECOND) > 0
+    assert len(limits) == 1
+
+
+def test_a_table_too_small_or_outside_the_page_is_refused() -> None:
+    page = Page(mmap(-1, 4096))
+    with pytest.raises(ValueError, match="at least 16"):
+        LimitTable(page, 0, 15, TokenBucket(1, SECOND))
+    with pytest.raises(IndexError):
+        LimitTable(page, 0, 1024, TokenBucket(1, SECOND))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_processes_that_bring_the_same_new_keys_share_one_state_each(kind: type[Limit]) -> None:
+    page, tally = Page(mmap(-1, 1 << 24)), Page(mmap(-1, 1 << 16))
+    limits = LimitTable(page, 0, 1 << 21, kind(3, 60 * SECOND))
+    keys = [hash_of(b"user:%d" % number) for number in range(4000)]
+
+    def work() -> None:
+        for number, key in enumerate(keys):
+            for _ in range(3):
+                if limits.acquire(key, 1000 * SECOND) == 0:
+                    tally.add(number, 1)
+
+    for child in [fork(work) for _ in range(3)]:
+        os.waitpid(child, 0)
+    counts = [tally.get(number) for number in range(4000)]
+    assert counts == [3] * 4000
+    assert len(limits) == 4000
