@@ -1,0 +1,67 @@
+# Two commands to know: `make run` starts a gateway with example origins, `make test` runs every test.
+# Everything lives in .venv; nothing is installed outside it but the Debian packages the tests' real servers come from.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := $(shell find kairos -name '*.pyx' -o -name '*.pxd')
+PACKAGES := nginx-light:nginx haproxy:haproxy wrk:wrk
+JOBS ?= 2
+WORKERS ?= 2
+
+.PHONY: run test quicktest bench bench-micro lint types build asan debian clean help
+
+help:  ## show this
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+run: build  ## start the gateway on port 5900 with two example origins behind it
+	@exec $(BIN)/python examples/run.py
+
+test: build debian  ## every test, those against real servers included
+	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile
+
+quicktest: build  ## tests that start no process
+	$(BIN)/python -m pytest tests/config tests/speedups tests/telemetry -n $(WORKERS) -q
+
+bench: build debian  ## CPU per request beside nginx and HAProxy, in turn
+	$(BIN)/python -m bench
+
+bench-micro: build  ## the compiled leaves, judged by the saved baseline
+	$(BIN)/python -m bench.micro compare
+
+lint: build  ## ruff, cython-lint, mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint kairos
+	$(BIN)/mypy
+
+asan: $(STAMP)  ## unit tests on an ASan and UBSan build of the extensions
+	sh tools/asan.sh
+
+build: $(VENV)/.built  ## compile the extensions in place
+
+$(VENV)/.built: $(STAMP) setup.py $(SOURCES)
+	KAIROS_JOBS=$(JOBS) $(BIN)/python setup.py -q build_ext --inplace --parallel $(JOBS)
+	@touch $@
+
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+debian:  ## the real servers that tests and benchmarks use
+	@missing=""; for pair in $(PACKAGES); do command -v $${pair#*:} >/dev/null || missing="$$missing $${pair%%:*}"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+	  else echo "missing:$$missing - install with: sudo apt-get install$$missing" >&2; exit 1; fi; fi
+
+lock:  ## renew requirements.lock (versions and hashes, no addresses)
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --no-header --no-emit-index-url --universal \
+	  --python-version 3.11 -q -o requirements.lock
+
+clean:  ## remove what was built
+	rm -rf build .asan $(VENV)/.built kairos.egg-info kairos_gateway.egg-info
+	find kairos -name '*.so' -delete -o -name '*.c' -delete -o -name '*.html' -delete
