@@ -93,7 +93,8 @@ class _Reading:
             _fold(self.pairs, (label(route), upstream), board.totals(board.pair_block(0, index), cells.P_CELLS))
         self.upstreams: dict[str, list[int]] = {}
         for upstream, index in assignment.upstreams.items():
-            _fold(self.upstreams, upstream, board.totals(board.upstream_block(0, index), cells.U_CELLS))
+            if index or assignment.full:  # else index 0 holds only the way to the control process
+                self.upstreams[upstream] = board.totals(board.upstream_block(0, index), cells.U_CELLS)
         self.process_pair = _sum_blocks(self.pairs.values(), cells.P_CELLS)
         self.process_route = _sum_blocks(self.routes.values(), cells.R_CELLS)
 

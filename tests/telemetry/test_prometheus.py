@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -122,6 +123,19 @@ def test_upstreams_show_their_connections_once_contacted():
         ("kairos_upstream_retries_total", "stale", APP): 8,
         ("kairos_upstream_retries_total", "policy", APP): 7,
     }
+
+
+def test_the_way_to_the_control_process_is_no_upstream():
+    gateway = Gateway()
+    gateway.add(gateway.board.upstream_block(0, 0) + cells.U_CONNECTS, 1)
+    assert ("kairos_upstream_connects_total", "none") not in gateway.samples()
+
+
+def test_upstreams_that_found_no_room_are_shown_together():
+    gateway = Gateway()
+    gateway.series = msgspec.structs.replace(gateway.series, full=True)
+    gateway.add(gateway.board.upstream_block(0, 0) + cells.U_CONNECTS, 1)
+    assert gateway.samples()["kairos_upstream_connects_total", "none"] == 1
 
 
 def test_process_values_come_from_the_header_and_the_worker_blocks():
