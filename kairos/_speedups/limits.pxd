@@ -31,7 +31,7 @@ cdef class LimitTable:
     cdef:
         Page page  # keeps the table mapped
         readonly Limit limit
-        int64_t* keys  # WAYS to a set, one cache line; 0 is free
+        int64_t* keys  # WAYS to a set, one cache line; 0 is free, negative one that is being brought in
         int64_t* states  # limit.words to a key
         uint64_t mask  # sets - 1
 
@@ -40,8 +40,7 @@ cdef class LimitTable:
 
     cdef int64_t* state(self, Py_ssize_t slot) noexcept nogil
     cdef Py_ssize_t find(self, Py_ssize_t first, int64_t key) noexcept nogil
-    cdef Py_ssize_t claim(self, Py_ssize_t first, int64_t key, int64_t now_us) noexcept nogil
-    cdef Py_ssize_t replace(
-        self, Py_ssize_t first, Py_ssize_t slot, int64_t old, int64_t key, int64_t now_us, bint forced
-    ) noexcept nogil
-    cdef Py_ssize_t settle(self, Py_ssize_t first, Py_ssize_t slot, int64_t key) noexcept nogil
+    cdef Py_ssize_t claim(self, Py_ssize_t first, int64_t pending, int64_t now_us) noexcept nogil
+    cdef Py_ssize_t replace(self, Py_ssize_t slot, int64_t pending, int64_t now_us, bint forced) noexcept nogil
+    cdef bint settle(self, Py_ssize_t first, Py_ssize_t slot, int64_t key) noexcept nogil
+    cdef void adopt(self, Py_ssize_t first, int64_t key) noexcept nogil

@@ -11,7 +11,7 @@ SlidingWindow   grants `requests` + `burst` in any window, wherever it begins. G
 """
 
 import cython
-from libc.stdint cimport INT64_MAX, int32_t, uint32_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, uint32_t
 
 cdef extern from *:
     """
@@ -28,10 +28,11 @@ cdef enum:
     COUNT_BITS = 25  # of a fixed window's count; the other 39 are its start in ms
     SLICES = 16  # of a sliding window's state: a window touches one more than the fifteen it is long
     WAYS = 8  # slots of a set
-    TRIES = 8  # searches of a table before a key that keeps moving is taken where it was last
+    TRIES = 16  # searches of a table; a key that still finds no rest is granted
 
 cdef int64_t BIAS = <int64_t>1 << 61  # keeps a token bucket's word above zero, which means never used
 cdef int64_t MOST_UNITS = <int64_t>1 << 60
+cdef int64_t PENDING = INT64_MIN  # bit of a key that is being brought into a table
 
 
 cdef class Limit:
@@ -312,55 +313,64 @@ cdef class LimitTable:
                 return slot
         return -1
 
-    cdef Py_ssize_t claim(self, Py_ssize_t first, int64_t key, int64_t now_us) noexcept nogil:
-        """Give a key a slot; -1 when others changed the set meanwhile: look again."""
+    cdef Py_ssize_t claim(self, Py_ssize_t first, int64_t pending, int64_t now_us) noexcept nogil:
+        """A slot for a new key, marked as pending; -1 when others changed the set meanwhile."""
         cdef:
             Py_ssize_t slot, best = first
             int64_t left, least = INT64_MAX
         for slot in range(first, first + WAYS):
             if load(self.keys + slot) == 0:
-                return self.settle(first, slot, key) if swap(self.keys + slot, 0, key) else -1
+                return slot if swap(self.keys + slot, 0, pending) else -1
         for slot in range(first, first + WAYS):
             left = self.limit.in_force(self.state(slot), now_us)
             if left <= 0:
-                return self.replace(first, slot, load(self.keys + slot), key, now_us, False)
+                return self.replace(slot, pending, now_us, False)
             if left < least:
                 least = left
                 best = slot
-        return self.replace(first, best, load(self.keys + best), key, now_us, True)
+        return self.replace(best, pending, now_us, True)
 
-    cdef Py_ssize_t replace(
-        self, Py_ssize_t first, Py_ssize_t slot, int64_t old, int64_t key, int64_t now_us, bint forced
-    ) noexcept nogil:
+    cdef Py_ssize_t replace(self, Py_ssize_t slot, int64_t pending, int64_t now_us, bint forced) noexcept nogil:
         """Cleared first: whoever still charges the old key sees it gone and charges it elsewhere."""
-        if old == key:
+        cdef int64_t old = load(self.keys + slot)
+        if old & ~PENDING == pending & ~PENDING or not self.limit.clear(self.state(slot), now_us, forced):
             return -1
-        if not self.limit.clear(self.state(slot), now_us, forced) or not swap(self.keys + slot, old, key):
-            return -1
-        return self.settle(first, slot, key)
+        return slot if swap(self.keys + slot, old, pending) else -1
 
-    cdef Py_ssize_t settle(self, Py_ssize_t first, Py_ssize_t slot, int64_t key) noexcept nogil:
-        """Two processes may have given one key two slots: who sees it gives its own up."""
-        cdef Py_ssize_t other
+    cdef bint settle(self, Py_ssize_t first, Py_ssize_t slot, int64_t key) noexcept nogil:
+        """Show a pending key, unless somebody else brings the same one: who sees that gives its own slot up."""
+        cdef:
+            Py_ssize_t other
+            int64_t found
         for other in range(first, first + WAYS):
-            if other != slot and load(self.keys + other) == key:
-                swap(self.keys + slot, key, 0)
-                return -1
-        return slot
+            found = load(self.keys + other)
+            if other != slot and found & ~PENDING == key:
+                swap(self.keys + slot, key | PENDING, 0)
+                return False
+        return swap(self.keys + slot, key | PENDING, key)
+
+    cdef void adopt(self, Py_ssize_t first, int64_t key) noexcept nogil:
+        """Show a key that somebody left pending and died."""
+        cdef Py_ssize_t slot
+        for slot in range(first, first + WAYS):
+            if swap(self.keys + slot, key | PENDING, key):
+                return
 
     cdef int64_t take(self, uint64_t key, int64_t now_us, int64_t cost) noexcept nogil:
         cdef:
             Py_ssize_t first = <Py_ssize_t>((key >> 32) & self.mask) * WAYS
             Py_ssize_t slot
-            int64_t tag = <int64_t>key if key else 1
+            int64_t tag = <int64_t>key & ~PENDING or 1
             int64_t wait = 0
-            int _
-        for _ in range(TRIES):
+            int tries
+        for tries in range(TRIES):
+            if tries == TRIES // 2:
+                self.adopt(first, tag)
             slot = self.find(first, tag)
             if slot < 0:
-                slot = self.claim(first, tag, now_us)
-            if slot < 0:
-                continue
+                slot = self.claim(first, tag | PENDING, now_us)
+                if slot < 0 or not self.settle(first, slot, tag):
+                    continue
             wait = self.limit.take(self.state(slot), now_us, cost)
             if load(self.keys + slot) == tag:
                 break

@@ -300,6 +300,18 @@ def test_a_key_of_zero_is_a_key(kind: type[Limit]) -> None:
     assert len(limits) == 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_key_left_pending_by_a_killed_process_is_adopted(kind: type[Limit]) -> None:
+    page = Page(mmap(-1, 1 << 16))
+    limits = LimitTable(page, 0, 16 * 17, kind(1, SECOND))
+    page.set(3, 77 - (1 << 63))
+    for key in in_one_set(7):
+        assert limits.acquire(key, 5 * SECOND) == 0
+    assert limits.acquire(77, 5 * SECOND) == 0
+    assert page.get(3) == 77
+    assert limits.acquire(77, 5 * SECOND) > 0
+
+
 def test_a_table_too_small_or_outside_the_page_is_refused() -> None:
     page = Page(mmap(-1, 4096))
     with pytest.raises(ValueError, match="at least 16"):
