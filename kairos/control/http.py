@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
+from typing import cast
 
 import httptools
 
@@ -26,7 +27,7 @@ class Responder(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
         self._begin()
 
     def connection_lost(self, _error: Exception | None) -> None:
