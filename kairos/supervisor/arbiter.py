@@ -487,6 +487,8 @@ class Arbiter:
 
     def _close(self) -> None:
         signal.set_wakeup_fd(-1)
+        for signum in _HANDLED:  # one signal more must not spoil the exit code
+            signal.signal(signum, signal.SIG_IGN)
         self._selector.close()
         self._wakeup.close()
         self._wakeup_write.close()

@@ -48,6 +48,8 @@ DRAIN_GRACE = 2.0
 """What a draining child gets beyond its deadline to close and exit."""
 CONTROL_DRAIN = 5.0
 """For the control process to write the last log lines, once the workers are gone."""
+REPEAT = 0.5
+"""A second TERM or INT sooner than this is the first one once more: timeout(1) signals the process and its group."""
 BACKOFF_FIRST = 0.1
 BACKOFF_MAX = 30.0
 HEALTHY_LIFE = 60.0
@@ -263,6 +265,7 @@ class Plan:
         self._reload: _Reload | None = None
         self._reload_wanted = False
         self._drain_at: float | None = None
+        self._terminated_at = 0.0
         self._exit_code = EXIT_OK
 
     def __repr__(self) -> str:
@@ -553,16 +556,18 @@ class Plan:
 
     def _terminate(self, signum: int, now: float) -> list[Action]:
         name = signal.Signals(signum).name
-        if self.phase in (Phase.DRAINING, Phase.BOOT) and signum != signal.SIGQUIT:
+        again = self.phase is Phase.DRAINING and signum != signal.SIGQUIT and now - self._terminated_at >= REPEAT
+        if again or self.phase is Phase.BOOT:
             return [Log("info", f"{name}: stopping at once"), *self._stop_all(now)]
         if self.phase in (Phase.DRAINING, Phase.STOPPING, Phase.STOPPED):
             return []
         self._reload_wanted = False
         actions = self._abort("the gateway is shutting down", [])
         self.phase = Phase.DRAINING
+        self._terminated_at = now
         self._drain_at = now + self.revision.drain_delay
         text = f"{name}: draining for up to {self.revision.drain_delay + self.revision.drain_timeout:g} s"
-        return [*actions, Log("info", text), Announce(Phase.DRAINING), *self.tick(now)]
+        return [*actions, Log("info", text), Announce(Phase.DRAINING)]
 
     def _drain_workers(self, now: float) -> list[Action]:
         self._drain_at = None

@@ -116,7 +116,7 @@ class ControlSocket:
     """
 
     def __init__(self, *, wanted: bool) -> None:
-        self._folder = tempfile.mkdtemp(prefix="kairos-") if wanted else None
+        self._folder = _private_folder() if wanted else None
         self.path = f"{self._folder}/control" if wanted else ""
         self.listeners = [listen_unix(self.path, backlog=128)] if wanted else []
 
@@ -129,6 +129,13 @@ class ControlSocket:
         _close(self.listeners)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _private_folder() -> str:
+    try:
+        return tempfile.mkdtemp(prefix="kairos-")
+    except OSError as error:
+        raise ListenError(f"cannot make a folder for the control process's socket: {error}; set TMPDIR") from error
 
 
 def resolve(host: str, port: int) -> list[Address]:

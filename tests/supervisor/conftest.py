@@ -1,0 +1,134 @@
+"""A gateway in a process of its own, for tests that kill and signal it."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("tiny_gateway.py")
+ROOT = PROGRAM.parents[2]
+DEADLINE = 20.0
+
+
+def until(condition, what="the condition"):
+    """Poll until the condition answers something true, and give that back."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        if result := condition():
+            return result
+        time.sleep(0.01)
+    raise AssertionError(f"{what} did not come within {DEADLINE:g} s")
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class TinyGateway:
+    """`tiny_gateway.py` with a configuration file that the test can change."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.config = folder / "kairos.json"
+        self.log = folder / "log"
+        self.process = None
+        self.port = None
+
+    def write(self, *paths, **server):
+        """Routes `paths`; keyword arguments go to the server section."""
+        server = {"host": "127.0.0.1", "port": 0, "workers": 2, **server}
+        routes = [
+            {
+                "external_path": path,
+                "internal_path": path,
+                "methods": ["GET"],
+                "backends": [{"host": "http://127.0.0.1", "port": 9}],
+            }
+            for path in paths or ("/a",)
+        ]
+        self.config.write_text(json.dumps({"version": 1, "server": server, "routers": routes}))
+
+    def start(self, env=None, pass_fds=(), preexec_fn=None, wait=True):
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(PROGRAM), str(self.config)],
+                stderr=log,
+                cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+                pass_fds=pass_fds,
+                preexec_fn=preexec_fn,
+            )
+        if wait:
+            port = re.search(r"is ready on http://127.0.0.1:(\d+)", self.logged("is ready on"))
+            self.port = int(port[1]) if port else None
+        return self
+
+    def lines(self):
+        return self.log.read_text()
+
+    def logged(self, *words):
+        """A line of the log with all these words in it, as soon as it is there."""
+
+        def found():
+            return next((line for line in self.lines().splitlines() if all(word in line for word in words)), None)
+
+        return until(found, f"{words} in {self.log}")
+
+    def signal(self, signum):
+        self.process.send_signal(signum)
+
+    def ended(self):
+        """The exit code, once it has ended."""
+        return self.process.wait(DEADLINE)
+
+    @contextlib.contextmanager
+    def connected(self):
+        with socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE) as connection:
+            yield connection
+
+    def ask(self, question):
+        with self.connected() as connection:
+            return ask(connection, question)
+
+    def workers(self):
+        """Pids of the living children by name."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        names = {}
+        for pid in children:
+            with contextlib.suppress(OSError):
+                names[Path(f"/proc/{pid}/comm").read_text().strip()] = int(pid)
+        return names
+
+    def kill(self):
+        if self.process is None:
+            return
+        children = self.workers().values() if self.process.poll() is None else ()
+        for pid in (self.process.pid, *children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(DEADLINE)
+
+
+def ask(connection, question):
+    connection.sendall(question.encode() + b"\n")
+    return connection.makefile("r").readline().strip()
+
+
+@pytest.fixture
+def gateway(tmp_path):
+    gateway = TinyGateway(tmp_path)
+    gateway.write()
+    yield gateway
+    gateway.kill()
