@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import cases, origin, report
-from bench.peers import CONFIGS, PROGRAMS, kairos_program
+from bench.peers import CONFIGS, PROGRAMS
 from bench.processes import BenchError, program, require
 
 
@@ -81,20 +81,17 @@ def measure(options: argparse.Namespace) -> int:
             target, Path(folder), tuple(options.only), options.rounds, options.seconds, logging=not options.no_log
         )
         print("\n".join(f"{key}: {value}" for key, value in machine(options.only).items()))
-        for name in options.cases:
-            for result in cases.CASES[name](run):
-                print(report.render(result), flush=True)
-                results.append(result)
-    if options.json is not None:
-        report.write_json(options.json, machine(options.only), _shown(options), results)
+        for result in (result for name in options.cases for result in cases.CASES[name](run)):
+            print(report.render(result), flush=True)
+            results.append(result)
+            if options.json is not None:  # each time, so that a run that is broken off leaves what it had
+                report.write_json(options.json, machine(options.only), _shown(options), results)
     return conclude(results)
 
 
 def prepare(names: Sequence[str]) -> None:
     """Everything that can be missing is asked for before the first measurement."""
     require(["wrk", "nginx", *(PROGRAMS[name] for name in names if name in PROGRAMS)])
-    if "kairos" in names:
-        kairos_program()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -7,6 +7,7 @@ each peer alone and fresh, once: they do not vary from round to round.
 
 from __future__ import annotations
 
+import resource
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -22,6 +23,7 @@ from bench.report import LoadResult, MemoryResult, Result, Sample
 
 CONNECTIONS = 64
 IDLE_CONNECTIONS = 10_000
+SPARE_DESCRIPTORS = 1_024
 POST = Path(__file__).parent.parent / "tools" / "wrk" / "post.lua"
 RICH_REQUEST = (
     "Accept: application/json, text/plain, */*",
@@ -123,25 +125,31 @@ def measure_workers(run: Run) -> list[Result]:
     return [measure_load(run, replace(RICH, title=title), count) for count, title in titles.items()]
 
 
+def idle_count(descriptors: int) -> int:
+    """As many as wanted, or as a proxy can take that keeps a descriptor free for the upstream of each."""
+    return min(IDLE_CONNECTIONS, (descriptors - SPARE_DESCRIPTORS) // 2)
+
+
 def measure_idle(run: Run) -> list[Result]:
     """Growth of each tree's memory per idle connection."""
-    result = MemoryResult(f"idle: {IDLE_CONNECTIONS:,} idle kept-alive connections")
+    count = idle_count(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    result = MemoryResult(f"idle: {count:,} idle kept-alive connections")
     for name in run.names:
         with _started(run, name, "idle", 1) as peer:
-            result.rows[name] = _idle_row(peer)
+            result.rows[name] = _idle_row(peer, count)
         _progress(f"idle {name}: {result.rows[name]['PSS KiB/connection']:.2f} KiB a connection")
     return [result]
 
 
-def _idle_row(peer: Peer) -> dict[str, float]:
+def _idle_row(peer: Peer, count: int) -> dict[str, float]:
     before = procfs.tree_memory(peer.pid)
-    with load.idle_connections(peer.port, "/plain/1", IDLE_CONNECTIONS):
+    with load.idle_connections(peer.port, "/plain/1", count):
         after = procfs.tree_memory(peer.pid)
     return {
         "PSS before MiB": before.pss / 1024,
         "PSS after MiB": after.pss / 1024,
-        "RSS KiB/connection": (after.rss - before.rss) / IDLE_CONNECTIONS,
-        "PSS KiB/connection": (after.pss - before.pss) / IDLE_CONNECTIONS,
+        "RSS KiB/connection": (after.rss - before.rss) / count,
+        "PSS KiB/connection": (after.pss - before.pss) / count,
     }
 
 

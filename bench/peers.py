@@ -9,10 +9,8 @@ than UDP.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.origin import Origin
-from bench.processes import LOOPBACK, BenchError, free_port, program, running, wait_until_serving
+from bench.processes import LOOPBACK, free_port, program, running, wait_until_serving
 
 CLIENTS = 11_000
 """Connections a proxy must be able to hold; above what the idle case opens."""
@@ -155,7 +153,7 @@ def kairos_config(setup: Setup) -> str:
     log = {"format": "json", "file": str(setup.home / "access.log")} if setup.logging else {"format": "off"}
     config = {
         "version": 1,
-        "limits": {"requests_per_connection": FOREVER, "body_bytes": 0},
+        "limits": {"requests_per_connection": FOREVER, "body_bytes": 0, "connections": CLIENTS},
         "timeouts": {"idle": IDLE_S},
         "keepalive": {"idle": IDLE_S, "requests": FOREVER},
         "access_log": log,
@@ -175,17 +173,7 @@ def _haproxy_command(setup: Setup, config: Path) -> list[str]:
 def _kairos_command(setup: Setup, config: Path) -> list[str]:
     workers, port = str(setup.workers), str(setup.port)
     options = ["--config", str(config), "--workers", workers, "--host", LOOPBACK, "--port", port, "--log", "warning"]
-    return [*kairos_program(), *options]
-
-
-def kairos_program() -> list[str]:
-    """The installed command of this environment."""
-    found = shutil.which("kairos-gateway", path=str(Path(sys.executable).parent))
-    if found is not None:
-        return [found]
-    if importlib.util.find_spec("kairos.cli.gateway") is not None:
-        return [sys.executable, "-m", "kairos.cli.gateway"]
-    raise BenchError("kairos-gateway is not there: build and install Kairos, or use --only nginx,haproxy")
+    return [sys.executable, "-m", "kairos.cli.gateway", *options]
 
 
 CONFIGS: dict[str, tuple[str, Callable[[Setup], str], Callable[[Setup, Path], list[str]]]] = {

@@ -41,22 +41,23 @@ Ctrl-C stops everything.
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A program to run, and the port that shows that it is up."""
+    """A program to run, and the port and path that answer 200 once it is up."""
 
     name: str
     command: Sequence[str]
     port: int
+    ready: str = "/"
 
 
 def services(config: Path, workers: int) -> list[Service]:
     """What `make run` runs, in starting order."""
     python, http = sys.executable, str(ORIGINS / "http_origin.py")
-    gateway = [str(Path(python).with_name("kairos-gateway")), "--config", str(config)]
+    gateway = [python, "-m", "kairos.cli.gateway", "--config", str(config)]
     return [
         Service("first", [python, http, "--port", "5911", "--name", "first"], 5911),
         Service("second", [python, http, "--port", "5912", "--name", "second"], 5912),
         Service("websocket", [python, str(ORIGINS / "ws_origin.py"), "--port", "5913"], 5913),
-        Service("gateway", [*gateway, "--workers", str(workers), "--host", HOST, "--port", str(PORT)], PORT),
+        Service("gateway", [*gateway, "--workers", str(workers), "--host", HOST, "--port", str(PORT)], PORT, "/ready"),
     ]
 
 
@@ -75,13 +76,13 @@ class Child:
     async def start(cls, service: Service) -> Child:
         return cls(service, await asyncio.create_subprocess_exec(*service.command, start_new_session=True))
 
-    async def until_listening(self) -> None:
+    async def until_ready(self) -> None:
         try:
             async with asyncio.timeout(READY_WITHIN_S):
-                while not await is_listening(self.service.port):  # noqa: ASYNC110 - nothing else tells
+                while not await answers(self.service.port, self.service.ready):  # noqa: ASYNC110 - nothing else tells
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            raise Trouble(f"{self.service.name} does not listen on port {self.service.port}") from None
+            raise Trouble(f"{self.service.name} does not answer on port {self.service.port}") from None
 
     async def until_ended(self) -> None:
         code = await self.process.wait()
@@ -99,13 +100,16 @@ class Child:
             await self.process.wait()
 
 
-async def is_listening(port: int) -> bool:
+async def answers(port: int, path: str) -> bool:
+    """Whether a GET gets 200."""
     try:
-        _, writer = await asyncio.open_connection(HOST, port)
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
+        status = await reader.readline()
+        writer.close()
     except OSError:
         return False
-    writer.close()
-    return True
+    return status.startswith(b"HTTP/1.1 200 ")
 
 
 async def keep_up(wanted: Sequence[Service], greeting: str, children: list[Child]) -> None:
@@ -114,7 +118,7 @@ async def keep_up(wanted: Sequence[Service], greeting: str, children: list[Child
         for service in wanted:
             children.append(await Child.start(service))
             watchers.create_task(children[-1].until_ended())
-            await children[-1].until_listening()
+            await children[-1].until_ready()
         print(greeting, flush=True)
 
 

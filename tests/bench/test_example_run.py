@@ -58,18 +58,18 @@ def test_two_services_until_a_signal():
 
 def test_a_service_that_dies_ends_everything():
     child = scene(
-        'run.Service("two", [python, "-c", "import socket, sys, time; '
+        'run.Service("two", [python, "-c", "import socket, sys; '
         "s = socket.create_server(('127.0.0.1', {ports[1]})); s.accept(); sys.exit(7)\"], {ports[1]})"
     )
     code, _, err = ended(child)
     assert (code, err) == (1, "two ended with 7\n")
 
 
-def test_a_service_that_never_listens_is_named():
+def test_a_service_that_never_answers_is_named():
     child = scene('run.Service("two", [python, "-c", "import time; time.sleep(60)"], {ports[1]})')
     code, out, err = ended(child)
     assert code == 1
-    assert "two does not listen on port" in err
+    assert "two does not answer on port" in err
     assert "READY" not in out
 
 

@@ -6,7 +6,7 @@ from http.client import HTTPConnection
 
 import pytest
 
-from bench import origin, peers, processes
+from bench import load, origin, peers, processes
 from bench.origin import Origin
 from kairos.config.load import load_checked
 
@@ -49,13 +49,15 @@ def test_kairos_accepts_its_configuration(setup):
 
 
 @pytest.mark.parametrize("logging", [True, False], ids=["log", "no-log"])
-@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+@pytest.mark.parametrize("name", list(peers.CONFIGS))
 def test_a_proxy_passes_what_the_cases_ask_for(tmp_path, name, logging):
     with origin.started(tmp_path) as target, peers.started(name, target, tmp_path / name, 1, logging) as peer:
         sizes = {path: _size(peer.port, "GET", path) for path in ("/plain/1", "/files/16k", "/files/1m")}
         assert sizes == {"/plain/1": 6, "/files/16k": 16 * 1024, "/files/1m": 1024 * 1024}
         assert _size(peer.port, "POST", "/upload", bytes(16 * 1024)) == 6
         assert _headers(peer.port, "/rich/1") >= {(name.lower(), value) for name, value in origin.RICH_RESPONSE.items()}
+        echoed = load.run_websocket(peer.port, "/ws", 2, 0.2)
+        assert (echoed.completed > 2, echoed.errors) == (True, 0)
     lines = _log_lines(tmp_path / name)
     assert bool(lines) == logging
 
