@@ -120,7 +120,7 @@ def check(options: Options) -> int:
     try:
         config, problems = options.load()
     except ConfigError as error:
-        tell(error.problems)
+        refuse(error)
         click.secho(f"{options.config_path}: cannot be used: {count(error.problems)}", fg="red", **_colors())
         return EXIT_USAGE
     tell(problems)
@@ -137,12 +137,19 @@ def serve(options: Options) -> int:
     try:
         arbiter = Arbiter(options, entry=worker_main, control_entry=control_main)
     except ConfigError as error:
-        tell(error.problems)
+        refuse(error)
         return EXIT_USAGE
     except ListenError as error:
         click.secho(str(error), err=True, fg="red", **_colors())
         return EXIT_BOOT
     return arbiter.run()
+
+
+def refuse(error: ConfigError) -> None:
+    """Why a configuration cannot be used."""
+    if error.heading:
+        click.secho(error.heading, err=True, fg="red", **_colors())
+    tell(error.problems)
 
 
 def tell(problems: Iterable[Problem]) -> None:
