@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -120,9 +121,10 @@ class Control:
             self.end()
 
     def lines(self, name: str = "access.log") -> list[int]:
-        """Statuses of the lines in a log file."""
+        """Statuses of the lines that are complete in a log file."""
         path = self.directory / name
-        return [json.loads(line)["status"] for line in path.read_bytes().splitlines()] if path.exists() else []
+        written = path.read_bytes() if path.exists() else b""
+        return [json.loads(line)["status"] for line in written.rpartition(b"\n")[0].splitlines()]
 
 
 @pytest.fixture
@@ -247,6 +249,38 @@ def test_a_full_disk_stops_nothing_and_its_lines_are_written_elsewhere(start, tm
     assert control.hear() == Ack(2)
     control.tell(Commit(2))
     eventually(lambda: control.lines() == [200, 201])
+
+
+def test_a_line_cut_by_a_full_disk_is_completed_when_there_is_room_again(start, tmp_path):
+    control = start()
+    allow(control, 1000)
+    control.logs[0].write_line(times=20, status=200)
+    eventually(lambda: size_of(tmp_path / "access.log") == 1000)
+    allow(control, resource.RLIM_INFINITY)
+    eventually(lambda: control.lines() == [200] * 20)
+
+
+def test_a_line_cut_by_a_full_disk_is_whole_in_the_next_file(start, tmp_path):
+    control = start()
+    allow(control, 1000)
+    control.logs[0].write_line(times=20, status=200)
+    eventually(lambda: size_of(tmp_path / "access.log") == 1000)
+    (tmp_path / "access.log").rename(tmp_path / "access.log.1")
+    control.tell(ReopenLogs())
+    eventually((tmp_path / "access.log").exists)
+    allow(control, resource.RLIM_INFINITY)
+    left = (tmp_path / "access.log.1").read_bytes()
+    assert not left.endswith(b"\n")
+    eventually(lambda: len(control.lines()) + left.count(b"\n") == 20)
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def allow(control: Control, size: int) -> None:
+    """The most bytes a file of the control process may have: beyond them writes are short, then fail."""
+    resource.prlimit(control.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 def test_lines_that_a_full_disk_refused_to_the_end_are_counted(start):
