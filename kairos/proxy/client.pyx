@@ -219,7 +219,8 @@ cdef class ClientConnection(Downstream):
     cdef int on_drained(self) except -1:
         cdef Exchange x = self.x
         if x is None:
-            self.deadline = monotonic_us() + self.runtime.settings.idle_us
+            if self.state == C_IDLE:
+                self.deadline = monotonic_us() + self.runtime.settings.idle_us
             return 0
         self.deadline = x.total_deadline
         if x.up is not None:

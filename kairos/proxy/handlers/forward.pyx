@@ -183,7 +183,7 @@ cdef char* _forwarding(Exchange x, char* out) noexcept:
         out = _field(out, b"X-Forwarded-Host: ", 18, x.base, head.host)
     if trusted and head.forwarded_port.end > head.forwarded_port.start:
         out = _field(out, b"X-Forwarded-Port: ", 18, x.base, head.forwarded_port)
-    else:
+    elif x.down.local_port:
         out += snprintf(out, 32, b"X-Forwarded-Port: %d\r\n", x.down.local_port)
     out = _forwarded(x, out, text, n, trusted)
     if via:

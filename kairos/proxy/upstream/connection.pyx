@@ -147,6 +147,8 @@ cdef class UpstreamConnection(Upstream):
             x.down.tunnel_bytes(x, data, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
     def eof_received(self):
+        if self.x is None:
+            self.closed = True  # connection_lost() follows in the next turn; until then nobody may take it
         if self.state == U_BODY and self.until_close and self.x is not None:
             self.keep = False
             self._complete()
