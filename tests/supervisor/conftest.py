@@ -60,10 +60,20 @@ class TinyGateway:
         ]
         self.config.write_text(json.dumps({"version": 1, "server": server, "routers": routes}))
 
-    def start(self, env=None, pass_fds=(), preexec_fn=None, wait=True):
+    def activate(self, listening):
+        """Start with a given socket, as systemd does it: descriptor 3, and the pid known only after the fork."""
+        script = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3);"
+            "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1');"
+            "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+        )
+        fd = listening.fileno()
+        return self.start(launcher=("-c", script, str(fd)), pass_fds=(fd,))
+
+    def start(self, env=None, launcher=(), pass_fds=(), preexec_fn=None, wait=True):
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(PROGRAM), str(self.config)],
+                [sys.executable, *launcher, str(PROGRAM), str(self.config)],
                 stderr=log,
                 cwd=self.folder,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
