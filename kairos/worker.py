@@ -189,15 +189,13 @@ class Worker:
         deadline = loop.time() + deadline_s
         self._runtime.draining = True
         await asyncio.gather(*(self._close_listener(server, sock) for server, sock in self._servers))
-        for client in list(self._runtime.clients):
-            client.drain()
-        while self._runtime.clients and loop.time() < deadline:
-            await asyncio.sleep(POLL_S)
-            for client in [client for client in self._runtime.clients if client.idle]:
+        while (clients := self._runtime.clients) and loop.time() < deadline:
+            for client in clients:
                 client.drain()
-        if self._runtime.clients:
-            log.warning("drain deadline passed", connections_cut=len(self._runtime.clients))
-        for client in list(self._runtime.clients):
+            await asyncio.sleep(POLL_S)
+        if clients:
+            log.warning("drain deadline passed", connections_cut=len(clients))
+        for client in clients:
             client.kill()
         await asyncio.sleep(0)
         self._say(Drained())

@@ -124,17 +124,15 @@ cdef class ClientConnection(Downstream):
     cdef bint _admitted(self) except -1:
         """Count the connection; False when there are too many."""
         cdef Runtime runtime = self.runtime
-        runtime.clients.add(self)
         if runtime.settings.connections_per_ip:
             address = self.peer[:self.peer_size]
             runtime.per_ip[address] = runtime.per_ip.get(address, 0) + 1
             if runtime.per_ip[address] > runtime.settings.connections_per_ip:
                 return False
-        return runtime.max_connections == 0 or len(runtime.clients) <= runtime.max_connections
+        return runtime.max_connections == 0 or runtime.worker[W_CONNECTIONS_OPEN] <= runtime.max_connections
 
     cdef int _forget(self) except -1:
         cdef Runtime runtime = self.runtime
-        runtime.clients.discard(self)
         address = self.peer[:self.peer_size]
         if runtime.per_ip.get(address, 0) > 1:
             runtime.per_ip[address] -= 1

@@ -116,7 +116,6 @@ cdef class Runtime:
     cdef Py_ssize_t scratch_size
     cdef uint64_t random        # state of next_random()
     cdef public bint draining
-    cdef readonly set clients           # open client connections
     cdef dict per_ip                    # address -> open connections, where limited
     cdef int64_t max_connections
     cdef char* room(self, Py_ssize_t n) except NULL

@@ -178,7 +178,6 @@ cdef class Runtime:
         self.scoreboard = scoreboard
         self.worker = page.at(scoreboard.worker_block(slot), 64)
         self.log = log
-        self.clients = set()
         self.per_ip = {}
         self.max_connections = max_connections
         self.random = seed
@@ -199,6 +198,11 @@ cdef class Runtime:
         self.plans = snapshot.plans
         self.unrouted = snapshot.unrouted
         self.settings = snapshot.settings
+
+    @property
+    def clients(self):
+        """Open client connections: those of the clock's wires, for no other list is kept of them."""
+        return [wire for wire in self.clock.wires() if isinstance(wire, Downstream)]
 
     def switch_log(self, AccessLog log):
         """Use another access log (or none) from now on."""

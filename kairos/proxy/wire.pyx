@@ -77,6 +77,17 @@ cdef class Clock:
         wire.after = None
         self.count -= 1
 
+    def wires(self):
+        """All wires on the clock."""
+        cdef Wire wire
+        found = []
+        for head in self.heads:
+            wire = (<Wire>head).after
+            while wire is not head:
+                found.append(wire)
+                wire = wire.after
+        return found
+
     def tick(self):
         """Visit one lane; plan the next tick."""
         cdef Wire head = <Wire>self.heads[self.lane]
