@@ -19,13 +19,14 @@ No lock, no allocation and no clock here: `now_us` is the caller's monotonic tim
 """
 
 import cython
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+from cpython.mem cimport PyMem_RawFree
 from libc.stdint cimport INT64_MAX, int32_t, uint8_t
 
 from kairos._speedups.cells cimport (
     STATE_UP, SU_CELLS, SU_EWMA_US, SU_SKIP_UNTIL_US, SU_STATE, atomic_add, atomic_load, atomic_store
 )
 from kairos._speedups.hashing cimport hash_word, next_random
+from kairos._speedups.memory cimport calloc_rows
 from kairos._speedups.ring cimport Ring
 
 from math import gcd
@@ -34,13 +35,6 @@ cdef enum:
     MOST_TURNS = 65536  # of a weighted cycle
     HALF_LIFE_US = 4194304  # of a latency that is not seen again; a power of two
     HALF_LIFE_BITS = 22
-
-
-cdef void* calloc_rows(Py_ssize_t count, size_t size) except NULL:
-    cdef void* rows = PyMem_RawCalloc(count if count else 1, size)
-    if rows == NULL:
-        raise MemoryError
-    return rows
 
 
 cdef class Balancer:

@@ -9,9 +9,10 @@ A pick is one look at a bucket and a few points, however many members there are.
 """
 
 import cython
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+from cpython.mem cimport PyMem_RawFree
 
 from kairos._speedups.hashing cimport hash_bytes
+from kairos._speedups.memory cimport calloc_rows
 
 from math import gcd
 
@@ -72,10 +73,8 @@ cdef class Ring:
         while (<Py_ssize_t>1 << bits) < self.count:
             bits += 1
         self.shift = 64 - bits
-        self.points = <Point*>PyMem_RawCalloc(self.count, sizeof(Point))
-        self.buckets = <int32_t*>PyMem_RawCalloc(<size_t>1 << bits, sizeof(int32_t))
-        if self.points == NULL or self.buckets == NULL:
-            raise MemoryError
+        self.points = <Point*>calloc_rows(self.count, sizeof(Point))
+        self.buckets = <int32_t*>calloc_rows(<Py_ssize_t>1 << bits, sizeof(int32_t))
         for at in range(self.count):
             self.points[at].hash = points[at][0]
             self.points[at].member = points[at][1]

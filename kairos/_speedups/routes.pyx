@@ -25,15 +25,18 @@ Mixed segments cost one lookup for each distinct (prefix length, suffix length) 
 """
 
 import cython
-from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+from cpython.mem cimport PyMem_RawFree
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.limits cimport INT_MAX
 from libc.string cimport memchr, memcmp, memcpy
 
 from kairos._speedups.cells cimport METHOD_OPTIONS, METHOD_OTHER
 from kairos._speedups.hashing cimport hash_bytes
+from kairos._speedups.memory cimport calloc_rows
 
 from kairos._speedups.patterns import (
+    MAX_AFFIX,
+    MAX_PARAMS as PATTERN_PARAMS,
     METHOD_IDS as METHOD_NUMBERS,
     TWIN_REDIRECT,
     RouteError,
@@ -46,20 +49,15 @@ from kairos._speedups.patterns import (
 )
 
 cdef enum:
-    AFFIX = 256  # patterns.MAX_AFFIX
+    AFFIX = 256
 
 cdef dict METHOD_IDS = METHOD_NUMBERS
 cdef tuple STATUSES = ("not_found", "found", "method_not_allowed", "options", "redirect")
 
+assert (AFFIX, MAX_PARAMS) == (MAX_AFFIX, PATTERN_PARAMS), "patterns may hold more than a search has room for"
+
 
 # --- flat memory -----------------------------------------------------------------------------------------------------
-
-cdef void* calloc_rows(Py_ssize_t count, size_t size) except NULL:
-    cdef void* rows = PyMem_RawCalloc(count if count else 1, size)
-    if rows == NULL:
-        raise MemoryError
-    return rows
-
 
 cdef inline uint64_t link_hash(uint64_t text_hash, int32_t owner) noexcept nogil:
     return (text_hash + <uint64_t><uint32_t>owner) * <uint64_t>0x9E3779B97F4A7C15ULL
@@ -315,8 +313,7 @@ cdef class RouteTable:
     ) noexcept nogil:
         cdef:
             char affix[AFFIX]
-            int32_t number = node.first_shape
-            int32_t found
+            int32_t number, found
             Shape* shape
             size_t size
         for number in range(node.first_shape, node.first_shape + node.shapes):
