@@ -29,10 +29,11 @@ class Gateway:
         self.config_path = self.folder / "config.json"
         self.write(config)
         self._log = (self.folder / "log").open("wb")
+        self._stdout = (self.folder / "stdout").open("wb")
         command = [sys.executable, "-m", "kairos.cli.gateway", "--config", str(self.config_path), "--host", "127.0.0.1"]
         self.process = subprocess.Popen(
             [*command, "--port", "0", "--workers", str(workers), "--log", "info"],
-            stdout=(self.folder / "stdout").open("wb"),
+            stdout=self._stdout,
             stderr=self._log,
             env=os.environ | {"PYTHONUNBUFFERED": "1"} | (env or {}),
         )
@@ -114,6 +115,7 @@ class Gateway:
                 self.process.kill()
         code = self.process.wait()
         self._log.close()
+        self._stdout.close()
         return code
 
 

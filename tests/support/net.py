@@ -78,6 +78,10 @@ class Peer:
             return head, self.receive_exactly(int(lower.split(b"content-length: ")[1].split(b"\r\n")[0]))
         return head, b""
 
+    def unread(self, data: bytes) -> None:
+        """Put bytes back: the next receive gives them again."""
+        self._buffer = data + self._buffer
+
     def closed(self) -> bool:
         """Whether the other side closes without sending more."""
         try:
@@ -189,7 +193,7 @@ def read_request(peer: Peer) -> tuple[bytes, bytes]:
     head = peer.receive_head()
     lower = head.lower()
     if b"transfer-encoding: chunked" in lower or b"content-length: " in lower:
-        peer._buffer = head + peer._buffer
+        peer.unread(head)
         return peer.receive_response()
     return head, b""
 
