@@ -58,6 +58,15 @@ def judge(saved: Mapping[str, float], now: Mapping[str, float]) -> list[Verdict]
     return [Verdict(name, saved.get(name), now.get(name)) for name in sorted(saved.keys() | now.keys())]
 
 
+def regressions(saved: Mapping[str, float], now: Mapping[str, float]) -> list[Verdict]:
+    return [verdict for verdict in judge(saved, now) if verdict.regressed]
+
+
+def better(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    """The lesser figure of each benchmark of two sessions of the same folder."""
+    return {name: min(figure, other[name]) for name, figure in one.items()}
+
+
 def read(file: Path = FILE) -> dict[str, float]:
     figures_by_name: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
     return figures_by_name

@@ -12,4 +12,5 @@ import pytest
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.option.benchmark_disable_gc = True
-    config.option.benchmark_min_rounds = max(20, config.option.benchmark_min_rounds)
+    config.option.benchmark_min_rounds = 10
+    config.option.benchmark_max_time = 0.5

@@ -70,5 +70,9 @@ def test_save_then_compare(compare, capsys):
     assert "REGRESSED  bench/micro/test_x.py::test_match: 1.60 × baseline" in capsys.readouterr().out
 
 
+def test_of_two_sessions_the_better_figures_count():
+    assert baseline.better({"a": 1.0, "b": 5.0}, {"a": 2.0, "b": 3.0}) == {"a": 1.0, "b": 3.0}
+
+
 def test_the_saved_baseline_is_readable():
     assert all(figure > 0 for figure in baseline.read().values())
