@@ -77,6 +77,15 @@ def from_environment(options: dict[str, Any]) -> dict[str, Any]:
     return filled
 
 
+def default_config() -> str:
+    """The file that is used when none is named, if it is there."""
+    if not os.path.exists(DEFAULT_CONFIG):
+        raise click.UsageError(
+            f"{DEFAULT_CONFIG} does not exist: name a configuration with --config or KAIROS_CONFIG_PATH"
+        )
+    return DEFAULT_CONFIG
+
+
 def _converted(variable: str, value: str, kind: click.ParamType[Any]) -> Any:
     try:
         return kind.convert(value, None, None)
@@ -104,7 +113,7 @@ def main(**given: Any) -> None:
     """
     chosen = from_environment(given)
     options = Options(
-        config_path=chosen["config"] or DEFAULT_CONFIG,
+        config_path=chosen["config"] or default_config(),
         insecure_dev=chosen["insecure_dev"],
         host=chosen["host"],
         port=chosen["port"],

@@ -8,7 +8,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from conftest import alive, ask, until
+
+from tests.supervisor.conftest import alive, ask, until
 
 PR_SET_CHILD_SUBREAPER = 36
 

@@ -6,9 +6,9 @@ import socket
 import time
 
 import pytest
-from conftest import until
 
 from kairos.supervisor.notify import Notifier, inherited_sockets
+from tests.supervisor.conftest import until
 
 
 @pytest.fixture

@@ -1,0 +1,36 @@
+"""A configuration as plain values that may be shown: what is secret reads `***`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from kairos.config.model import Config
+
+MASK = "***"
+SECRET_KEYS = frozenset({"secret", "api_key"})
+SECRET_HEADERS = re.compile(r"(?i)(.*-)?(authorization|cookie|token|secret|api-?key|password)")
+_PASSWORD = re.compile(r"(?<=://)([^/@\s]*:)?[^/@\s]+(?=@)")
+
+
+def masked(config: Config) -> dict[str, Any]:
+    """The canonical form, without what equals the defaults."""
+    shown: dict[str, Any] = _masked(msgspec.to_builtins(config))
+    return shown
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        hidden = {"value", "replacement"} if SECRET_HEADERS.fullmatch(str(value.get("name", ""))) else frozenset()
+        return {key: MASK if item and key in SECRET_KEYS | hidden else _masked(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    return _PASSWORD.sub(_hide_password, value) if isinstance(value, str) else value
+
+
+def _hide_password(found: re.Match[str]) -> str:
+    """`user:password` keeps the user; a lone part could be a token."""
+    return f"{found[1] or ''}{MASK}"

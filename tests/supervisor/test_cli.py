@@ -1,0 +1,286 @@
+"""The two commands, as a shell sees them: what they print, and how they end."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.supervisor.conftest import ROOT, until
+
+GOOD = {
+    "version": 1,
+    "server": {"host": "127.0.0.1", "port": 0, "workers": 1},
+    "jwt": {"secret": "0123456789abcdef0123456789abcdef"},
+    "routers": [
+        {
+            "external_path": "/a",
+            "internal_path": "/b",
+            "methods": ["GET"],
+            "backends": [{"host": "https://10.0.0.1", "port": 9000}],
+            "rate_limit": {"redis_url": "redis://user:hunter2@127.0.0.1/0"},
+            "request_transformation": {
+                "headers": [
+                    {"action": "set", "name": "X-Api-Key", "value": "hunter2"},
+                    {"action": "set", "name": "X-A", "value": "b"},
+                ]
+            },
+        }
+    ],
+}
+BAD = """{
+  "version": 1,
+  "sever": {},
+  "routers": [
+    {"external_path": "/a", "internal_path": "/a", "methods": ["GTE"],
+     "backends": [{"host": "http://127.0.0.1", "port": 99999}]}
+  ]
+}"""
+
+
+class Shell:
+    def __init__(self, folder):
+        self.folder = folder
+        self.processes = []
+
+    def write(self, text, name="config.json"):
+        (self.folder / name).write_text(text if isinstance(text, str) else json.dumps(text))
+
+    def start(self, command, *arguments, **env):
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("KAIROS_", "NO_COLOR"))}
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"kairos.cli.{command}", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            env={**clean, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.folder), **env},
+        )
+        self.processes.append(process)
+        return process
+
+    def run(self, command, *arguments, **env):
+        """Exit code, standard output, standard error."""
+        process = self.start(command, *arguments, **env)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    def gateway(self, *arguments, **env):
+        return self.run("gateway", *arguments, **env)
+
+    def kairos(self, *arguments, **env):
+        return self.run("manage", *arguments, **env)
+
+
+@pytest.fixture
+def shell(tmp_path):
+    shell = Shell(tmp_path)
+    shell.write(GOOD)
+    yield shell
+    for process in shell.processes:
+        with process:  # closes its pipes
+            process.kill()
+
+
+# --- --check and validate -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [("gateway", "--check"), ("manage", "config", "validate")])
+def test_a_good_configuration(shell, command):
+    code, out, err = shell.run(*command)
+    assert code == 0
+    assert re.fullmatch(r"./config.json: good: 1 route, 1 backend; (no remarks|\d .*)\n", out)
+    assert "error" not in err
+
+
+@pytest.mark.parametrize(
+    "command", [("gateway", "--check", "-c", "bad.json"), ("manage", "config", "validate", "bad.json")]
+)
+def test_every_problem_of_a_bad_one_has_its_line(shell, command):
+    shell.write(BAD, "bad.json")
+    code, out, err = shell.run(*command)
+    assert code == 2
+    assert [line.split(": ")[:3] for line in err.splitlines() if ": error:" in line] == [
+        ["bad.json:3", "error", "sever"],
+        ["bad.json:5", "error", "routers[0].methods[0]"],
+        ["bad.json:6", "error", "routers[0].backends[0].port"],
+    ]
+    assert re.fullmatch(r"bad.json: cannot be used: 3 errors.*\n", out)
+
+
+def test_check_starts_nothing(shell):
+    shell.write({**GOOD, "server": {"host": "192.0.2.1", "port": 1}})
+    assert shell.gateway("--check")[0] == 0
+
+
+def test_weak_secrets_need_insecure_dev(shell):
+    shell.write({**GOOD, "jwt": {"secret": "weak"}})
+    assert shell.gateway("--check")[0] == 2
+    assert shell.gateway("--check", "--insecure-dev")[0] == 0
+    assert shell.kairos("config", "validate", "--insecure-dev")[0] == 0
+
+
+# --- a start that fails -------------------------------------------------------------------------------------------
+
+
+def test_a_bad_configuration_starts_nothing(shell):
+    shell.write(BAD)
+    code, out, err = shell.gateway()
+    assert code == 2
+    assert len([line for line in err.splitlines() if line.startswith("./config.json:") and ": error:" in line]) == 3
+    assert "ready" not in out + err
+
+
+def test_no_configuration_at_all(shell):
+    (shell.folder / "config.json").unlink()
+    for run in (lambda: shell.gateway(), lambda: shell.kairos("config", "show")):
+        code, _, err = run()
+        assert code == 2
+        assert "./config.json does not exist: name a configuration with --config or KAIROS_CONFIG_PATH" in err
+    code, _, err = shell.gateway("-c", "other.json")
+    assert code == 2
+    assert "other.json: error: Cannot resolve config path: No such file or directory" in err
+
+
+def test_a_port_in_use(shell):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, _, err = shell.gateway("--port", str(port))
+    assert code == 3
+    assert f"port {port} is in use by another process; choose another with --port or stop it" in err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("KAIROS_PORT", "99999", "not in the range"),
+        ("KAIROS_PORT", "http", "not a valid int"),
+        ("KAIROS_WORKERS", "0", "not in the range"),
+        ("KAIROS_LOG", "loud", "is not one of"),
+    ],
+)
+def test_a_bad_environment_is_an_error(shell, variable, value, reason):
+    code, _, err = shell.gateway("--check", **{variable: value})
+    assert code == 2
+    assert f"Environment variable {variable}: " in err
+    assert reason in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--port", "x"), ("--workers", "0"), ("--log", "loud"), ("--nonsense",), ("extra",)]
+)
+def test_a_bad_command_line_is_an_error(shell, arguments):
+    assert shell.gateway("--check", *arguments)[0] == 2
+
+
+# --- precedence ---------------------------------------------------------------------------------------------------
+
+
+def started(shell, *arguments, **env):
+    """The start line of a gateway with what it logged before, and then its end."""
+    process = shell.start("gateway", *arguments, **env)
+    log = ""
+    while " is ready on " not in log:
+        line = process.stderr.readline()
+        assert line, log
+        log += line
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    return log
+
+
+def test_the_file_is_used_when_nothing_else_says_so(shell):
+    line = started(shell)
+    assert re.search(r"kairos \S+ is ready on http://127.0.0.1:\d+ with 1 worker after \d+\.\d\d s", line)
+
+
+def test_environment_beats_file(shell):
+    shell.write({**GOOD, "server": {"host": "192.0.2.1", "port": 1}}, "env.json")
+    env = {"KAIROS_CONFIG_PATH": "env.json", "KAIROS_HOST": "127.0.0.2", "KAIROS_PORT": "0", "KAIROS_WORKERS": "2"}
+    assert re.search(r"http://127.0.0.2:\d+ with 2 workers", started(shell, **env))
+
+
+def test_command_line_beats_environment(shell):
+    env = {"KAIROS_CONFIG_PATH": "none.json", "KAIROS_HOST": "192.0.2.1", "KAIROS_PORT": "1", "KAIROS_WORKERS": "9"}
+    line = started(shell, "-c", "config.json", "--host", "127.0.0.3", "-p", "0", "-w", "3", **env)
+    assert re.search(r"http://127.0.0.3:\d+ with 3 workers", line)
+
+
+def test_an_empty_variable_counts_as_unset(shell):
+    assert shell.gateway("--check", KAIROS_PORT="", KAIROS_CONFIG_PATH="", KAIROS_LOG="")[0] == 0
+
+
+def test_log_level(shell):
+    assert '"level":"debug"' in started(shell, KAIROS_LOG="DEBUG")
+    assert '"level":"debug"' not in started(shell)
+
+
+def test_nothing_is_left_behind(shell):
+    before = set(shell.folder.iterdir())
+    started(shell)
+    until(lambda: set(shell.folder.iterdir()) == before)
+
+
+# --- texts --------------------------------------------------------------------------------------------------------
+
+
+def test_help_tells_signals_exit_codes_and_environment(shell):
+    code, out, _ = shell.gateway("-h")
+    assert code == 0
+    for word in ("--insecure-dev", "KAIROS_CONFIG_PATH", "TTIN, TTOU", "HUP ", "Exit codes:", "2  bad command line"):
+        assert word in out
+    assert max(map(len, out.splitlines())) <= 110
+
+
+def test_versions(shell):
+    assert re.fullmatch(r"kairos-gateway \d+\.\d+\.\d+\n", shell.gateway("--version")[1])
+    assert re.fullmatch(r"kairos \d+\.\d+\.\d+, Python \S+, \S+\n", shell.kairos("version")[1])
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_colours_only_on_a_terminal_that_wants_them(shell, no_color):
+    ours, theirs = os.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "kairos.cli.gateway", "--check"],
+            stdout=theirs,
+            stderr=theirs,
+            cwd=shell.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": no_color},
+            check=True,
+        )
+        assert (b"\x1b[3" in os.read(ours, 1 << 16)) == (not no_color)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "\x1b" not in "".join(shell.gateway("--check")[1:])
+
+
+def test_show_masks_secrets_and_loads_again(shell):
+    code, out, _ = shell.kairos("config", "show")
+    assert code == 0
+    assert "hunter2" not in out
+    shown = json.loads(out)
+    (route,) = shown["routers"]
+    assert shown["jwt"]["secret"] == "***"
+    assert route["rate_limit"]["redis_url"] == "redis://user:***@127.0.0.1/0"
+    assert [rule["value"] for rule in route["request_transformation"]["headers"]] == ["***", "b"]
+    shell.write(out, "again.json")
+    assert json.loads(shell.kairos("config", "show", "again.json")[1]) == shown
+
+
+def test_show_of_a_bad_file(shell):
+    shell.write(BAD, "bad.json")
+    code, out, err = shell.kairos("config", "show", "bad.json")
+    assert (code, out) == (2, "")
+    assert "bad.json:3: error: sever" in err
+
+
+def test_schema_is_json(shell):
+    code, out, _ = shell.kairos("config", "schema")
+    assert code == 0
+    assert "routers" in json.loads(out)["$defs"]["Config"]["properties"]
