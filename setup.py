@@ -43,7 +43,7 @@ def extensions() -> list[Extension]:
 
 
 setup(
-    ext_modules=cythonize(
+    ext_modules=cythonize(  # type: ignore[no-untyped-call]
         extensions(),
         compiler_directives=DIRECTIVES,
         annotate=os.environ.get("KAIROS_ANNOTATE") == "1",
