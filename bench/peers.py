@@ -3,8 +3,7 @@
 Rules: all do the same job as well as they can. Each balances over the origin's two ports, keeps upstream connections
 alive, sets X-Forwarded-For, -Proto, -Host and X-Request-ID, passes WebSocket upgrades, streams bodies both ways
 without touching a disk, and logs every request unless logging is off for all: nginx and Kairos into a file in
-batches, HAProxy line by line on its standard output, which cost it no more than its ring buffer over TCP and less
-than UDP.
+batches, HAProxy line by line on its standard output, which cost it no more than UDP or its ring buffer over TCP.
 """
 
 from __future__ import annotations
