@@ -152,7 +152,7 @@ cdef class ClientConnection(Downstream):
         elif self.state == C_WAIT:
             self._stash(data, 0)
         elif self.state == C_TUNNEL:
-            self.deadline = 0
+            self.x.bytes_in += PyBytes_GET_SIZE(data)
             self.x.up.tunnel_bytes(self.x, data, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
         else:
             self.lingered += len(data)
@@ -262,13 +262,15 @@ cdef class ClientConnection(Downstream):
             offset += 2  # empty lines before a request line are passed over (RFC 9112 section 2.2)
             skipped += 1
         if offset == size or (size - offset == 1 and base[offset] == c"\r"):
-            return self._wait_for_head(data, offset)
+            self._wait_for_head(data, offset)
+            return -1
         x = self.runtime.acquire()
         n = scan_request(base + offset, size - offset, &self.runtime.settings.limits, &x.head)
         if n > 0:
             return self._start(x, data, offset, n)
         if n == NEED_MORE:
-            return self._wait_for_head(data, offset)
+            self._wait_for_head(data, offset)
+            return -1
         if n == UNUSUAL:
             return self._unusual(x, data, offset)
         self._refuse(x, data, offset, REFUSALS[n])
@@ -280,8 +282,9 @@ cdef class ClientConnection(Downstream):
         cdef Py_ssize_t n
         if end < 0:
             if len(data) - offset < self.runtime.settings.limits.head_bytes:
-                return self._wait_for_head(data, offset)
-            self._refuse(x, data, offset, "head_too_large")
+                self._wait_for_head(data, offset)
+            else:
+                self._refuse(x, data, offset, "head_too_large")
             return -1
         try:
             head = canonical_request(data[offset:end])
@@ -349,7 +352,7 @@ cdef class ClientConnection(Downstream):
         if not self.pending:
             self.pending = None
             self.state = C_IDLE
-        return -1
+        return 0
 
     cdef int _refuse(self, Exchange x, bytes data, Py_ssize_t offset, str kind) except -1:
         """Answer bytes that never became a request."""
@@ -479,17 +482,17 @@ cdef class ClientConnection(Downstream):
 
     cdef int relay_head(self, Exchange x, const char* base, Head* head) except -1:
         """Build the client's head from the upstream's; it goes out with the first body bytes, or flush()."""
-        cdef bytes names, edits = b""
+        cdef bytes edits = b""
         cdef char* out
         cdef char* scratch
         cdef bytes via = self.runtime.settings.via
         cdef Py_ssize_t n
-        if head.connection & C_NAMES and cut_named(base, head, NULL, 0, RESPONSE) < 0:
-            return x.fail("upstream_protocol")
-        if x.response_edits is not None:
-            names, edits = edit_lines(x.response_edits)
-            if cut_named(base, head, names, len(names), RESPONSE) < 0:
+        if head.connection & C_NAMES or x.response_edits is not None:
+            edits = _edit_head(x, base, head)
+            if edits is None:
                 return x.fail("upstream_protocol")
+        if x.last:
+            self.keep = False
         n = head.reason.end if head.reason.end else 12
         scratch = self.runtime.room(head.length + len(edits) + len(via) + 512)
         out = scratch
@@ -529,7 +532,7 @@ cdef class ClientConnection(Downstream):
             elif name.lower() not in edited:
                 lines += [name, b": ", value, b"\r\n"]
         lines.append(edits)
-        if not x.request_done:
+        if x.last or not x.request_done:
             self.keep = False
         head = b"".join(lines)
         scratch = self.runtime.room(len(head) + 512)
@@ -650,18 +653,25 @@ cdef class ClientConnection(Downstream):
 
     cdef int tunnel(self, Exchange x, const char* base, Head* head) except -1:
         """Pass on the 101 and stop speaking HTTP."""
-        cdef char* scratch = self.runtime.room(head.length + 512)
+        cdef bytes edits = b"", ahead
+        cdef char* scratch
         cdef char* out
         cdef Py_ssize_t n = head.reason.end if head.reason.end else 12
-        cdef bytes ahead
+        if head.connection & C_NAMES or x.response_edits is not None:
+            edits = _edit_head(x, base, head)
+            if edits is None:
+                return x.fail("upstream_protocol")
+        scratch = self.runtime.room(head.length + len(edits) + 512)
         memcpy(scratch, b"HTTP/1.1", 8)
         memcpy(scratch + 8, base + 8, n - 8)
         memcpy(scratch + n, b"\r\n", 2)
         out = copy_fields(base, head, scratch + n + 2)
         memcpy(out, b"Upgrade: websocket\r\nConnection: Upgrade\r\n", 41)
-        out = self._common_fields(x, out + 41, True)
+        memcpy(out + 41, PyBytes_AS_STRING(edits), len(edits))
+        out = self._common_fields(x, out + 41 + len(edits), True)
         memcpy(out, b"\r\n", 2)
         n = out + 2 - scratch
+        x.tunnelling = True
         x.head_sent = True
         x.bytes_out += n
         self.keep = False
@@ -670,9 +680,10 @@ cdef class ClientConnection(Downstream):
         self.runtime.worker[W_TUNNELS_OPEN] += 1
         self.send(scratch, n)
         ahead, self.pending = self.pending, None
-        if ahead is not None and x.up is not None:
+        if ahead is not None:
+            x.bytes_in += len(ahead)
             x.up.tunnel_bytes(x, ahead, PyBytes_AS_STRING(ahead), len(ahead))
-        if self.read_paused and not self.write_paused:
+        if not x.up.write_paused:
             self.resume()
         return 0
 
@@ -704,6 +715,18 @@ cdef class ClientConnection(Downstream):
     def __repr__(self):
         state = ("idle", "head", "body", "wait", "tunnel", "linger")[self.state]
         return f"<ClientConnection {self.peer[:self.peer_size].decode()} {'closed' if self.closed else state}>"
+
+
+cdef bytes _edit_head(Exchange x, const char* base, Head* head):
+    """Cut what Connection names and what filters edit; the lines these add. None: the head cannot be taken apart."""
+    cdef bytes names, lines = b""
+    if head.connection & C_NAMES and cut_named(base, head, NULL, 0, RESPONSE) < 0:
+        return None
+    if x.response_edits is not None:
+        names, lines = edit_lines(x.response_edits)
+        if cut_named(base, head, names, len(names), RESPONSE) < 0:
+            return None
+    return lines
 
 
 def edit_lines(list edits):

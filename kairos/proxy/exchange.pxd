@@ -176,6 +176,7 @@ cdef class Exchange:
     cdef int64_t bytes_in
     cdef readonly bint request_done     # the whole request was read
     cdef bint upgrading                 # a valid WebSocket handshake
+    cdef bint last                      # asked for WebSocket: what follows the head may be frames, never a request
     # response
     cdef readonly int status            # 0 until known
     cdef readonly bint head_sent

@@ -397,6 +397,7 @@ cdef class Exchange:
             head.connection & C_UPGRADE and head.minor == 1
             and has_token(self.base + head.upgrade.start, head.upgrade.end - head.upgrade.start, b"websocket", 9)
         )
+        self.last = asks
         if not asks or not self.plan.upgrade:
             if self.plan.websocket:
                 self.fail_with("upgrade_required", [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")])
@@ -411,6 +412,7 @@ cdef class Exchange:
                                                 (b"Connection", b"Upgrade")])
             return False
         self.upgrading = True
+        self.fresh_only = True  # never sent twice, so never on a pooled connection that may prove stale
         return True
 
     cdef bint _websocket_key(self) noexcept:
@@ -660,10 +662,11 @@ cdef class Exchange:
         """The client left in the middle."""
         if self.finished:
             return 0
-        if not self.tunnelling:
-            self.status = 499
-            self.flag = b"DC"
-            self.detail = b"client_gone"
+        if self.tunnelling:
+            return self.finish()  # what it sent before is still passed on
+        self.status = 499
+        self.flag = b"DC"
+        self.detail = b"client_gone"
         if self.up is not None:
             self.up.cancel(self)
             self.up = None

@@ -322,8 +322,7 @@ cdef class UpstreamConnection(Upstream):
         self.keep = False
         x.answered = monotonic_us()
         x.upstream_us = x.answered - x.sent
-        x.status = 101
-        x.tunnelling = True
+        x.set_upstream_head(head)
         self.deadline = x.answered + x.plan.tunnel_idle_us
         x.down.tunnel(x, base, head)
         if rest > 0 and self.x is x:
@@ -472,6 +471,8 @@ cdef class UpstreamConnection(Upstream):
         cdef Origin origin = self.origin
         self.x = None
         origin.row[U_IN_FLIGHT] -= 1
+        if x.tunnelling:
+            self.deadline = monotonic_us() + x.plan.settings.write_idle_us  # for what is still to be written
         if (
             not self.keep or self.closed or not x.request_done or origin.retired or self.read_paused
             or self.requests >= origin.max_requests or len(origin.idle) >= origin.max_idle
