@@ -447,8 +447,9 @@ cdef class RouteMatch:
         path = self.path if isinstance(self.path, bytes) else self.path.encode()
         if self.found.status != FOUND:
             return {}
-        return {
+        return {  # where a tail's path came without its slash, the tail captured nothing
             name: path[self.found.param_start[number] : self.found.param_end[number]].decode()
+            if number < self.found.nparams else ""
             for number, name in enumerate(self.table.patterns[self.found.index].names)
         }
 

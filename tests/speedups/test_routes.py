@@ -495,6 +495,7 @@ class Model:
 
     def __init__(self, rows: list[RouteRow]) -> None:
         self.entries: list[tuple[bytes, tuple[Any, ...], int, int, set[str]]] = []
+        self.paths = [path for _, path, *_ in rows]
         for index, (hosts, path, methods, slash, _) in enumerate(rows):
             pattern = Pattern(path)
             forms = [(pattern.segments, 0)]
@@ -520,7 +521,9 @@ class Model:
         fitting.sort(key=lambda row: row[:4])
         found = [row for row in fitting if row[2] < 3 and self._serves(row, fitting, method)]
         if found:
-            return "found", found[0][3], captures(found[0][4], path)
+            captured = captures(found[0][4], path) or []
+            names = Pattern(self.paths[found[0][3]]).names
+            return "found", found[0][3], captured + [b""] * (len(names) - len(captured))
         redirects = [row for row in fitting if row[2] >= 3 and self._serves(row, fitting, method)]
         if redirects:
             return "redirect", redirects[0][3], []
@@ -552,6 +555,12 @@ def without_conflicts(rows: list[RouteRow]) -> list[RouteRow]:
 
 def outcome(table: RouteTable, match: RouteMatch) -> tuple[Any, ...]:
     return match.status, match.index, [value.encode() for value in match.params.values()]
+
+
+def test_a_tail_reached_without_its_slash_captures_nothing() -> None:
+    table = RouteTable([row("/a/{k:path}", slash="ignore"), row("/{k:path}")])
+    match = table.match("h", "/a", "GET")
+    assert (match.index, match.params) == (0, {"k": ""})
 
 
 @settings(max_examples=300, deadline=None)
