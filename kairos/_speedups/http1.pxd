@@ -43,6 +43,7 @@ cdef enum Option:       # bits of Head.connection: what the Connection fields na
 
 cdef enum:
     MAX_CUTS = 64       # runs of field lines left out of a copy; adjacent lines count once
+    MAX_NAMES = 64      # names in a list of fields to be dropped
 
 
 cdef struct Span:
@@ -91,7 +92,7 @@ cdef struct Head:
     Span ws_version
     int32_t forwarded_for_lines  # more than one: the caller joins them
     int32_t ncuts
-    Span cuts[64]           # lines not to be copied, in order, whole lines with their CRLF
+    Span cuts[MAX_CUTS]     # lines not to be copied, in order, whole lines with their CRLF
 
 
 cdef struct Chunks:         # decoder of one chunked body; zeroed to start
@@ -111,6 +112,7 @@ cdef enum ChunkEvent:
 
 cdef Py_ssize_t scan_request(const char* base, Py_ssize_t n, const Limits* limits, Head* head) noexcept nogil
 cdef Py_ssize_t scan_response(const char* base, Py_ssize_t n, const Limits* limits, Head* head) noexcept nogil
+cdef bint worth_scanning(const char* base, Py_ssize_t n, Py_ssize_t known) noexcept nogil
 cdef Py_ssize_t find_head_end(const char* base, Py_ssize_t n, Py_ssize_t start) noexcept nogil
 cdef bint next_field(const char* base, const Head* head, Py_ssize_t* pos, Span* name, Span* value) noexcept nogil
 cdef bint cut_line(Head* head, int32_t start, int32_t end) noexcept nogil

@@ -163,6 +163,14 @@ cdef enum Verdict:
     CUT = 1
 
 
+cdef inline int _mark_only(Span* span, int32_t start, int32_t end, int verdict) noexcept nogil:
+    """Note a field that may stand once: of two, one reader takes the first and another the last."""
+    if span.end:
+        return BAD_FIELD
+    _mark(span, start, end)
+    return verdict
+
+
 cdef int _note_framing(Head* head, const char* base, int32_t start, int32_t name_end,
                        int32_t v, int32_t v_end) noexcept nogil:
     """The fields both roles share: framing and hop-by-hop. COPY, CUT or an error."""
@@ -235,11 +243,9 @@ cdef int _note_request(Head* head, const char* base, int32_t start, int32_t name
         _mark(&head.referer, v, v_end)
         return COPY
     if first == c"a" and n == 13 and equals(name, n, b"authorization", 13):
-        _mark(&head.authorization, v, v_end)
-        return COPY
+        return _mark_only(&head.authorization, v, v_end, COPY)
     if first == c"e" and n == 6 and equals(name, n, b"expect", 6):
-        _mark(&head.expect, v, v_end)
-        return CUT
+        return _mark_only(&head.expect, v, v_end, CUT)
     if first == c"f" and n == 9 and equals(name, n, b"forwarded", 9):
         _mark(&head.forwarded, v, v_end)
         return CUT
@@ -252,9 +258,9 @@ cdef int _note_request(Head* head, const char* base, int32_t start, int32_t name
             return COPY
     elif first == c"s":
         if n == 17 and equals(name, n, b"sec-websocket-key", 17):
-            _mark(&head.ws_key, v, v_end)
-        elif n == 21 and equals(name, n, b"sec-websocket-version", 21):
-            _mark(&head.ws_version, v, v_end)
+            return _mark_only(&head.ws_key, v, v_end, COPY)
+        if n == 21 and equals(name, n, b"sec-websocket-version", 21):
+            return _mark_only(&head.ws_version, v, v_end, COPY)
         return COPY
     elif first == c"p":
         if (n == 5 and equals(name, n, b"proxy", 5)) or (n == 19 and equals(name, n, b"proxy-authorization", 19)):
@@ -468,11 +474,28 @@ cdef Py_ssize_t scan_response(const char* base, Py_ssize_t n, const Limits* limi
     return result
 
 
+cdef bint worth_scanning(const char* base, Py_ssize_t n, Py_ssize_t known) noexcept nogil:
+    """Whether the bytes from `known` on end the start line or the head, or spoil it (a bare LF).
+
+    So a head that drips in is scanned no more than a few times.
+    """
+    cdef const char* p = base + known
+    cdef const char* end = base + n
+    while p < end:
+        p = <const char*>memchr(p, c"\n", end - p)
+        if p == NULL:
+            return False
+        if p == base or p[-1] != c"\r" or (p - base >= 3 and p[-2] == c"\n" and p[-3] == c"\r"):
+            return True
+        if memchr(base, c"\n", known) == NULL:
+            return True
+        p += 1
+    return False
+
+
 cdef Py_ssize_t find_head_end(const char* base, Py_ssize_t n, Py_ssize_t start) noexcept nogil:
-    """Offset after the first empty line at or behind `start`, or -1: lets a head that drips in be scanned once."""
+    """Offset after the first empty line at or behind `start`, or -1."""
     cdef const char* found
-    if start < 0:
-        start = 0
     if n - start < 4:
         return -1
     found = find_blank_line(base + start, base + n)
@@ -513,37 +536,50 @@ cdef bint _protected(const char* p, Py_ssize_t n) noexcept nogil:
     )
 
 
-cdef bint _names(const char* list_, Py_ssize_t n, const char* name, Py_ssize_t m) noexcept nogil:
-    """Whether the comma-separated list names the field, case ignored on both sides."""
-    cdef const char* p = list_
-    cdef const char* end = list_ + n
-    cdef const char* stop
+cdef bint _same(const char* p, const char* q, Py_ssize_t n) noexcept nogil:
+    """Whether two names of one length are the same, ASCII case ignored."""
     cdef Py_ssize_t i
-    while p < end:
-        while p < end and (p[0] == c" " or p[0] == c"\t" or p[0] == c","):
-            p += 1
-        stop = p
-        while stop < end and stop[0] != c"," and stop[0] != c" " and stop[0] != c"\t":
+    for i in range(n):
+        if (p[i] | 0x20) != (q[i] | 0x20):
+            return False
+    return True
+
+
+cdef int _split_names(const char* base, int32_t at, int32_t end, Span* names, int count) noexcept nogil:
+    """Add the names of the comma-separated list base[at:end]. How many there are now, -1 for more than MAX_NAMES."""
+    cdef int32_t stop
+    while at < end:
+        while at < end and (base[at] == c" " or base[at] == c"\t" or base[at] == c","):
+            at += 1
+        stop = at
+        while stop < end and base[stop] != c"," and base[stop] != c" " and base[stop] != c"\t":
             stop += 1
-        if stop - p == m and m > 0:
-            i = 0
-            while i < m and (p[i] | 0x20) == (name[i] | 0x20):
-                i += 1
-            if i == m:
-                return True
-        p = stop
-    return False
+        if stop > at:
+            if count == MAX_NAMES:
+                return -1
+            _mark(&names[count], at, stop)
+            count += 1
+        at = stop
+    return count
 
 
-cdef int _connection_names(const char* base, const Head* head, Span name) noexcept nogil:
-    """Whether one of the head's Connection fields lists this name."""
+cdef int _connection_names(const char* base, const Head* head, Span* names) noexcept nogil:
+    """What the head's Connection fields list; found once, so that no head costs its square."""
     cdef Py_ssize_t pos = head.fields
     cdef Span key, value
-    while next_field(base, head, &pos, &key, &value):
+    cdef int count = 0
+    while count >= 0 and next_field(base, head, &pos, &key, &value):
         if equals(base + key.start, key.end - key.start, b"connection", 10):
-            if _names(base + value.start, value.end - value.start, base + name.start, name.end - name.start):
-                return 1
-    return 0
+            count = _split_names(base, value.start, value.end, names, count)
+    return count
+
+
+cdef bint _is_listed(const char* list_, const Span* names, int count, const char* name, Py_ssize_t n) noexcept nogil:
+    cdef int i
+    for i in range(count):
+        if names[i].end - names[i].start == n and _same(list_ + names[i].start, name, n):
+            return True
+    return False
 
 
 cdef int cut_named(const char* base, Head* head, const char* names, Py_ssize_t n, int role) noexcept nogil:
@@ -551,13 +587,22 @@ cdef int cut_named(const char* base, Head* head, const char* names, Py_ssize_t n
 
     0, or TOO_MANY_FIELDS when the cuts do not fit.
     """
-    cdef Span old[64]
+    cdef Span old[MAX_CUTS]
+    cdef Span listed[MAX_NAMES]
+    cdef const char* list_ = base if names == NULL else names
     cdef int count = head.ncuts
+    cdef int listed_count
     cdef int i = 0
     cdef Py_ssize_t pos = head.fields
     cdef int32_t line
     cdef Span key, value
     cdef bint drop
+    if names == NULL:
+        listed_count = _connection_names(base, head, listed)
+    else:
+        listed_count = _split_names(names, 0, <int32_t>n, listed, 0)
+    if listed_count < 0:
+        return TOO_MANY_FIELDS
     memcpy(old, head.cuts, count * sizeof(Span))
     head.ncuts = 0
     line = head.fields
@@ -565,11 +610,8 @@ cdef int cut_named(const char* base, Head* head, const char* names, Py_ssize_t n
         while i < count and old[i].end <= line:
             i += 1
         drop = i < count and old[i].start <= line
-        if not drop:
-            if names != NULL:
-                drop = _names(names, n, base + key.start, key.end - key.start)
-            elif not _protected(base + key.start, key.end - key.start):
-                drop = _connection_names(base, head, key) != 0
+        if not drop and _is_listed(list_, listed, listed_count, base + key.start, key.end - key.start):
+            drop = names != NULL or not _protected(base + key.start, key.end - key.start)
         if drop and not cut_line(head, line, <int32_t>pos):
             return TOO_MANY_FIELDS
         line = <int32_t>pos
@@ -604,10 +646,11 @@ cdef enum ChunkState:
     S_DATA_CR = 4
     S_DATA_LF = 5
     S_TRAILER_START = 6
-    S_TRAILER = 7
-    S_TRAILER_LF = 8
-    S_END_LF = 9
-    S_DONE = 10
+    S_TRAILER_NAME = 7
+    S_TRAILER = 8
+    S_TRAILER_LF = 9
+    S_END_LF = 10
+    S_DONE = 11
 
 
 cdef enum:
@@ -688,7 +731,15 @@ cdef int chunk_step(Chunks* d, const char* p, Py_ssize_t n, Py_ssize_t* used,
                 if trailer < 0:
                     trailer = i - 1
                 d.line += 1
+                d.state = S_TRAILER_NAME
+        elif d.state == S_TRAILER_NAME:
+            if trailer < 0:
+                trailer = i - 1
+            d.line += 1
+            if c == c":":
                 d.state = S_TRAILER
+            elif d.line > MAX_TRAILER or not NAME[<uint8_t>c]:
+                break
         elif d.state == S_TRAILER:
             if trailer < 0:
                 trailer = i - 1

@@ -21,6 +21,7 @@ from kairos._speedups.http1 cimport (
     BAD_ENCODING, BAD_FIELD, BAD_HOST, BAD_LENGTH, BAD_START_LINE, C_CLOSE, C_DATA, C_END, C_ERROR, C_KEEP_ALIVE,
     C_MORE, C_NAMES, C_TRAILER, HEAD_TOO_LARGE, Head, LINE_TOO_LONG, NEED_MORE, RESPONSE, TARGET_TOO_LONG,
     TOO_MANY_FIELDS, UNUSUAL, chunk_step, copy_fields, cut_named, find_head_end, has_token, scan_request,
+    worth_scanning,
 )
 from kairos.proxy.exchange cimport (
     Downstream, Exchange, F_CHUNKED, F_CLOSE, F_LENGTH, F_NONE, PIECES, Runtime, Slices, Upstream, add_slice,
@@ -200,6 +201,8 @@ cdef class ClientConnection(Downstream):
     cdef int _stalled(self, int64_t now) except -1:
         """The client does not read: as long as something moves it may be slow, else it goes."""
         cdef Py_ssize_t unsent = self.transport.get_write_buffer_size()
+        if self.x is not None and self.x.total_deadline and now >= self.x.total_deadline:
+            return self.x.fail("total_timeout")
         if unsent < self.unsent:
             self.unsent = unsent
             self.deadline = now + self.runtime.settings.write_idle_us
@@ -236,9 +239,9 @@ cdef class ClientConnection(Downstream):
             known = len(self.pending)
             data = self.pending + data if data else self.pending
             self.pending = None
-            if self.state == C_HEAD and find_head_end(data, len(data), known - 3) < 0 \
+            if self.state == C_HEAD and not worth_scanning(data, len(data), known) \
                     and len(data) < self.runtime.settings.limits.head_bytes:
-                self.pending = data  # scanned again only when whole: a head that drips in costs no more for it
+                self.pending = data  # a head that drips in costs no more for it
                 return 0
         self.busy = True
         try:
@@ -293,7 +296,7 @@ cdef class ClientConnection(Downstream):
             return -1
         n = scan_request(PyBytes_AS_STRING(head), len(head), &self.runtime.settings.limits, &x.head)
         if n != len(head):
-            self._refuse(x, data, offset, REFUSALS.get(n, "bad_start_line"))
+            self._refuse(x, head, 0, REFUSALS.get(n, "bad_start_line"))
             return -1
         return self._start_canonical(x, head, data, end)
 
@@ -345,13 +348,13 @@ cdef class ClientConnection(Downstream):
         return offset
 
     cdef int _wait_for_head(self, bytes data, Py_ssize_t offset) except -1:
+        if offset == PyBytes_GET_SIZE(data):
+            self.state = C_IDLE  # empty lines are no request: the deadline stays
+            return 0
         if self.state != C_HEAD:
             self.state = C_HEAD
             self.deadline = monotonic_us() + self.runtime.settings.head_us
         self.pending = data[offset:] if offset else data
-        if not self.pending:
-            self.pending = None
-            self.state = C_IDLE
         return 0
 
     cdef int _refuse(self, Exchange x, bytes data, Py_ssize_t offset, str kind) except -1:
@@ -612,6 +615,15 @@ cdef class ClientConnection(Downstream):
         self.held = 0
         self.keep = False
         return self.abort() if x.framing == F_CLOSE else self.close()
+
+    cdef bint withdraw(self, Exchange x) except -1:
+        """Take back a head that is still held: the client has seen nothing of the response. False: it has."""
+        if self.held == 0:
+            return False
+        x.bytes_out -= self.held
+        x.head_sent = False
+        self.held = 0
+        return True
 
     cdef int ended(self, Exchange x) except -1:
         """The exchange is over: next request, or the end of the connection."""

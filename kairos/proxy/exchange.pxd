@@ -135,6 +135,7 @@ cdef class Downstream(Wire):
     cdef int flush(self) except -1
     cdef int informational(self, Exchange x, const char* base, Head* head) except -1
     cdef int proceed(self, Exchange x) except -1
+    cdef bint withdraw(self, Exchange x) except -1
     cdef int cut(self, Exchange x) except -1
     cdef int ended(self, Exchange x) except -1
     cdef int tunnel(self, Exchange x, const char* base, Head* head) except -1
@@ -198,6 +199,7 @@ cdef class Exchange:
     cdef list request_edits             # [(lower-case name, value or None)]
     cdef list response_edits
     cdef object task                    # coroutine of a filter or handler
+    cdef Py_ssize_t inbox_bytes         # held in inbox
     cdef list inbox                     # request body for Python, None: nobody reads there
     cdef object waiter                  # future of whoever waits for body or room
     cdef public object state            # free for filters of this exchange (None)

@@ -254,6 +254,9 @@ cdef class Downstream(Wire):
     cdef int proceed(self, Exchange x) except -1:
         raise NotImplementedError
 
+    cdef bint withdraw(self, Exchange x) except -1:
+        raise NotImplementedError
+
     cdef int cut(self, Exchange x) except -1:
         raise NotImplementedError
 
@@ -488,7 +491,8 @@ cdef class Exchange:
 
     cdef int take_body(self, Slices* slices, bytes owner) except -1:
         """Body bytes arrived from the client."""
-        cdef Py_ssize_t held
+        cdef bytes piece
+        cdef char* out
         cdef int i
         self.bytes_in += slices.total
         if self.plan.body_limit and self.bytes_in - self.head.length > self.plan.body_limit:
@@ -497,10 +501,15 @@ cdef class Exchange:
             return self.up.request_body(self, slices, owner)
         if self.inbox is None:
             self.inbox = []
+            self.inbox_bytes = 0
+        piece = PyBytes_FromStringAndSize(NULL, slices.total)  # one object, however small a client cuts its chunks
+        out = PyBytes_AS_STRING(piece)
         for i in range(1, slices.count + 1):
-            self.inbox.append(PyBytes_FromStringAndSize(<char*>slices.iov[i].iov_base, slices.iov[i].iov_len))
-        held = sum([len(piece) for piece in self.inbox])
-        if held > INBOX_BYTES:
+            memcpy(out, slices.iov[i].iov_base, slices.iov[i].iov_len)
+            out += slices.iov[i].iov_len
+        self.inbox.append(piece)
+        self.inbox_bytes += slices.total
+        if self.inbox_bytes > INBOX_BYTES:
             self.down.pause()
         return self.wake()
 
@@ -550,7 +559,7 @@ cdef class Exchange:
         if self.up is not None:
             self.up.cancel(self)
             self.up = None
-        if self.head_sent:
+        if self.head_sent and not self.down.withdraw(self):
             self.down.cut(self)
             return self.finish()
         detail, more = extra if isinstance(extra, tuple) else (
@@ -909,6 +918,7 @@ cdef class Exchange:
             pieces.insert(0, self.body_start[:self.body_size])
             self.body_size = 0
         self.inbox = []
+        self.inbox_bytes = 0
         self.down.resume()
         return pieces
 

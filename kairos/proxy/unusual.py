@@ -1,7 +1,7 @@
 """Request heads the scanner leaves alone, judged by httptools (llhttp, strict) and written in the scanner's form.
 
-So there is one state machine behind both: absolute-form targets and methods no route can name come out as heads the
-scanner takes, everything else is refused with a row of the error table.
+So there is one state machine behind both: absolute-form targets come out as heads the scanner judges like any other,
+everything else (other methods, versions and forms of target) is refused with a row of the error table.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import httptools
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}")
 _VERSION = re.compile(rb"HTTP/\d\.\d")
+_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"))
 
 
 class Refused(Exception):
@@ -42,7 +43,7 @@ class _Collector:
 
 
 def canonical_request(head: bytes) -> bytes:
-    """The head with an origin-form target and one Host field.
+    """The head with an origin-form target; its field lines stay as they are, for the scanner to judge.
 
     Raises:
         Refused: httptools does not take it, or nothing here can serve it.
@@ -50,20 +51,14 @@ def canonical_request(head: bytes) -> bytes:
     method, _, version = _request_line(head)
     collector, parser = _parse(head)
     if not collector.complete or parser.get_http_version() not in ("1.0", "1.1"):
-        raise Refused("http_version" if version != b"HTTP/1.1" else "bad_start_line")
-    if method == b"CONNECT":
+        raise Refused("bad_start_line")
+    if method not in _METHODS:
         raise Refused("method_unknown")
     target, host = _origin_form(collector.url)
-    fields = collector.fields
-    if host is not None:
-        given = [value for name, value in fields if name.lower() == b"host"]
-        if any(value.strip().lower() != host.lower() for value in given):
-            raise Refused("bad_host")  # RFC 9112 section 3.2.2 ignores Host; two opinions are an attack more often
-        fields = [(b"Host", host), *((name, value) for name, value in fields if name.lower() != b"host")]
-    if method not in (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"):
-        raise Refused("method_unknown")
-    lines = b"".join(b"%s: %s\r\n" % field for field in fields)
-    return b"%s %s %s\r\n%s\r\n" % (method, target, version, lines)
+    given = [value.strip().lower() for name, value in collector.fields if name.lower() == b"host"]
+    if host is not None and given != [host.lower()]:
+        raise Refused("bad_host")  # RFC 9112 section 3.2.2 ignores Host; two opinions are an attack more often
+    return b"%s %s %s\r\n%s" % (method, target, version, head.partition(b"\r\n")[2])
 
 
 def _request_line(head: bytes) -> tuple[bytes, bytes, bytes]:

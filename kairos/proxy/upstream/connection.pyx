@@ -19,7 +19,7 @@ from kairos._speedups.cells cimport (
 from kairos._speedups.hashing cimport next_random
 from kairos._speedups.http1 cimport (
     C_CLOSE, C_DATA, C_END, C_ERROR, C_KEEP_ALIVE, C_MORE, C_TRAILER, C_UPGRADE, Chunks, Head, NEED_MORE,
-    chunk_step, find_head_end, has_token, scan_response,
+    chunk_step, has_token, scan_response, worth_scanning,
 )
 from kairos.proxy.exchange cimport Downstream, Exchange, PIECES, Runtime, Slices, add_slice, clear_slices
 from kairos.proxy.wire cimport iovec, monotonic_us
@@ -277,7 +277,7 @@ cdef class UpstreamConnection(Upstream):
             n = len(self.pending)
             data = self.pending + data
             self.pending = None
-            if find_head_end(data, len(data), n - 3) < 0 and len(data) < x.plan.settings.limits.head_bytes:
+            if not worth_scanning(data, len(data), n) and len(data) < x.plan.settings.limits.head_bytes:
                 self.pending = data
                 return 0
         base = PyBytes_AS_STRING(data)
@@ -338,7 +338,10 @@ cdef class UpstreamConnection(Upstream):
         self.state = U_BODY
         self.until_close = False
         self.at_once = True
-        self.keep = not head.connection & C_CLOSE if head.minor else head.connection & C_KEEP_ALIVE != 0
+        self.keep = (
+            x.request_done  # an answer before the request's end: what comes of the rest of it, nobody knows
+            and (not head.connection & C_CLOSE if head.minor else head.connection & C_KEEP_ALIVE != 0)
+        )
         self.remaining = 0
         self.trailers = None
         if x.head.method == 1 or head.status == 204 or head.status == 304:  # HEAD
@@ -354,6 +357,8 @@ cdef class UpstreamConnection(Upstream):
             self.remaining = -1
         x.set_upstream_head(head)
         x.down.relay_head(x, PyBytes_AS_STRING(data) + offset, head)
+        if self.x is not x:
+            return 0
         self._arm(x, x.plan.read_idle_us, now)
         if self._is_event_stream(PyBytes_AS_STRING(data) + offset):
             x.total_deadline = 0
@@ -474,7 +479,8 @@ cdef class UpstreamConnection(Upstream):
         if x.tunnelling:
             self.deadline = monotonic_us() + x.plan.settings.write_idle_us  # for what is still to be written
         if (
-            not self.keep or self.closed or not x.request_done or origin.retired or self.read_paused
+            not self.keep or self.closed or origin.retired or self.read_paused
+            or (self.queued and self.transport.get_write_buffer_size() != 0)
             or self.requests >= origin.max_requests or len(origin.idle) >= origin.max_idle
             or origin.runtime.draining
         ):
