@@ -40,6 +40,13 @@ ENVIRONMENT: dict[str, tuple[str, click.ParamType[Any]]] = {
 }
 """Variable → the option it stands in for, and its type."""
 
+RESERVED: dict[str, click.ParamType[Any]] = {
+    "KAIROS_ADMIN_HOST": click.STRING,
+    "KAIROS_ADMIN_PORT": PORT,
+    "KAIROS_STATE_DIR": click.STRING,
+}
+"""Variables of the admin listener and the database, which this version does not have: judged all the same."""
+
 EPILOG = f"""\b
 Environment (the command line beats it, it beats the file; an empty value counts as unset):
   KAIROS_CONFIG_PATH  the configuration file; default {DEFAULT_CONFIG}
@@ -47,6 +54,8 @@ Environment (the command line beats it, it beats the file; an empty value counts
   KAIROS_PORT         port to listen on
   KAIROS_WORKERS      number of workers
   KAIROS_LOG          log level
+  KAIROS_ADMIN_HOST, KAIROS_ADMIN_PORT, KAIROS_STATE_DIR
+                      checked, and kept for the admin listener that this version does not have
   NO_COLOR            no colours, whatever the value
 
 \b
@@ -74,6 +83,8 @@ def from_environment(options: dict[str, Any]) -> dict[str, Any]:
         value = os.environ.get(variable, "")
         if value and options[option] is None:
             filled[option] = _converted(variable, value, kind)
+    for variable, kind in RESERVED.items():
+        _converted(variable, os.environ.get(variable) or "0", kind)
     return filled
 
 

@@ -159,6 +159,7 @@ def test_a_port_in_use(shell):
     [
         ("KAIROS_PORT", "99999", "not in the range"),
         ("KAIROS_PORT", "http", "not a valid int"),
+        ("KAIROS_ADMIN_PORT", "http", "not a valid int"),
         ("KAIROS_WORKERS", "0", "not in the range"),
         ("KAIROS_LOG", "loud", "is not one of"),
     ],
