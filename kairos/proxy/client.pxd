@@ -43,3 +43,4 @@ cdef class ClientConnection(Downstream):
     cdef Py_ssize_t _start_canonical(self, Exchange x, bytes head, bytes data, Py_ssize_t end) except -2
     cdef int _request_read(self, Exchange x) except -1
     cdef int _close_soon(self) except -1
+    cdef int _next(self) except -1

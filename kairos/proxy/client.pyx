@@ -63,6 +63,11 @@ cdef extern from *:
         if (a.ss_family == AF_INET6) return ntohs(((struct sockaddr_in6 *)&a)->sin6_port);
         return 0;
     }
+    /* Make the close a reset, which is the one way left to say "not complete" where the close ends the body. */
+    static void kairos_reset_on_close(int fd) {
+        struct linger none = {1, 0};
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    }
     static void kairos_nodelay(int fd) {
         int on = 1;
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -71,6 +76,7 @@ cdef extern from *:
     int peer_of "kairos_peer"(int fd, char* out) noexcept nogil
     int local_port_of "kairos_local_port"(int fd) noexcept nogil
     void no_delay "kairos_nodelay"(int fd) noexcept nogil
+    void reset_on_close "kairos_reset_on_close"(int fd) noexcept nogil
 
 
 cdef enum State:
@@ -146,11 +152,11 @@ cdef class ClientConnection(Downstream):
         return self._refuse(x, b"", 0, "overloaded")
 
     def data_received(self, bytes data):
-        if self.state <= C_HEAD:
+        if self.state <= C_HEAD and not self.write_paused:
             self._heads(data)
         elif self.state == C_BODY:
             self._after_body(data)
-        elif self.state == C_WAIT:
+        elif self.state <= C_WAIT:
             self._stash(data, 0)
         elif self.state == C_TUNNEL:
             self.x.bytes_in += PyBytes_GET_SIZE(data)
@@ -183,19 +189,19 @@ cdef class ClientConnection(Downstream):
 
     cdef int on_deadline(self, int64_t now) except -1:
         cdef Exchange x = self.x
-        if self.closed or self.state == C_LINGER:
-            return self.abort()
-        if self.write_paused:
+        if self.write_paused or self.closed or self.state == C_LINGER:
             return self._stalled(now)
         if self.state == C_IDLE:
             return self.close()
         if self.state == C_HEAD:
             x = self.runtime.acquire()
             return self._refuse(x, self.pending or b"", 0, "request_timeout")
-        if self.state == C_BODY:
-            return x.fail("request_timeout")
-        if self.state == C_WAIT and x.total_deadline and now >= x.total_deadline:
+        if self.state <= C_WAIT and x.total_deadline and now >= x.total_deadline:
             return x.fail("total_timeout")
+        if self.state == C_BODY:
+            if not self.read_paused:
+                return x.fail("request_timeout")
+            self.deadline = now + self.runtime.settings.body_idle_us  # held back by us: the reader's time runs
         return 0
 
     cdef int _stalled(self, int64_t now) except -1:
@@ -220,14 +226,12 @@ cdef class ClientConnection(Downstream):
     cdef int on_drained(self) except -1:
         cdef Exchange x = self.x
         if x is None:
-            if self.state == C_IDLE:
-                self.deadline = monotonic_us() + self.runtime.settings.idle_us
-            return 0
+            return self._next()
         self.deadline = x.total_deadline
         if x.up is not None:
             x.up.resume()
             x.up.deadline = monotonic_us() + (
-                x.plan.tunnel_idle_us if x.tunnelling or not x.total_deadline else x.plan.read_idle_us)
+                x.plan.tunnel_idle_us if x.tunnelling or x.event_stream else x.plan.read_idle_us)
         return x.wake()
 
     # -- requests in --------------------------------------------------------------------------------------------------
@@ -245,7 +249,8 @@ cdef class ClientConnection(Downstream):
                 return 0
         self.busy = True
         try:
-            while offset < PyBytes_GET_SIZE(data) and self.x is None and self.state <= C_HEAD and not self.closed:
+            while offset < PyBytes_GET_SIZE(data) and self.x is None and self.state <= C_HEAD \
+                    and not self.closed and not self.write_paused:
                 offset = self._head(data, offset)
                 if offset < 0:
                     return 0
@@ -494,7 +499,7 @@ cdef class ClientConnection(Downstream):
             edits = _edit_head(x, base, head)
             if edits is None:
                 return x.fail("upstream_protocol")
-        if x.last:
+        if x.last or not x.request_done:
             self.keep = False
         n = head.reason.end if head.reason.end else 12
         scratch = self.runtime.room(head.length + len(edits) + len(via) + 512)
@@ -614,7 +619,11 @@ cdef class ClientConnection(Downstream):
         """The response cannot be completed: the client must see that it was not."""
         self.held = 0
         self.keep = False
-        return self.abort() if x.framing == F_CLOSE else self.close()
+        if x.framing != F_CLOSE:
+            return self.close()
+        if self.fd >= 0:
+            reset_on_close(self.fd)
+        return self.abort()
 
     cdef bint withdraw(self, Exchange x) except -1:
         """Take back a head that is still held: the client has seen nothing of the response. False: it has."""
@@ -637,6 +646,8 @@ cdef class ClientConnection(Downstream):
         if not x.request_done or not self.keep:
             return self._linger() if not x.request_done or self.pending is not None else self._close_soon()
         self.state = C_IDLE
+        if self.write_paused:  # whoever does not read gets no more answers: memory stays bounded
+            return 0
         self.deadline = x.answered + self.runtime.settings.idle_us if x.answered else \
             monotonic_us() + self.runtime.settings.idle_us
         if self.read_paused:
@@ -645,9 +656,21 @@ cdef class ClientConnection(Downstream):
             self._heads(b"")
         return 0
 
+    cdef int _next(self) except -1:
+        """The client reads again and nothing is under way: on with what it sent meanwhile."""
+        if self.state > C_HEAD or self.closed:
+            return 0
+        self.deadline = monotonic_us() + (
+            self.runtime.settings.idle_us if self.state == C_IDLE else self.runtime.settings.head_us)
+        self.resume()
+        if self.pending is not None:
+            self._heads(b"")
+        return 0
+
     cdef int _close_soon(self) except -1:
         """Close once written; a client that does not read is given write_idle."""
         self.close()
+        self.unsent = self.transport.get_write_buffer_size()
         self.deadline = monotonic_us() + self.runtime.settings.write_idle_us
         return 0
 
@@ -655,6 +678,7 @@ cdef class ClientConnection(Downstream):
         """Say that nothing more will come, but take what the client still sends: a reset would destroy the answer."""
         self.state = C_LINGER
         self.pending = None
+        self.unsent = self.transport.get_write_buffer_size()
         self.deadline = monotonic_us() + LINGER_US
         if self.transport.can_write_eof():
             self.transport.write_eof()

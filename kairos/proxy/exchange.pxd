@@ -182,6 +182,7 @@ cdef class Exchange:
     cdef readonly int status            # 0 until known
     cdef readonly bint head_sent
     cdef readonly bint tunnelling
+    cdef bint event_stream              # open for as long as something comes: no total timeout
     cdef int framing                    # Framing
     cdef int64_t bytes_out
     # account

@@ -694,6 +694,8 @@ cdef class Exchange:
         now = monotonic_us()
         total = now - self.started
         upstream = self.upstream_us
+        if upstream == 0 and self.target is not None:
+            upstream = now - self.sent  # it never answered to the end: all the wait was for it
         if upstream > total:
             upstream = total
         self.runtime.worker[W_REQUESTS_ACTIVE] -= 1

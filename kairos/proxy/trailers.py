@@ -13,7 +13,7 @@ _FORBIDDEN = frozenset(
 )  # fmt: skip
 
 
-def announced(section: bytes | None, names: bytes) -> bytes | None:
+def announced(section: bytes | None, names: bytes | None) -> bytes | None:
     """The lines of a trailer section that may go on, or None when there are none.
 
     `section` is as the chunk decoder gave it: whole lines, each with its CRLF.

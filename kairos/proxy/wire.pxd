@@ -43,6 +43,7 @@ cdef class Wire:
     cdef bint write_paused      # the transport asked to stop (high-water mark)
     cdef bint read_paused
     cdef bint closed            # connection_lost() came, or close() was called
+    cdef bint mute              # what is written is dropped: the peer takes no more
 
     cdef bint _direct(self) except -1
     cdef int _queue(self, object data) except -1
@@ -57,5 +58,6 @@ cdef class Wire:
     cdef int close(self) except -1
     cdef int abort(self) except -1
     cdef int on_deadline(self, int64_t now) except -1
+    cdef int on_broken_pipe(self) except -1
     cdef int on_drained(self) except -1
     cdef int on_congested(self) except -1

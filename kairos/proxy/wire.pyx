@@ -146,7 +146,7 @@ cdef class Wire:
     cdef int send(self, const char* p, Py_ssize_t n) except -1:
         """Write bytes owned by the caller; what the kernel does not take now is copied."""
         cdef Py_ssize_t done = 0
-        if self.closed or n <= 0:
+        if self.closed or self.mute or n <= 0:
             return 0
         if self._direct():
             done = c_send(self.fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT)
@@ -154,14 +154,14 @@ cdef class Wire:
                 return 0
             if done < 0:
                 if not _would_block():
-                    return self.abort()
+                    return self.on_broken_pipe()
                 done = 0
         return self._queue(PyBytes_FromStringAndSize(p + done, n - done))
 
     cdef int send_bytes(self, bytes owner, const char* p, Py_ssize_t n) except -1:
         """Write p[:n], which lies inside owner; what the kernel does not take now is referred to, not copied."""
         cdef Py_ssize_t done = 0, start
-        if self.closed or n <= 0:
+        if self.closed or self.mute or n <= 0:
             return 0
         if self._direct():
             done = c_send(self.fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT)
@@ -169,7 +169,7 @@ cdef class Wire:
                 return 0
             if done < 0:
                 if not _would_block():
-                    return self.abort()
+                    return self.on_broken_pipe()
                 done = 0
         start = p - PyBytes_AS_STRING(owner) + done
         if start == 0 and n - done == len(owner):
@@ -181,7 +181,7 @@ cdef class Wire:
         cdef msghdr message
         cdef Py_ssize_t done = 0
         cdef int i = 0
-        if self.closed:
+        if self.closed or self.mute:
             return 0
         if self._direct():
             memset(&message, 0, sizeof(msghdr))
@@ -190,7 +190,7 @@ cdef class Wire:
             done = c_sendmsg(self.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
             if done < 0:
                 if not _would_block():
-                    return self.abort()
+                    return self.on_broken_pipe()
                 done = 0
         while i < count and done >= <Py_ssize_t>iov[i].iov_len:
             done -= iov[i].iov_len
@@ -259,6 +259,10 @@ cdef class Wire:
 
     cdef int on_deadline(self, int64_t now) except -1:
         return 0
+
+    cdef int on_broken_pipe(self) except -1:
+        """Writing failed for good."""
+        return self.abort()
 
     cdef int on_drained(self) except -1:
         return 0

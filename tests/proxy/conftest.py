@@ -51,10 +51,8 @@ class Stage:
 
         With whole=False only the head is read first: the body is for the script.
         """
-        answer = script
-        scene = Scene(
-            f"{under}{next(self._names)}", (lambda peer: peer.send(answer)) if isinstance(answer, bytes) else answer, whole
-        )
+        act = (lambda peer: peer.send(script)) if isinstance(script, bytes) else script
+        scene = Scene(f"{under}{next(self._names)}", act, whole)
         self._scenes[scene.path.encode()] = scene
         return scene
 

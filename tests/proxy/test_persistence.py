@@ -128,7 +128,7 @@ def test_a_connection_of_a_client_that_says_nothing_is_closed() -> None:
             assert client.receive_all() == b""  # no 408 to a request that was never begun
         with stage.connect() as client:
             client.send(b"GET / HT")
-            head, body = client.receive_response()
+            head, _ = client.receive_response()
             assert status_of(head) == 408
             assert b"Connection: close" in head
             assert client.closed()

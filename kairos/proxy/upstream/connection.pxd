@@ -41,7 +41,8 @@ cdef class UpstreamConnection(Upstream):
     cdef Head head                      # of the response
     cdef Chunks chunks
     cdef bytes pending                  # a head that is not complete
-    cdef bytes trailers
+    cdef bytes trailers                 # section as it came, then what of it may go on
+    cdef bytes trailer                  # names announced in the head
 
     cdef int begin(self, Exchange x, const char* head, Py_ssize_t n) except -1
     cdef int _sent(self, Exchange x) except -1
@@ -56,4 +57,5 @@ cdef class UpstreamConnection(Upstream):
     cdef int _broken(self, str kind) except -1
     cdef int _pass_inbox(self, Exchange x) except -1
     cdef int _switch(self, bytes data, Py_ssize_t offset) except -1
-    cdef int _arm_body(self, Exchange x) except -1
+    cdef int _arm_body(self, Exchange x, int64_t now) except -1
+    cdef int _arm_request(self, Exchange x, int64_t now) except -1

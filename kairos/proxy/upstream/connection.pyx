@@ -4,7 +4,7 @@ Rules here: a response's framing is decided once, from a head as strictly scanne
 again only when its request was sent whole and its response ended exactly where it should, with not a byte to spare.
 """
 
-import asyncio
+from functools import partial
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -24,6 +24,7 @@ from kairos._speedups.http1 cimport (
 from kairos.proxy.exchange cimport Downstream, Exchange, PIECES, Runtime, Slices, add_slice, clear_slices
 from kairos.proxy.wire cimport iovec, monotonic_us
 
+from kairos.proxy.trailers import announced
 from kairos.proxy.upstream.dial import DialError, dial
 
 cdef enum:
@@ -80,29 +81,30 @@ cdef class Origin:
 
     cdef int connect(self, Exchange x) except -1:
         """Open a connection for x; the handler hears of a failure, or its exchange goes on."""
-        x.task = self.runtime.clock.loop.create_task(self._connect(x))
+        x.task = self.runtime.clock.loop.create_task(dial(self, x.plan.connect_us / 1e6))
+        x.task.add_done_callback(partial(self._dialled, x))
         return 0
 
-    async def _connect(self, Exchange x):
-        cdef UpstreamConnection connection
-        try:
-            connection = await dial(self, x.plan.connect_us / 1e6)
-        except DialError as error:
-            x.task = None
+    def _dialled(self, Exchange x, task):
+        """The dial ended, one way or another: also for an exchange that is over by now."""
+        x.task = None
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
             self.row[U_CONNECT_FAILURES] += 1
             self.mark(False)
-            if not x.finished:
-                x.plan.handler.upstream_failed(x, error.kind)
-            return
-        except asyncio.CancelledError:
-            x.task = None
-            raise
-        x.task = None
-        self.mark(True)
+        elif not task.cancelled():
+            self.mark(True)
         if x.finished:
-            connection.close()
+            self.row[U_IN_FLIGHT] -= 1
+            if error is None and not task.cancelled():
+                (<UpstreamConnection>task.result()).close()
+        elif isinstance(error, DialError):
+            x.plan.handler.upstream_failed(x, error.kind)
+        elif error is not None:
+            self.row[U_IN_FLIGHT] -= 1
+            x._crashed(error)
         else:
-            x.plan.handler.upstream_connected(x, connection)
+            x.plan.handler.upstream_connected(x, <UpstreamConnection>task.result())
 
     cdef int mark(self, bint up) except -1:
         """Remember for all workers how connecting went; a backend that keeps refusing is passed over for a while."""
@@ -179,6 +181,11 @@ cdef class UpstreamConnection(Upstream):
             return x.fail("total_timeout")
         return x.fail("upstream_timeout")
 
+    cdef int on_broken_pipe(self) except -1:
+        """The origin takes no more, but what it answered before it hung up is still to be read (RFC 9112 section 9.5)."""
+        self.mute = True
+        return 0
+
     cdef int on_congested(self) except -1:
         if self.x is not None:
             self.x.down.pause()
@@ -212,7 +219,7 @@ cdef class UpstreamConnection(Upstream):
             self.send(head, n)
         if self.x is not x:
             return 0
-        return self._sent(x) if x.request_done and not x.inbox else self._pass_inbox(x)
+        return self._sent(x) if x.request_done and not x.head.chunked else self._pass_inbox(x)
 
     cdef int _sent(self, Exchange x) except -1:
         """The request is out: the upstream's time begins to run."""
@@ -253,7 +260,7 @@ cdef class UpstreamConnection(Upstream):
             slices.iov[count + 1].iov_base = <void*><const char*>b"\r\n"
             slices.iov[count + 1].iov_len = 2
             count += 2
-        self._arm(x, x.plan.first_byte_us, monotonic_us())
+        self._arm_request(x, monotonic_us())
         return self.sendv(&slices.iov[first], count, owner)
 
     cdef int request_end(self, Exchange x, bytes trailers) except -1:
@@ -262,8 +269,12 @@ cdef class UpstreamConnection(Upstream):
             self.send(PyBytes_AS_STRING(tail), len(tail))
         if self.x is x:
             x.sent = monotonic_us()
-            self._arm(x, x.plan.first_byte_us, x.sent)
+            self._arm_request(x, x.sent)
         return 0
+
+    cdef int _arm_request(self, Exchange x, int64_t now) except -1:
+        """The request moves on; where the response began already, its own clock starts again."""
+        return self._arm(x, x.plan.first_byte_us, now) if self.state == U_HEAD else self._arm_body(x, now)
 
     # -- response -----------------------------------------------------------------------------------------------------
 
@@ -344,11 +355,14 @@ cdef class UpstreamConnection(Upstream):
         )
         self.remaining = 0
         self.trailers = None
+        self.trailer = None
         if x.head.method == 1 or head.status == 204 or head.status == 304:  # HEAD
             pass
         elif head.chunked:
             memset(&self.chunks, 0, sizeof(Chunks))
             self.remaining = -1
+            if head.trailer.end > head.trailer.start:
+                self.trailer = data[offset + head.trailer.start:offset + head.trailer.end]
         elif head.content_length >= 0:
             self.remaining = head.content_length
         else:
@@ -359,10 +373,10 @@ cdef class UpstreamConnection(Upstream):
         x.down.relay_head(x, PyBytes_AS_STRING(data) + offset, head)
         if self.x is not x:
             return 0
-        self._arm(x, x.plan.read_idle_us, now)
         if self._is_event_stream(PyBytes_AS_STRING(data) + offset):
+            x.event_stream = True
             x.total_deadline = 0
-            self.deadline = now + x.plan.tunnel_idle_us
+        self._arm_body(x, now)
         return self._body(data, offset + head.length)
 
     cdef bint _is_event_stream(self, const char* base) noexcept:
@@ -394,17 +408,12 @@ cdef class UpstreamConnection(Upstream):
         if n == 0 or offset:
             x.down.flush()
         if offset == 0 and not self.read_paused:
-            self._arm_body(x)
+            self._arm_body(x, monotonic_us())
         return 0
 
-    cdef int _arm_body(self, Exchange x) except -1:
+    cdef int _arm_body(self, Exchange x, int64_t now) except -1:
         """The body moves on: the idle clock starts again."""
-        cdef int64_t now = monotonic_us()
-        if x.total_deadline:
-            self._arm(x, x.plan.read_idle_us, now)
-        else:
-            self.deadline = now + max(x.plan.read_idle_us, x.plan.tunnel_idle_us)
-        return 0
+        return self._arm(x, x.plan.tunnel_idle_us if x.event_stream else x.plan.read_idle_us, now)
 
     cdef int _chunked(self, bytes data, Py_ssize_t offset) except -1:
         cdef Exchange x = self.x
@@ -433,6 +442,8 @@ cdef class UpstreamConnection(Upstream):
                 break
         if event == C_END:
             self.keep = self.keep and n == 0
+            if self.trailers is not None:
+                self.trailers = announced(self.trailers, self.trailer)
             slices.last = self.trailers is None
         if slices.count:
             x.down.body(x, &slices, data)
@@ -442,7 +453,7 @@ cdef class UpstreamConnection(Upstream):
             return self._complete()
         x.down.flush()
         if not self.read_paused:
-            self._arm_body(x)
+            self._arm_body(x, monotonic_us())
         return 0
 
     cdef int _complete(self) except -1:
