@@ -29,6 +29,7 @@ from kairos.proxy.exchange cimport (
 )
 from kairos.proxy.wire cimport iovec, monotonic_us
 
+from kairos.proxy.fields import answer_lines, edit_lines
 from kairos.proxy.reasons import status_line
 from kairos.proxy.trailers import announced
 from kairos.proxy.unusual import Refused, canonical_request
@@ -531,18 +532,10 @@ cdef class ClientConnection(Downstream):
         cdef bytes head
         cdef char* out
         cdef char* scratch
-        names, edits = edit_lines(x.response_edits) if x.response_edits is not None else (b"", b"")
-        edited = set(names.lower().split(b",")) if names else ()
-        lines = [status_line(status), b"Date: ", formatdate(usegmt=True).encode(), b"\r\n"]
-        for name, value in headers:
-            if name == b"Connection" and value == b"close":
-                self.keep = False
-            elif name.lower() not in edited:
-                lines += [name, b": ", value, b"\r\n"]
-        lines.append(edits)
-        if x.last or not x.request_done:
+        lines, close = answer_lines(((b"Date", formatdate(usegmt=True).encode()), *headers), x.response_edits)
+        if close or x.last or not x.request_done:
             self.keep = False
-        head = b"".join(lines)
+        head = status_line(status) + lines
         scratch = self.runtime.room(len(head) + 512)
         memcpy(scratch, PyBytes_AS_STRING(head), len(head))
         out = self._framing(x, scratch + len(head), length)
@@ -580,7 +573,7 @@ cdef class ClientConnection(Downstream):
         self.held = 0
         return self.sendv(&slices.iov[first], count, owner)
 
-    cdef int flush(self) except -1:
+    cdef int flush(self, Exchange x) except -1:
         """Send a head that was held for a body."""
         cdef int n = self.held
         self.held = 0
@@ -591,13 +584,13 @@ cdef class ClientConnection(Downstream):
         if x.tunnelling:
             return self.close()
         if x.framing == F_CHUNKED and not self.terminated:
-            self.flush()
+            self.flush(x)
             tail = b"0\r\n"
             if trailers and self._wants_trailers(x):
                 tail += trailers
             tail += b"\r\n"
             return self.send(PyBytes_AS_STRING(tail), len(tail))
-        return self.flush()
+        return self.flush(x)
 
     cdef int informational(self, Exchange x, const char* base, Head* head) except -1:
         """A 1xx head on its way through (RFC 9110 section 15.2)."""
@@ -763,14 +756,6 @@ cdef bytes _edit_head(Exchange x, const char* base, Head* head):
         if cut_named(base, head, names, len(names), RESPONSE) < 0:
             return None
     return lines
-
-
-def edit_lines(list edits):
-    """Header edits as the comma-separated names they replace, and the lines they add."""
-    last = dict(edits)
-    names = b",".join(name for name in last)
-    lines = b"".join(b"%s: %s\r\n" % (name, value) for name, value in last.items() if value is not None)
-    return names, lines
 
 
 cdef char* _field(char* out, const char* name, Py_ssize_t n, const char* value, Py_ssize_t m) noexcept nogil:

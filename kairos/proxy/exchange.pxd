@@ -132,7 +132,10 @@ cdef class Downstream(Wire):
     cdef int answer_head(self, Exchange x, int status, object headers, int64_t length) except -1
     cdef int body(self, Exchange x, Slices* slices, bytes owner) except -1
     cdef int end(self, Exchange x, bytes trailers) except -1
-    cdef int flush(self) except -1
+    cdef int flush(self, Exchange x) except -1
+    cdef int hold(self, Exchange x) except -1
+    cdef int unhold(self, Exchange x) except -1
+    cdef bint congested(self, Exchange x) noexcept
     cdef int informational(self, Exchange x, const char* base, Head* head) except -1
     cdef int proceed(self, Exchange x) except -1
     cdef bint withdraw(self, Exchange x) except -1
@@ -185,6 +188,7 @@ cdef class Exchange:
     cdef bint event_stream              # open for as long as something comes: no total timeout
     cdef int framing                    # Framing
     cdef int64_t bytes_out
+    cdef int64_t promised               # bytes of an announced length that a Python handler has still to write
     # account
     cdef int64_t started, sent, answered, upstream_us  # monotonic µs; upstream_us is a duration
     cdef int64_t total_deadline
@@ -197,12 +201,13 @@ cdef class Exchange:
     cdef readonly bint finished
     # filters and Python handlers
     cdef int step                       # next request filter
+    cdef bint filtered                  # the response filters ran
     cdef list request_edits             # [(lower-case name, value or None)]
     cdef list response_edits
     cdef object task                    # coroutine of a filter or handler
     cdef Py_ssize_t inbox_bytes         # held in inbox
     cdef list inbox                     # request body for Python, None: nobody reads there
-    cdef object waiter                  # future of whoever waits for body or room
+    cdef object waiter                  # future of all who wait for body or room
     cdef public object state            # free for filters of this exchange (None)
 
     cdef int begin(self) except -1
@@ -222,7 +227,9 @@ cdef class Exchange:
     cdef bint _check_upgrade(self) except -1
     cdef bint _websocket_key(self) noexcept
     cdef int _crashed(self, object error) except -1
-    cdef int _filter_back(self) except -1
+    cdef bint _filter_back(self) except -1
+    cdef int _settle(self, object outcome, bint is_filter) except -1
+    cdef int _start(self, int status, object headers, int64_t length) except -1
     cdef object _shown_detail(self, str kind)
     cdef int _count_failure(self, str kind, object row) except -1
     cdef int reply(self, object response) except -1

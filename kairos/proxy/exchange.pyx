@@ -30,6 +30,7 @@ from kairos.proxy.wire cimport Wire, iovec, monotonic_us, unix_us
 from kairos.telemetry.accesslog cimport AccessRecord, Text
 
 from kairos.proxy.errors import KINDS, render
+from kairos.proxy.fields import REQUEST_OWN, RESPONSE_OWN, edit
 from kairos.telemetry.accesslog import json_text
 
 METHOD_NAMES = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
@@ -44,7 +45,8 @@ cdef class Filter:
     """A policy on the way in and out. None means go on, a Response means answer that now; never a boolean.
 
     on_request   before the handler; may also return an awaitable of None or Response, while which the exchange waits
-    on_response  once the response's status is known, before its head goes out; may edit response headers
+    on_response  once the response's status is known, before its head goes out; may edit response headers, or return
+                 a Response that takes its place
     on_finish    once, at the very end, whatever happened; may only look
     """
 
@@ -59,7 +61,10 @@ cdef class Filter:
 
 
 cdef class Handler:
-    """The end of a route's chain: sees to it that a response is made. May return an awaitable that does so."""
+    """The end of a route's chain: sees to it that a response is made.
+
+    handle() makes it, or returns it as a Response, or returns an awaitable that does either.
+    """
 
     cpdef object handle(self, Exchange x):
         raise NotImplementedError
@@ -245,8 +250,19 @@ cdef class Downstream(Wire):
     cdef int end(self, Exchange x, bytes trailers) except -1:
         raise NotImplementedError
 
-    cdef int flush(self) except -1:
+    cdef int flush(self, Exchange x) except -1:
         raise NotImplementedError
+
+    cdef int hold(self, Exchange x) except -1:
+        """Read no more of the request for now; an HTTP/1.1 connection carries no other."""
+        return self.pause()
+
+    cdef int unhold(self, Exchange x) except -1:
+        return self.resume()
+
+    cdef bint congested(self, Exchange x) noexcept:
+        """Whether the client reads slower than the response comes."""
+        return self.write_paused
 
     cdef int informational(self, Exchange x, const char* base, Head* head) except -1:
         raise NotImplementedError
@@ -440,9 +456,7 @@ cdef class Exchange:
             except Exception as error:
                 return self._crashed(error)
             if outcome is not None:
-                if isinstance(outcome, Response):
-                    return self.reply(outcome)
-                return self.run(outcome, True)
+                return self._settle(outcome, True)
             if self.finished:
                 return 0
         if self.head.expect.end and not self.request_done and self.body_size == 0:
@@ -451,7 +465,16 @@ cdef class Exchange:
             outcome = self.plan.handler.handle(self)
         except Exception as error:
             return self._crashed(error)
-        return 0 if outcome is None else self.run(outcome, False)
+        return 0 if outcome is None else self._settle(outcome, False)
+
+    cdef int _settle(self, object outcome, bint is_filter) except -1:
+        """What a filter or handler returned: the answer, or an awaitable of it."""
+        try:
+            if isinstance(outcome, Response):
+                return self.reply(outcome)
+            return self.run(outcome, is_filter)
+        except Exception as error:
+            return self._crashed(error)
 
     cdef int run(self, object awaitable, bint is_filter) except -1:
         """Await what a Python filter or handler returned; the client is read no further than its inbox."""
@@ -461,27 +484,35 @@ cdef class Exchange:
 
     def _filter_done(self, task):
         self.task = None
-        if self.finished or task.cancelled():
+        try:
+            outcome = task.result()
+            if self.finished:
+                return
+            if outcome is not None:
+                self.answer(outcome)
+                return
+        except asyncio.CancelledError:
+            self.fail("internal")  # nobody else ends it; nothing to do where the exchange's end was the reason
             return
-        if task.exception() is not None:
-            self._crashed(task.exception())
-        elif task.result() is not None:
-            self.reply(task.result())
-        else:
-            self.advance()
+        except Exception as error:
+            self._crashed(error)
+            return
+        self.advance()
 
     def _handler_done(self, task):
         self.task = None
-        if self.finished or task.cancelled():
-            return
-        if task.exception() is not None:
-            self._crashed(task.exception())
-        elif isinstance(task.result(), Response):
-            self.reply(task.result())
-        elif not self.head_sent:
-            self._crashed(RuntimeError(f"the handler of {self.plan.name} made no response"))
-        else:
-            self.end()
+        try:
+            outcome = task.result()
+            if self.finished:
+                return
+            if outcome is not None:
+                self.answer(outcome)
+            else:
+                self.end()
+        except asyncio.CancelledError:
+            self.fail("internal")
+        except Exception as error:
+            self._crashed(error)
 
     cdef int _crashed(self, object error) except -1:
         """A filter or handler raised: the client gets 500, the log the traceback, the worker goes on."""
@@ -510,7 +541,7 @@ cdef class Exchange:
         self.inbox.append(piece)
         self.inbox_bytes += slices.total
         if self.inbox_bytes > INBOX_BYTES:
-            self.down.pause()
+            self.down.hold(self)
         return self.wake()
 
     cdef int end_body(self) except -1:
@@ -535,14 +566,21 @@ cdef class Exchange:
             self._filter_back()
         return 0
 
-    cdef int _filter_back(self) except -1:
+    cdef bint _filter_back(self) except -1:
+        """Run the response filters, once. False: one of them answered in the response's place."""
+        if self.filtered:
+            return True
+        self.filtered = True
         for item in self.plan.response_filters:
             try:
-                (<Filter>item).on_response(self)
+                outcome = (<Filter>item).on_response(self)
+                if outcome is not None:
+                    self.answer(outcome)
             except Exception as error:
-                self.runtime.clock.loop.call_exception_handler(
-                    {"message": f"route {self.plan.name} failed", "exception": error})
-        return 0
+                self._crashed(error)
+            if self.finished:
+                return False
+        return True
 
     cdef int fail(self, str kind) except -1:
         """End the exchange with a row of the error table."""
@@ -601,6 +639,8 @@ cdef class Exchange:
         Raises:
             RuntimeError: the response was begun already.
         """
+        if not isinstance(response, Response):
+            raise TypeError(f"the answer of {self.plan.name} is no Response: {response!r}")
         self.reply(response)
 
     cdef int reply(self, object response) except -1:
@@ -614,7 +654,9 @@ cdef class Exchange:
         if self.flag[0] == c"-":
             self.flag = b"LR"
             self.detail = b"direct_response"
-        self.start(response.status, response.headers, len(body))
+        self._start(response.status, response.headers, len(body))
+        if self.finished:
+            return 0
         if body:
             clear_slices(&slices)
             add_slice(&slices, PyBytes_AS_STRING(body), len(body))
@@ -623,36 +665,57 @@ cdef class Exchange:
         return self.finish()
 
     def start(self, int status, headers=(), length=None):
-        """Send the head of a response; write() and end() follow. Without a length the body is chunked."""
-        if self.finished or self.head_sent:
+        """Send the head of a response; write() and end() follow. Without a length the body is chunked.
+
+        Raises:
+            ConnectionResetError: the client left.
+            RuntimeError: the response was started already.
+            ValueError: a header field holds a line break, or is one the gateway writes itself.
+        """
+        if self.finished:
+            raise ConnectionResetError("the client left")
+        if self.head_sent:
             raise RuntimeError("the response was started already")
+        self._start(status, headers, -1 if length is None else length)
+        if not self.finished:
+            self.down.flush(self)
+
+    cdef int _start(self, int status, object headers, int64_t length) except -1:
+        """The head of an answer; the connection may hold it for the first body bytes."""
         self.status = status
         if self.head.method == 1 or status == 204 or status == 304:
             self.framing = F_NONE
-        elif length is not None:
+        elif length >= 0:
             self.framing = F_LENGTH
         else:
             self.framing = F_CHUNKED if self.head.minor == 1 else F_CLOSE
-        if self.plan.response_filters:
-            self._filter_back()
-        self.down.answer_head(self, status, headers, -1 if length is None else length)
-        if length is None:
-            self.down.flush()
+        if self.plan.response_filters and not self._filter_back():
+            return 0
+        self.promised = length
+        return self.down.answer_head(self, status, headers, length)
 
     async def write(self, bytes data):
         """Send body bytes; waits while the client reads slower than they come.
 
         Raises:
             ConnectionResetError: the client left.
+            RuntimeError: start() was not called.
+            ValueError: more bytes than start() announced.
         """
-        if self.finished:
-            raise ConnectionResetError("the client left")
         self._write(data)
-        while self.down.write_paused and not self.finished:
+        while self.down.congested(self) and not self.finished:
             await self._wait()
 
     cdef int _write(self, bytes data) except -1:
         cdef Slices slices
+        if self.finished:
+            raise ConnectionResetError("the client left")
+        if not self.head_sent:
+            raise RuntimeError("write() before start()")
+        if self.framing == F_LENGTH:
+            if len(data) > self.promised:
+                raise ValueError(f"{len(data)} bytes written, {self.promised} are left of the announced length")
+            self.promised -= len(data)
         clear_slices(&slices)
         if data:
             add_slice(&slices, PyBytes_AS_STRING(data), len(data))
@@ -660,10 +723,19 @@ cdef class Exchange:
         return 0
 
     def end(self):
-        """The response is complete."""
-        if not self.finished:
-            self.down.end(self, None)
-            self.finish()
+        """The response is complete. A handler's coroutine that returns has the same effect.
+
+        Raises:
+            RuntimeError: start() was not called, or announced more bytes than were written.
+        """
+        if self.finished:
+            return
+        if not self.head_sent:
+            raise RuntimeError(f"the handler of {self.plan.name} made no response")
+        if self.framing == F_LENGTH and self.promised:
+            raise RuntimeError(f"the handler of {self.plan.name} left out {self.promised} bytes it had announced")
+        self.down.end(self, None)
+        self.finish()
 
     # -- account ----------------------------------------------------------------------------------------------------
 
@@ -870,16 +942,24 @@ cdef class Exchange:
         return text[:n].decode("latin-1")
 
     def set_request_header(self, str name, value):
-        """Send this field upstream instead of any the client sent under the name; None removes it."""
+        """Send this field upstream instead of any the client sent under the name; None removes it.
+
+        Raises:
+            ValueError: the name or value would break the head apart, or the field is one the gateway writes itself.
+        """
         if self.request_edits is None:
             self.request_edits = []
-        self.request_edits.append(_edit(name, value))
+        self.request_edits.append(edit(name, value, REQUEST_OWN))
 
     def set_response_header(self, str name, value):
-        """Send this field to the client instead of any the upstream sent under the name; None removes it."""
+        """Send this field to the client instead of any the upstream sent under the name; None removes it.
+
+        Raises:
+            ValueError: see set_request_header().
+        """
         if self.response_edits is None:
             self.response_edits = []
-        self.response_edits.append(_edit(name, value))
+        self.response_edits.append(edit(name, value, RESPONSE_OWN))
 
     async def read(self, limit=None):
         """The whole request body.
@@ -921,40 +1001,24 @@ cdef class Exchange:
             self.body_size = 0
         self.inbox = []
         self.inbox_bytes = 0
-        self.down.resume()
+        if not self.request_done:
+            self.down.unhold(self)
         return pieces
 
     async def _wait(self):
-        self.waiter = self.runtime.clock.loop.create_future()
-        try:
-            await self.waiter
-        finally:
-            self.waiter = None
+        """Until something happened: a reader and a writer may wait side by side, so neither may cancel the future."""
+        if self.waiter is None:
+            self.waiter = self.runtime.clock.loop.create_future()
+        await asyncio.shield(self.waiter)
 
     cdef int wake(self) except -1:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None:
+            waiter.set_result(None)
         return 0
 
     def __repr__(self):
         return f"<Exchange {self.method} {self.path_str} {self.status or 'open'}>"
-
-
-def _edit(str name, value):
-    """A header edit, checked against injection (RFC 9110 section 5.5).
-
-    Raises:
-        ValueError: the name is no token, or the value holds CR, LF or NUL.
-    """
-    raw = name.encode("ascii")
-    if not raw or not raw.replace(b"-", b"").replace(b"_", b"").isalnum():
-        raise ValueError(f"not a header name: {name!r}")
-    if value is None:
-        return raw, None
-    data = value if isinstance(value, bytes) else value.encode("latin-1")
-    if b"\r" in data or b"\n" in data or b"\0" in data:
-        raise ValueError(f"header {name}: value holds a line break or NUL")
-    return raw, data
 
 
 _LITERALS = {}

@@ -20,7 +20,7 @@ from kairos.proxy.exchange cimport Exchange, Handler, Plan, Settings, Target, Up
 from kairos.proxy.upstream.connection cimport Origin, UpstreamConnection
 from kairos.proxy.wire cimport monotonic_us
 
-from kairos.proxy.client import edit_lines
+from kairos.proxy.fields import edit_lines
 
 
 @cython.final

@@ -188,12 +188,12 @@ cdef class UpstreamConnection(Upstream):
 
     cdef int on_congested(self) except -1:
         if self.x is not None:
-            self.x.down.pause()
+            self.x.down.hold(self.x)
         return 0
 
     cdef int on_drained(self) except -1:
         if self.x is not None:
-            self.x.down.resume()
+            self.x.down.unhold(self.x)
         return 0
 
     # -- request ------------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ cdef class UpstreamConnection(Upstream):
             if self.x is x:
                 self.request_body(x, &slices, piece)
         if self.x is x and not self.write_paused:
-            x.down.resume()
+            x.down.unhold(x)
         if self.x is x and x.request_done:
             self.request_end(x, x.request_trailers)
         return 0
@@ -334,6 +334,8 @@ cdef class UpstreamConnection(Upstream):
         x.answered = monotonic_us()
         x.upstream_us = x.answered - x.sent
         x.set_upstream_head(head)
+        if self.x is not x:
+            return 0
         self.deadline = x.answered + x.plan.tunnel_idle_us
         x.down.tunnel(x, base, head)
         if rest > 0 and self.x is x:
@@ -370,6 +372,8 @@ cdef class UpstreamConnection(Upstream):
             self.keep = False
             self.remaining = -1
         x.set_upstream_head(head)
+        if self.x is not x:
+            return 0
         x.down.relay_head(x, PyBytes_AS_STRING(data) + offset, head)
         if self.x is not x:
             return 0
@@ -406,7 +410,7 @@ cdef class UpstreamConnection(Upstream):
         if self.remaining == 0 and not self.until_close:
             return self._complete()
         if n == 0 or offset:
-            x.down.flush()
+            x.down.flush(x)
         if offset == 0 and not self.read_paused:
             self._arm_body(x, monotonic_us())
         return 0
@@ -451,7 +455,7 @@ cdef class UpstreamConnection(Upstream):
                 return 0
         if event == C_END:
             return self._complete()
-        x.down.flush()
+        x.down.flush(x)
         if not self.read_paused:
             self._arm_body(x, monotonic_us())
         return 0

@@ -1,0 +1,73 @@
+"""Header fields made here rather than read: checked against injection (RFC 9110 section 5.5), and kept off those that
+the gateway writes itself: a second Content-Length or Host would be read differently by the next hop.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Edit = tuple[bytes, bytes | None]
+"""A field to be set, or (None) removed."""
+
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_BREAKS = re.compile(rb"[\r\n\0]")
+_FRAMING = frozenset((b"connection", b"content-length", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"))
+REQUEST_OWN = _FRAMING | {
+    b"expect", b"forwarded", b"host", b"proxy-connection", b"via", b"x-forwarded-for", b"x-forwarded-host",
+    b"x-forwarded-port", b"x-forwarded-proto", b"x-request-id",
+}  # fmt: skip
+RESPONSE_OWN = _FRAMING | {b"via", b"x-request-id"}
+_ANSWER_OWN = frozenset((b"content-length", b"transfer-encoding", b"x-request-id"))
+
+
+def edit(name: str, value: str | bytes | None, own: frozenset[bytes]) -> Edit:
+    """An edit of a field that is not one of `own`.
+
+    Raises:
+        ValueError: the name is no token or the gateway's own, or the value holds CR, LF or NUL.
+    """
+    raw = name.encode("ascii")
+    if raw.lower() in own:
+        raise ValueError(f"header {name} is written by the gateway itself")
+    data = value.encode("latin-1") if isinstance(value, str) else value
+    _check(raw, data or b"")
+    return raw, data
+
+
+def edit_lines(edits: Iterable[Edit]) -> tuple[bytes, bytes]:
+    """Edits as the comma-separated names they replace, and the lines they add; the last edit of a name counts."""
+    last = {name.lower(): (name, value) for name, value in edits}
+    lines = b"".join(b"%s: %s\r\n" % (name, value) for name, value in last.values() if value is not None)
+    return b",".join(last), lines
+
+
+def answer_lines(headers: Iterable[tuple[bytes, bytes]], edits: Iterable[Edit] | None) -> tuple[bytes, bool]:
+    """Field lines of an answer with these headers after these edits, and whether they ask for the connection's end.
+
+    Raises:
+        ValueError: see edit().
+    """
+    names, added = edit_lines(edits) if edits else (b"", b"")
+    edited = names.split(b",") if names else ()
+    lines, close = [], False
+    for name, value in headers:
+        lower = name.lower()
+        if lower in _ANSWER_OWN:
+            raise ValueError(f"header {name.decode('latin-1')} is written by the gateway itself")
+        if lower == b"connection" and value.lower() == b"close":
+            close = True
+        elif lower not in edited:
+            _check(name, value)
+            lines.append(b"%s: %s\r\n" % (name, value))
+    return b"".join(lines) + added, close
+
+
+def _check(name: bytes, value: bytes) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"not a header name: {name!r}")
+    if _BREAKS.search(value):
+        raise ValueError(f"header {name.decode()}: the value holds a line break or NUL")
