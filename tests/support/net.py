@@ -123,6 +123,8 @@ class ScriptedOrigin:
         self.script = script
         self.errors: list[BaseException] = []
         self.connections = 0
+        self.finished = 0
+        """Connections whose script is through."""
         self._sock = socket.socket(family)
         self._sock.bind(address or ("127.0.0.1", 0))  # type: ignore[arg-type]
         self._sock.listen(128)
@@ -162,6 +164,7 @@ class ScriptedOrigin:
             self.errors.append(error)
         finally:
             peer.close()
+            self.finished += 1
 
     def close(self) -> None:
         self._waker.send(b"x")
