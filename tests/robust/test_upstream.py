@@ -1,4 +1,4 @@
-"""What a broken or hostile origin sends: 502 and nothing of it reaches the client, or a response that is visibly cut."""
+"""What a broken or hostile origin sends: 502 and nothing of it goes on, or a response that is visibly cut."""
 
 from __future__ import annotations
 
@@ -61,13 +61,14 @@ class Answering:
     def __call__(self, peer: Peer) -> None:
         while True:
             read_request(peer)
-            if self.piece:
-                peer.send_slowly(self.answer, self.piece)
+            answer, piece, rest = self.answer, self.piece, self.rest
+            if piece:
+                peer.send_slowly(answer, piece)
             else:
-                peer.send(self.answer)
-            if self.rest:
+                peer.send(answer)
+            if rest:
                 self.go_on.wait(TIMEOUT_S)
-                peer.send(self.rest)
+                peer.send(rest)
 
 
 class Setup:
