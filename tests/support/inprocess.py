@@ -1,0 +1,155 @@
+"""A worker's data plane inside the test's process, for plans that no configuration can name: hand-made filters,
+handlers, resolvers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import uvloop
+from kairos.proxy.client import ClientConnection
+from kairos.proxy.exchange import Filter, Handler, Runtime
+from kairos.proxy.wire import Clock
+
+from kairos.config.model import Config, Route
+from kairos.proxy.snapshot import FORWARD, Origins, Revision, Snapshot
+from kairos.proxy.upstream.dial import use_resolver
+from kairos.proxy.upstream.resolve import Resolver
+from kairos.scoreboard import Scoreboard, Series, route_key
+from kairos.telemetry.accesslog import AccessLog, LogReader
+from tests.support.net import Peer, connect
+
+METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"]
+Served = Handler | dict[str, Any] | Route
+"""What ends a chain: a handler, or a route to forward on."""
+
+
+class Chain:
+    """A path, the filters on it and what ends it."""
+
+    def __init__(self, path: str, end: Served, *filters: Filter) -> None:
+        self.path = path
+        self.end = end
+        self.filters = list(filters)
+
+
+class _HandMade(Snapshot):
+    """A snapshot whose routes are chains."""
+
+    def __init__(self, chains: Sequence[Chain], *parts: Any) -> None:
+        self._chains = chains
+        super().__init__(*parts)
+
+    def _route_rows(self) -> Iterator[tuple[list[str], str, list[str], str, Any]]:
+        for chain in self._chains:
+            route = chain.end if isinstance(chain.end, Route) else None
+            handler = FORWARD if route else chain.end
+            name = route_key(route) if route else chain.path
+            plan = self._plan(name, route, handler, chain.filters, self.config.timeouts)  # type: ignore[arg-type]
+            yield [], chain.path, METHODS, "strict", plan
+
+
+class InProcess:
+    """Runs in a loop of its own, in a thread of its own; what the loop reported is in `reports`."""
+
+    def __init__(self, chains: Sequence[Chain], config: dict[str, Any], nameservers: list[str] | None) -> None:
+        for chain in chains:
+            if isinstance(chain.end, dict):
+                chain.end = msgspec.convert(chain.end, Route)
+        self.reports: list[BaseException] = []
+        self._chains = chains
+        self._config = msgspec.convert({"routers": [], **config}, Config)
+        self._nameservers = nameservers
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(self._report)
+        self._over = asyncio.Event()
+        self.board = Scoreboard.create(workers=1, routes=16, pairs=16, upstreams=16)
+        resolver = Resolver(self._nameservers)
+        use_resolver(resolver)
+        clock = Clock(self.loop)
+        self.runtime = Runtime(clock, self.board, 0, AccessLog(self.board, 0, self._config.access_log), 1, 1000)
+        self.origins = Origins(self.runtime, self.board, 0)
+        routes = [chain.end for chain in self._chains if isinstance(chain.end, Route)]
+        revision = Revision(1, self._config, Series(self.board).assign(routes))
+        snapshot = _HandMade(self._chains, revision, self.origins, self.board, 0)
+        self.runtime.serve(snapshot)
+        self.origins.settle(snapshot)
+        self._log = LogReader(self.board)
+        self._lines: list[dict[str, Any]] = []
+        clock.start()
+        server = await self.loop.create_server(lambda: ClientConnection(self.runtime), "127.0.0.1", 0)
+        self.port = int(server.sockets[0].getsockname()[1])
+        self._ready.set()
+        await self._over.wait()
+        server.close()
+        for client in list(self.runtime.clients):
+            client.kill()
+        for pool in snapshot.origins:
+            pool.retire()
+        clock.stop()
+        await resolver.close()
+
+    def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.reports.append(context.get("exception") or RuntimeError(context["message"]))
+
+    def connect(self) -> Peer:
+        return connect(self.port)
+
+    def request(self, data: bytes) -> tuple[bytes, bytes]:
+        """Send bytes on a new connection; head and body of the response."""
+        with self.connect() as peer:
+            peer.send(data)
+            return peer.receive_response()
+
+    def get(self, path: str, *lines: str) -> tuple[bytes, bytes]:
+        return self.request("\r\n".join([f"GET {path} HTTP/1.1", "Host: test", *lines, "", ""]).encode())
+
+    def access_lines(self) -> list[dict[str, Any]]:
+        """The access log so far."""
+        self._lines += [json.loads(line) for line in self._log.drain(0).splitlines()]
+        return self._lines
+
+    def wait_access(self, **members: Any) -> dict[str, Any]:
+        """Until an access-log line has these members; that line."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            for line in self.access_lines():
+                if members.items() <= line.items():
+                    return line
+            time.sleep(0.01)
+        raise AssertionError(f"no line with {members} in {self._lines}")
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """The outcome of a coroutine run in the loop."""
+        return asyncio.run_coroutine_threadsafe(work(), self.loop).result(10)
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self._over.set)
+        self._thread.join(10)
+
+
+@contextlib.contextmanager
+def in_process(*chains: Chain, nameservers: list[str] | None = None, **config: Any) -> Iterator[InProcess]:
+    """An InProcess for the length of a with block; `config` holds sections of the configuration."""
+    made = InProcess(chains, config, nameservers)
+    try:
+        yield made
+    finally:
+        made.close()
