@@ -6,6 +6,7 @@ Not on the hot path: connections are pooled. Every failure leaves as a DialError
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ class DialError(Exception):
         self.kind = kind
 
 
+class _Unreachable(DialError):
+    """One address refused; another may not."""
+
+
 def use_resolver(resolver: Resolver) -> None:
     """Set the process's resolver (worker start-up)."""
     global _resolver
@@ -37,26 +42,31 @@ async def dial(origin: Origin, timeout_s: float) -> UpstreamConnection:
         DialError: it could not be resolved, refused, failed its handshake or took too long.
     """
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _dial(origin)
+        async with asyncio.timeout(timeout_s) as limit:
+            return await _dial(origin, limit)
     except TimeoutError as error:
         raise DialError("connect_timeout", f"no connection within {timeout_s} s") from error
 
 
-async def _dial(origin: Origin) -> UpstreamConnection:
+async def _dial(origin: Origin, limit: asyncio.Timeout) -> UpstreamConnection:
     if origin.address.unix is not None:
         return await _open(origin, path=origin.address.unix)
     assert _resolver is not None
     addresses = await _resolver.resolve(origin.address.host)
     if not addresses:
         raise DialError("resolve_failed", f"{origin.address.host} has no address")
-    for address in addresses[:-1]:
-        try:
-            return await _open(origin, host=address, port=origin.address.port)
-        except DialError as error:
-            if error.kind != "connect_failed":
-                raise
+    for left in range(len(addresses), 1, -1):
+        with contextlib.suppress(TimeoutError, _Unreachable):
+            async with asyncio.timeout(_share(limit, left)):
+                return await _open(origin, host=addresses[-left], port=origin.address.port)
     return await _open(origin, host=addresses[-1], port=origin.address.port)
+
+
+def _share(limit: asyncio.Timeout, left: int) -> float:
+    """Seconds for one of the addresses left: one that is silent must not use up the others' time."""
+    end = limit.when()
+    assert end is not None
+    return (end - asyncio.get_running_loop().time()) / left
 
 
 async def _open(origin: Origin, **where: Any) -> UpstreamConnection:
@@ -71,5 +81,5 @@ async def _open(origin: Origin, **where: Any) -> UpstreamConnection:
     except ssl.SSLError as error:
         raise DialError("tls_failed", str(error)) from error
     except OSError as error:
-        raise DialError("connect_failed", str(error)) from error
+        raise _Unreachable("connect_failed", str(error)) from error
     return connection

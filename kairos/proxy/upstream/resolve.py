@@ -1,7 +1,7 @@
 """Names to addresses by c-ares (aiodns), kept for as long as their TTL says.
 
-A name that expired is asked for again by whoever needs it next; while the server does not answer, what was known last
-stays good, so that a DNS outage takes no running service down.
+A name that expired is asked for again by whoever needs it next. While no server answers, what was known last stays
+good, so that a DNS outage takes no running service down; a name that a server says does not exist loses its addresses.
 """
 
 from __future__ import annotations
@@ -9,14 +9,19 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from typing import NamedTuple
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiodns
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 MIN_TTL = 1.0
-MAX_TTL = 300.0
+MAX_TTL = 3600.0  # c-ares keeps answers no longer either
 RETRY_AFTER = 2.0
-"""Seconds until a name that could not be asked for is asked for again."""
+"""Seconds until a name without an answer, or without addresses, is asked for again."""
+_NO_ADDRESS = frozenset((aiodns.error.ARES_ENOTFOUND, aiodns.error.ARES_ENODATA))
 
 
 class _Entry(NamedTuple):
@@ -25,9 +30,13 @@ class _Entry(NamedTuple):
 
 
 class Resolver:
-    """One per worker. Addresses of a name come rotated, so that connections spread over them."""
+    """One per worker. Addresses of a name come rotated, so that connections spread over them.
 
-    def __init__(self, nameservers: list[str] | None = None) -> None:
+    Name servers (`address` or `address:port`) and search domains are the system's, unless some are given.
+    """
+
+    def __init__(self, nameservers: list[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._resolver = aiodns.DNSResolver(nameservers=nameservers, timeout=2.0, tries=2)
         self._cache: dict[str, _Entry] = {}
         self._asking: dict[str, asyncio.Task[_Entry]] = {}
@@ -41,7 +50,7 @@ class Resolver:
         if _is_address(host):
             return [host]
         entry = self._cache.get(host)
-        if entry is None or entry.expires <= asyncio.get_running_loop().time():
+        if entry is None or entry.expires <= self._clock():
             entry = await asyncio.shield(self._ask_once(host))
         self._turn += 1
         pivot = self._turn % len(entry.addresses) if entry.addresses else 0
@@ -57,18 +66,17 @@ class Resolver:
         return task
 
     async def _ask(self, host: str) -> _Entry:
-        now = asyncio.get_running_loop().time()
         try:
             answer = await self._resolver.getaddrinfo(host, family=socket.AF_UNSPEC, type=socket.SOCK_STREAM)
-        except aiodns.error.DNSError:
-            known = self._cache.get(host, _Entry([], 0.0))
-            entry = _Entry(known.addresses, now + RETRY_AFTER)
+        except aiodns.error.DNSError as error:
+            known = self._cache.get(host)
+            kept = known.addresses if known is not None and error.args[0] not in _NO_ADDRESS else []
+            entry = _Entry(kept, self._clock() + RETRY_AFTER)
         else:
             ttl = min((node.ttl for node in answer.nodes), default=0)
             addresses = list(dict.fromkeys(_text(node.addr[0]) for node in answer.nodes))
-            entry = _Entry(addresses, now + min(max(float(ttl), MIN_TTL), MAX_TTL))
-        if entry.addresses:
-            self._cache[host] = entry
+            entry = _Entry(addresses, self._clock() + min(max(float(ttl), MIN_TTL), MAX_TTL))
+        self._cache[host] = entry
         return entry
 
 
