@@ -129,7 +129,7 @@ class Snapshot:
         self.plans: tuple[Plan, ...] = tuple(self.table.values)
         self.routed: list[Plan] = [plan for plan in self.plans if plan.route is not None]
 
-    # -- rows of the table: hosts, path, methods, trailing slash, plan ----------------------------------------------------
+    # -- rows of the table: hosts, path, methods, trailing slash, plan ------------------------------------------------
 
     def _builtin_rows(self, revision: Revision) -> Iterator[tuple[list[str], str, list[str], str, Plan]]:
         for path, handler in builtin.endpoints(self, self._scoreboard).items():
@@ -145,7 +145,7 @@ class Snapshot:
                 slash = route.trailing_slash or self.config.paths.trailing_slash
                 yield route.hosts, route.external_path, list(methods), slash, self._route_plan(route)
 
-    # -- plans ---------------------------------------------------------------------------------------------------------
+    # -- plans --------------------------------------------------------------------------------------------------------
 
     def _route_plan(self, route: Route) -> Plan:
         handler = _ProtocolHandlers.get(route.protocol)

@@ -70,7 +70,7 @@ def worker_lives(served: InProcess) -> bool:
 ALIVE = Chain("/alive", Says())
 
 
-# -- filters: on_request ------------------------------------------------------------------------------------------------
+# -- filters: on_request ----------------------------------------------------------------------------------------------
 
 
 def test_a_filter_sees_who_asks_for_what() -> None:
@@ -213,7 +213,7 @@ def test_a_client_that_leaves_while_a_filter_thinks_cancels_it() -> None:
         assert served.reports == []
 
 
-# -- filters: headers, on_response, on_finish ---------------------------------------------------------------------------
+# -- filters: headers, on_response, on_finish -------------------------------------------------------------------------
 
 
 def test_request_headers_are_set_and_removed_on_the_way_up() -> None:
@@ -352,7 +352,7 @@ def test_state_is_the_exchanges_own() -> None:
         assert header(served.get("/a?2")[0], b"x-state") == b"2"
 
 
-# -- handlers: reading --------------------------------------------------------------------------------------------------
+# -- handlers: reading ------------------------------------------------------------------------------------------------
 
 
 def chunked(*pieces: bytes) -> bytes:
@@ -468,7 +468,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_cancels_the_handler() ->
         assert worker_lives(served)
 
 
-# -- handlers: writing --------------------------------------------------------------------------------------------------
+# -- handlers: writing ------------------------------------------------------------------------------------------------
 
 
 async def stream(x: Exchange) -> None:

@@ -167,7 +167,7 @@ def test_an_address_is_not_asked_for(server: NameServer, literal: str) -> None:
     assert not server.asked
 
 
-# -- through the data plane ----------------------------------------------------------------------------------------------
+# -- through the data plane -------------------------------------------------------------------------------------------
 
 
 def ok(peer: Peer) -> None:
@@ -242,12 +242,11 @@ def test_a_backend_that_moves_is_followed(server: NameServer) -> None:
 
         return script
 
-    with origin(says(b"old"), address=("127.0.0.2", 0)) as old:
-        with (
-            origin(says(b"new"), address=("127.0.0.3", old.port)),
-            in_process(Chain("/a", route("/a", f"http://{NAME}:{old.port}")), nameservers=[server.address]) as served,
-        ):
-            assert served.get("/a")[1] == b"old"
-            server.records[NAME] = ["127.0.0.3"]
-            served.run(lambda: asyncio.sleep(resolve.MIN_TTL))
-            assert served.get("/a")[1] == b"new"
+    with (
+        origin(says(b"old"), address=("127.0.0.2", 0)) as old, origin(says(b"new"), address=("127.0.0.3", old.port)),
+        in_process(Chain("/a", route("/a", f"http://{NAME}:{old.port}")), nameservers=[server.address]) as served,
+    ):
+        assert served.get("/a")[1] == b"old"
+        server.records[NAME] = ["127.0.0.3"]
+        served.run(lambda: asyncio.sleep(resolve.MIN_TTL))
+        assert served.get("/a")[1] == b"new"

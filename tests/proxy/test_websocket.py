@@ -97,7 +97,7 @@ def echo_websocket(peer: Peer) -> None:
     echo_frames(peer)
 
 
-# -- the handshake ------------------------------------------------------------------------------------------------------
+# -- the handshake ----------------------------------------------------------------------------------------------------
 
 
 def test_a_message_goes_there_and_back_and_is_accounted_for_at_the_end(desk: Desk) -> None:
@@ -326,7 +326,7 @@ def test_a_handshake_is_not_sent_on_a_connection_that_may_be_stale() -> None:
         client.close()
 
 
-# -- the tunnel ---------------------------------------------------------------------------------------------------------
+# -- the tunnel -------------------------------------------------------------------------------------------------------
 
 
 def test_fragments_and_control_frames_between_them_pass_as_they_are(desk: Desk) -> None:
@@ -423,7 +423,7 @@ def test_a_client_is_held_back_by_an_origin_that_does_not_read(desk: Desk) -> No
         assert received.wait(10)
 
 
-# -- the end ------------------------------------------------------------------------------------------------------------
+# -- the end ----------------------------------------------------------------------------------------------------------
 
 
 def until_the_end(seen: queue.Queue[bytes]) -> object:
@@ -500,7 +500,7 @@ def test_open_tunnels_survive_a_reload() -> None:
         gate.wait_access(status=101, route="/ws/a")
 
 
-# -- real clients and origins -------------------------------------------------------------------------------------------
+# -- real clients and origins -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import struct
 import threading
 from collections import Counter
 from ipaddress import ip_address
+from typing import Self
 
 A, AAAA = 1, 28
 NXDOMAIN, SERVFAIL = 3, 2
@@ -67,7 +68,7 @@ class NameServer:
         self._thread.join(5)
         self._sock.close()
 
-    def __enter__(self) -> NameServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -19,7 +19,7 @@ from kairos.proxy.exchange import Filter, Handler, Runtime
 from kairos.proxy.wire import Clock
 
 from kairos.config.model import Config, Route
-from kairos.proxy.snapshot import FORWARD, Origins, Revision, Snapshot
+from kairos.proxy.snapshot import FORWARD, Origins, Revision, Snapshot, merged
 from kairos.proxy.upstream.dial import use_resolver
 from kairos.proxy.upstream.resolve import Resolver
 from kairos.scoreboard import Scoreboard, Series, route_key
@@ -52,7 +52,8 @@ class _HandMade(Snapshot):
             route = chain.end if isinstance(chain.end, Route) else None
             handler = FORWARD if route else chain.end
             name = route_key(route) if route else chain.path
-            plan = self._plan(name, route, handler, chain.filters, self.config.timeouts)  # type: ignore[arg-type]
+            timeouts = merged(self.config.timeouts, route.timeouts if route else None)
+            plan = self._plan(name, route, handler, chain.filters, timeouts)  # type: ignore[arg-type]
             yield [], chain.path, METHODS, "strict", plan
 
 
@@ -103,6 +104,8 @@ class InProcess:
             client.kill()
         for pool in snapshot.origins:
             pool.retire()
+        while clock.count:  # connections that still say goodbye (TLS); a leaked one fails the test
+            await asyncio.sleep(0.005)
         clock.stop()
         await resolver.close()
 
@@ -143,6 +146,7 @@ class InProcess:
     def close(self) -> None:
         self.loop.call_soon_threadsafe(self._over.set)
         self._thread.join(10)
+        assert not self._thread.is_alive(), f"connections are left open: {self.runtime.clients}"
 
 
 @contextlib.contextmanager

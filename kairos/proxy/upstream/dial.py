@@ -25,7 +25,7 @@ class DialError(Exception):
         self.kind = kind
 
 
-class _Unreachable(DialError):
+class _UnreachableError(DialError):
     """One address refused; another may not."""
 
 
@@ -56,7 +56,7 @@ async def _dial(origin: Origin, limit: asyncio.Timeout) -> UpstreamConnection:
     if not addresses:
         raise DialError("resolve_failed", f"{origin.address.host} has no address")
     for left in range(len(addresses), 1, -1):
-        with contextlib.suppress(TimeoutError, _Unreachable):
+        with contextlib.suppress(TimeoutError, _UnreachableError):
             async with asyncio.timeout(_share(limit, left)):
                 return await _open(origin, host=addresses[-left], port=origin.address.port)
     return await _open(origin, host=addresses[-1], port=origin.address.port)
@@ -81,5 +81,5 @@ async def _open(origin: Origin, **where: Any) -> UpstreamConnection:
     except ssl.SSLError as error:
         raise DialError("tls_failed", str(error)) from error
     except OSError as error:
-        raise _Unreachable("connect_failed", str(error)) from error
+        raise _UnreachableError("connect_failed", str(error)) from error
     return connection
