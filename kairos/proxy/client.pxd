@@ -17,7 +17,7 @@ cdef class ClientConnection(Downstream):
     cdef bint terminated        # the last chunk went out with the body
     cdef bytes pending          # part of a head, or requests sent ahead
     cdef int64_t lingered       # bytes thrown away after the last answer
-    cdef Py_ssize_t unsent      # of the transport, when writing stalled last
+    cdef Py_ssize_t unsent      # not acknowledged by the client when last looked at
     cdef char peer[46]          # address of the client
     cdef int peer_size
 
@@ -44,3 +44,4 @@ cdef class ClientConnection(Downstream):
     cdef int _request_read(self, Exchange x) except -1
     cdef int _close_soon(self) except -1
     cdef int _next(self) except -1
+    cdef Py_ssize_t _unsent(self) except -1

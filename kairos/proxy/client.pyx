@@ -37,9 +37,11 @@ from kairos.proxy.unusual import Refused, canonical_request
 cdef extern from *:
     """
     #include <arpa/inet.h>
+    #include <linux/sockios.h>
     #include <netinet/in.h>
     #include <netinet/tcp.h>
     #include <string.h>
+    #include <sys/ioctl.h>
     #include <sys/socket.h>
     /* Text of the peer's address into out[46]; its length, or 0 where the socket is no internet socket. */
     static int kairos_peer(int fd, char *out) {
@@ -64,6 +66,11 @@ cdef extern from *:
         if (a.ss_family == AF_INET6) return ntohs(((struct sockaddr_in6 *)&a)->sin6_port);
         return 0;
     }
+    /* Bytes the kernel still holds for the peer. */
+    static int kairos_outq(int fd) {
+        int n = 0;
+        return ioctl(fd, SIOCOUTQ, &n) < 0 ? 0 : n;
+    }
     /* Make the close a reset, which is the one way left to say "not complete" where the close ends the body. */
     static void kairos_reset_on_close(int fd) {
         struct linger none = {1, 0};
@@ -77,6 +84,7 @@ cdef extern from *:
     int peer_of "kairos_peer"(int fd, char* out) noexcept nogil
     int local_port_of "kairos_local_port"(int fd) noexcept nogil
     void no_delay "kairos_nodelay"(int fd) noexcept nogil
+    int outq "kairos_outq"(int fd) noexcept nogil
     void reset_on_close "kairos_reset_on_close"(int fd) noexcept nogil
 
 
@@ -207,17 +215,22 @@ cdef class ClientConnection(Downstream):
 
     cdef int _stalled(self, int64_t now) except -1:
         """The client does not read: as long as something moves it may be slow, else it goes."""
-        cdef Py_ssize_t unsent = self.transport.get_write_buffer_size()
+        cdef Py_ssize_t unsent = self._unsent()
         if self.x is not None and self.x.total_deadline and now >= self.x.total_deadline:
             return self.x.fail("total_timeout")
-        if unsent < self.unsent:
+        if 0 < unsent < self.unsent:
             self.unsent = unsent
             self.deadline = now + self.runtime.settings.write_idle_us
             return 0
         return self.abort()
 
+    cdef Py_ssize_t _unsent(self) except -1:
+        """What the client has not acknowledged: the kernel's part of it alone may take a slow client minutes."""
+        return <Py_ssize_t>self.transport.get_write_buffer_size() + outq(
+            self.transport.get_extra_info("socket").fileno())
+
     cdef int on_congested(self) except -1:
-        self.unsent = self.transport.get_write_buffer_size()
+        self.unsent = self._unsent()
         self.deadline = monotonic_us() + self.runtime.settings.write_idle_us
         if self.x is not None and self.x.up is not None:
             self.x.up.pause()
@@ -663,7 +676,7 @@ cdef class ClientConnection(Downstream):
     cdef int _close_soon(self) except -1:
         """Close once written; a client that does not read is given write_idle."""
         self.close()
-        self.unsent = self.transport.get_write_buffer_size()
+        self.unsent = self._unsent()
         self.deadline = monotonic_us() + self.runtime.settings.write_idle_us
         return 0
 
@@ -671,7 +684,7 @@ cdef class ClientConnection(Downstream):
         """Say that nothing more will come, but take what the client still sends: a reset would destroy the answer."""
         self.state = C_LINGER
         self.pending = None
-        self.unsent = self.transport.get_write_buffer_size()
+        self.unsent = self._unsent()
         self.deadline = monotonic_us() + LINGER_US
         if self.transport.can_write_eof():
             self.transport.write_eof()
