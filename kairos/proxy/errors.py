@@ -72,9 +72,9 @@ KINDS: dict[str, Kind] = {
 
 
 def render(kind: str, request_id: str, detail: str | None = None) -> bytes:
-    """The problem+json body of an error."""
+    """The problem+json body of an error; `detail` says more than the row's message does."""
     row = KINDS[kind]
-    message = f"{row.message}: {detail}" if detail else row.message
+    message = detail or row.message
     return orjson.dumps(
         {
             "type": row.type,

@@ -352,7 +352,7 @@ cdef class Exchange:
             if check_query(mark + 1, n - size - 1) < 0:
                 code = -2
         if code < 0:
-            self.fail_with("bad_target", (problem(code)).decode())
+            self.fail_with("bad_target", f"{KINDS['bad_target'].message}: {problem(code).decode()}")
             return False
         if code == SAME:
             self.path_start = raw
@@ -613,16 +613,16 @@ cdef class Exchange:
     def fail_as(self, str kind, detail=None, headers=None):
         """For filters and handlers: end the exchange with a row of the error table.
 
-        `detail` is shown to the client, `headers` is a list of (name, value) in bytes.
+        `detail` is shown to the client instead of the row's message, `headers` is a list of (name, value) in bytes.
         """
         self.fail_with(kind, (detail, headers or []))
 
     cdef object _shown_detail(self, str kind):
         """What helps the client: its own request, never ours."""
         if kind == "route_not_found":
-            return self.path_str
+            return f"{KINDS[kind].message}: {self.path_str}"
         if kind == "method_not_allowed":
-            return f"{self.method} {self.path_str}"
+            return f"{KINDS[kind].message}: {self.method} {self.path_str}"
         return None
 
     cdef int _count_failure(self, str kind, object row) except -1:

@@ -19,4 +19,4 @@ class Allow(Filter):
 
     def on_request(self, x: Exchange) -> None:
         if x.client not in self._networks:
-            x.fail_as("forbidden", "this client's network may not read it")
+            x.fail_as("forbidden", "Forbidden: this client's network may not read it")
