@@ -21,15 +21,27 @@ import uvloop
 
 from kairos._speedups.cells import W_PID, W_REVISION, W_STARTED_AT
 from kairos.channel import (
-    Abort, Ack, ChannelError, Commit, Decoder, Drain, Drained, Message, Nack, Prepare, Ready, Stop, encode,
+    Abort,
+    Ack,
+    ChannelError,
+    Commit,
+    Decoder,
+    Drain,
+    Drained,
+    Message,
+    Nack,
+    Prepare,
+    Ready,
+    Stop,
+    encode,
 )  # fmt: skip
 from kairos.proxy.client import ClientConnection
 from kairos.proxy.exchange import Runtime
+from kairos.proxy.listener import drain_listener
 from kairos.proxy.snapshot import Origins, Revision, Snapshot
 from kairos.proxy.upstream.dial import use_resolver
 from kairos.proxy.upstream.resolve import Resolver
 from kairos.proxy.wire import Clock
-from kairos.supervisor.sockets import drain_listener
 from kairos.telemetry.accesslog import AccessLog
 from kairos.telemetry.log import configure, get_logger
 

@@ -1,0 +1,1 @@
+"""What is typed: words become one call."""

@@ -1,0 +1,1 @@
+"""What the gateway tells of itself: access log, application log, metrics."""

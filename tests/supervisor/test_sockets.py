@@ -12,14 +12,12 @@ from pathlib import Path
 import pytest
 
 from kairos.config.model import Server
+from kairos.proxy.listener import accept_waiting, drain_listener, refuse_new
 from kairos.supervisor.sockets import (
     ControlSocket,
     ListenError,
     Listeners,
-    accept_waiting,
-    drain_listener,
     listen_unix,
-    refuse_new,
     resolve,
 )
 

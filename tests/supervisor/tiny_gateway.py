@@ -30,8 +30,9 @@ from kairos.channel import (
     encode,
 )
 from kairos.config.problems import ConfigError
+from kairos.proxy.listener import accept_waiting, drain_listener
 from kairos.supervisor.arbiter import Arbiter, Options
-from kairos.supervisor.sockets import ListenError, accept_waiting, drain_listener
+from kairos.supervisor.sockets import ListenError
 from kairos.telemetry.log import configure
 
 

@@ -1,0 +1,1 @@
+"""What ends a chain of filters: one handler a way of answering."""

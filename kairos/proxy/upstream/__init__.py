@@ -1,0 +1,1 @@
+"""Towards the origins: names, connections and their pools."""
