@@ -55,6 +55,8 @@ SPARE_DESCRIPTORS = 64
 """Kept from clients for logs, channel, resolver and the listeners."""
 EXIT_BOOT = 3
 POLL_S = 0.05
+KILL_S = 1.0
+"""What connections that were cut may take to be counted and logged."""
 
 
 def main(boot: WorkerBoot) -> None:
@@ -209,6 +211,9 @@ class Worker:
             log.warning("drain deadline passed", connections_cut=len(clients))
         for client in clients:
             client.kill()
+        killed = loop.time() + KILL_S
+        while self._runtime.clients and loop.time() < killed:
+            await asyncio.sleep(0.01)
         await asyncio.sleep(0)
         self._say(Drained())
         self._over.set()

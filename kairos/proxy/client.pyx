@@ -24,7 +24,7 @@ from kairos._speedups.http1 cimport (
     worth_scanning,
 )
 from kairos.proxy.exchange cimport (
-    Downstream, Exchange, F_CHUNKED, F_CLOSE, F_LENGTH, F_NONE, PIECES, Runtime, Slices, Upstream, add_slice,
+    Downstream, Exchange, F_CHUNKED, F_CLOSE, F_NONE, PIECES, Runtime, Slices, Upstream, add_slice,
     clear_slices,
 )
 from kairos.proxy.wire cimport iovec, monotonic_us
@@ -98,7 +98,7 @@ cdef enum State:
 
 cdef enum:
     AHEAD_BYTES = 65536         # requests sent ahead (pipelined) held before the client is told to wait
-    LINGER_BYTES = 1048576      # thrown away after the last answer, so that it is not lost to a reset
+    LINGER_BYTES = 67108864     # thrown away after the last answer, so that it is not lost to a reset
     LINGER_US = 5000000
 
 cdef dict REFUSALS = {
@@ -222,6 +222,8 @@ cdef class ClientConnection(Downstream):
             self.unsent = unsent
             self.deadline = now + self.runtime.settings.write_idle_us
             return 0
+        if unsent > 0:  # a mere close would leave the kernel with it, for as long as the client likes
+            reset_on_close(self.transport.get_extra_info("socket").fileno())
         return self.abort()
 
     cdef Py_ssize_t _unsent(self) except -1:
@@ -284,7 +286,7 @@ cdef class ClientConnection(Downstream):
             offset += 2  # empty lines before a request line are passed over (RFC 9112 section 2.2)
             skipped += 1
         if offset == size or (size - offset == 1 and base[offset] == c"\r"):
-            self._wait_for_head(data, offset)
+            self.pending = data[offset:] or None  # empty lines are no request: the deadline stays
             return -1
         x = self.runtime.acquire()
         n = scan_request(base + offset, size - offset, &self.runtime.settings.limits, &x.head)
@@ -367,9 +369,6 @@ cdef class ClientConnection(Downstream):
         return offset
 
     cdef int _wait_for_head(self, bytes data, Py_ssize_t offset) except -1:
-        if offset == PyBytes_GET_SIZE(data):
-            self.state = C_IDLE  # empty lines are no request: the deadline stays
-            return 0
         if self.state != C_HEAD:
             self.state = C_HEAD
             self.deadline = monotonic_us() + self.runtime.settings.head_us
@@ -748,7 +747,10 @@ cdef class ClientConnection(Downstream):
 
     def kill(self):
         """The drain deadline passed."""
-        self.abort()
+        if self.x is not None and self.x.joined != NULL:
+            self.x.part(0)
+        else:
+            self.abort()
 
     @property
     def idle(self):

@@ -6,6 +6,7 @@ from kairos._speedups.balance cimport Balancer
 from kairos._speedups.http1 cimport Chunks, Head, Limits, Span
 from kairos._speedups.routes cimport Match, RouteTable, Template
 from kairos.proxy.peers cimport Networks
+from kairos.proxy.pump cimport Pump, Tunnel
 from kairos.proxy.wire cimport Clock, Wire, iovec
 from kairos.telemetry.accesslog cimport AccessLog
 
@@ -104,6 +105,7 @@ cdef class Plan:
 cdef class Runtime:
     """One data-plane process: the snapshot in force and what every connection shares."""
     cdef readonly Clock clock
+    cdef Pump pump                      # of tunnels
     cdef readonly object snapshot       # proxy.snapshot.Snapshot in force
     cdef RouteTable table
     cdef tuple plans                    # by the table's index
@@ -185,6 +187,7 @@ cdef class Exchange:
     cdef readonly int status            # 0 until known
     cdef readonly bint head_sent
     cdef readonly bint tunnelling
+    cdef Tunnel* joined                 # both ends are with the pump, NULL: not
     cdef bint event_stream              # open for as long as something comes: no total timeout
     cdef int framing                    # Framing
     cdef int64_t bytes_out
@@ -217,6 +220,8 @@ cdef class Exchange:
     cdef int fail(self, str kind) except -1
     cdef int fail_with(self, str kind, object headers) except -1
     cdef int set_upstream_head(self, Head* head) except -1
+    cdef int join_ends(self) except -1
+    cdef int part(self, int64_t now) except -1
     cdef int finish(self) except -1
     cdef int gone(self) except -1
     cdef int wake(self) except -1

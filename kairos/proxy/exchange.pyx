@@ -180,6 +180,7 @@ cdef class Runtime:
     def __init__(self, Clock clock, scoreboard, int slot, AccessLog log, uint64_t seed, int64_t max_connections):
         cdef Page page = scoreboard.page
         self.clock = clock
+        self.pump = Pump(clock.loop)
         self.scoreboard = scoreboard
         self.worker = page.at(scoreboard.worker_block(slot), 64)
         self.log = log
@@ -734,6 +735,35 @@ cdef class Exchange:
             raise RuntimeError(f"the handler of {self.plan.name} made no response")
         if self.framing == F_LENGTH and self.promised:
             raise RuntimeError(f"the handler of {self.plan.name} left out {self.promised} bytes it had announced")
+        self.down.end(self, None)
+        self.finish()
+
+    # -- tunnels ----------------------------------------------------------------------------------------------------
+
+    cdef int join_ends(self) except -1:
+        """The tunnel stands: leave its bytes to the pump, where both ends are plain sockets with nothing queued."""
+        cdef Wire down = self.down, up = self.up
+        if up is None or not down._direct() or not up._direct():
+            return 0
+        down.pause()
+        up.pause()
+        down.deadline = 0
+        self.joined = self.runtime.pump.open(down.fd, up.fd, self._parted)
+        return 0
+
+    cdef int part(self, int64_t now) except -1:
+        """End a joined tunnel that has been idle too long; `now` 0 ends it whatever it does."""
+        cdef int64_t left = self.joined.last_us + self.plan.tunnel_idle_us - now
+        if now and left > 0:
+            self.up.deadline = now + left
+            return 0
+        return self.runtime.pump.end(self.joined)
+
+    def _parted(self, int64_t to_client, int64_t to_upstream):
+        """The pump is done: one side left, or part() was called."""
+        self.joined = NULL
+        self.bytes_out += to_client
+        self.bytes_in += to_upstream
         self.down.end(self, None)
         self.finish()
 

@@ -175,6 +175,8 @@ cdef class UpstreamConnection(Upstream):
         if self.closed or x is None:
             return self.abort()
         if self.state == U_TUNNEL:
+            if x.joined != NULL:
+                return x.part(now)
             x.down.end(x, None)
             return x.finish()
         if x.total_deadline and now >= x.total_deadline:
@@ -340,7 +342,7 @@ cdef class UpstreamConnection(Upstream):
         x.down.tunnel(x, base, head)
         if rest > 0 and self.x is x:
             x.down.tunnel_bytes(x, data, base + head.length, rest)
-        return 0
+        return x.join_ends() if self.x is x else 0
 
     cdef int _respond(self, bytes data, Py_ssize_t offset) except -1:
         """The final head is here: frame the body, pass both on."""
