@@ -23,13 +23,13 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def name_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text()
+
+
 def worker_of(stage: Stage) -> int:
     """Pid of the gateway's one worker."""
-    [pid] = [
-        pid
-        for pid in children(stage.gateway.process.pid)
-        if Path(f"/proc/{pid}/comm").read_text().startswith("kairos-worker")
-    ]
+    [pid] = [pid for pid in children(stage.gateway.process.pid) if name_of(pid).startswith("kairos-worker")]
     return pid
 
 
