@@ -836,6 +836,21 @@ def parse_response(bytes data, *, int head_bytes=32768, int line_bytes=8192, int
     return _parse(data, RESPONSE, head_bytes, line_bytes, header_count, underscores)
 
 
+def scan(bytes data, *, bint response=False, int times=1):
+    """For benchmarks: scan a head `times` times with the default limits and make no objects. Its length."""
+    cdef Head head
+    cdef Limits limits
+    cdef Py_ssize_t n = 0
+    cdef int i
+    limits.head_bytes, limits.line_bytes, limits.header_count, limits.underscores = 32768, 8192, 100, False
+    for i in range(times):
+        if response:
+            n = scan_response(data, len(data), &limits, &head)
+        else:
+            n = scan_request(data, len(data), &limits, &head)
+    return n
+
+
 @cython.final
 cdef class ChunkedDecoder:
     """A chunked body, fed in pieces of any size."""
