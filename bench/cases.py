@@ -126,8 +126,8 @@ def measure_workers(run: Run) -> list[Result]:
 
 
 def idle_count(descriptors: int) -> int:
-    """As many as wanted, or as a proxy can take that keeps a descriptor free for the upstream of each."""
-    return min(IDLE_CONNECTIONS, (descriptors - SPARE_DESCRIPTORS) // 2)
+    """As many as wanted, or as a process may have descriptors."""
+    return min(IDLE_CONNECTIONS, descriptors - SPARE_DESCRIPTORS)
 
 
 def measure_idle(run: Run) -> list[Result]:

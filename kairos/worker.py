@@ -71,10 +71,13 @@ def main(boot: WorkerBoot) -> None:
 
 
 def client_limit(config: Config) -> int:
-    """Client connections this process can take: two descriptors each, for a request needs an upstream as well."""
+    """Client connections this process can take: by default two descriptors each, for a request needs an upstream too."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    possible = max(1, (soft - SPARE_DESCRIPTORS) // 2)
-    return min(config.limits.connections or possible, possible)
+    possible = max(1, soft - SPARE_DESCRIPTORS)
+    wanted = config.limits.connections or max(1, possible // 2)
+    if wanted > possible:
+        log.warning("limits.connections is cut to what RLIMIT_NOFILE allows", wanted=wanted, possible=possible)
+    return min(wanted, possible)
 
 
 class Worker:
