@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,6 +82,12 @@ def assert_error(response: bytes, status: int, code: str) -> None:
     assert (problem["status"], problem["code"]) == (status, code)
     assert {"type", "title", "error", "timestamp", "request_id"} <= set(problem)
     assert b"127.0.0.1" not in body, "an internal address"
+
+
+def send_all(peer: Peer, data: bytes, piece: int = 1 << 20) -> None:
+    """As much of data as the gateway takes: it may answer and hang up in the middle."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        peer.send_slowly(data, piece)
 
 
 def ask(peer: Peer, path: str = "/echo") -> bytes:

@@ -16,14 +16,13 @@ Then come the bytes: `\r`, `\n`, `\t`, `\\` and `\xNN` are escapes; the line bre
 
 from __future__ import annotations
 
-import contextlib
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.robust.conftest import Site, ask, assert_error
-from tests.support.net import Peer, status_of
+from tests.robust.conftest import Site, ask, assert_error, send_all
+from tests.support.net import status_of
 
 FOLDER = Path(__file__).parent / "corpus"
 ESCAPES = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"\\": b"\\"}
@@ -55,18 +54,12 @@ class Case:
         self.origin = int(self.notes.get("origin", [b"0" if self.closes else b"1"])[0])
 
 
-def send(peer: Peer, data: bytes, piece: int) -> None:
-    """Whatever the gateway still takes of it."""
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        peer.send_slowly(data, piece)
-
-
 @pytest.mark.parametrize("feed", FEEDS)
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.http")))
 def test_corpus(site: Site, name: str, feed: str) -> None:
     case = Case(FOLDER / name)
     with site.connect() as bystander, site.connect() as peer:
-        send(peer, case.data, FEEDS[feed](case.data))
+        send_all(peer, case.data, FEEDS[feed](case.data))
         if case.closes:
             response = peer.receive_all()
             assert b"\r\nConnection: close\r\n" in response
