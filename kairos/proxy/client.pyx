@@ -24,10 +24,9 @@ from kairos._speedups.http1 cimport (
     worth_scanning,
 )
 from kairos.proxy.exchange cimport (
-    Downstream, Exchange, F_CHUNKED, F_CLOSE, F_NONE, PIECES, Runtime, Slices, Upstream, add_slice,
-    clear_slices,
+    Downstream, Exchange, F_CHUNKED, F_CLOSE, F_NONE, PIECES, Runtime, Slices, add_slice, clear_slices,
 )
-from kairos.proxy.wire cimport iovec, monotonic_us
+from kairos.proxy.wire cimport monotonic_us
 
 from kairos.proxy.fields import answer_lines, edit_lines
 from kairos.proxy.reasons import status_line

@@ -15,7 +15,7 @@ cdef enum:
     PIECES = 60                 # slices of a body handed over at once
 
 
-cdef struct Slices:             # a run of body bytes; iov[0] and the two behind the last are left to the receiver's framing
+cdef struct Slices:             # a run of body bytes; iov[0] and the two behind the last are for framing
     iovec iov[64]
     int count                   # pieces at iov[1] .. iov[count]
     bint last                   # nothing follows

@@ -7,8 +7,6 @@ of errors.KINDS; finish() runs exactly once, on every path, and nothing else cou
 """
 
 import asyncio
-from email.utils import formatdate
-from types import CoroutineType
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -17,16 +15,15 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.string cimport memchr, memcpy, memset
 
 from kairos._speedups.cells cimport (
-    Page, CLASSES, STATE_UP, SU_SKIP_UNTIL_US, SU_STATE, P_CONNECT_ERRORS, P_TIMEOUTS, R_BYTES_IN, R_BYTES_OUT, R_GATEWAY, R_TOTAL, R_UPSTREAM,
-    W_BAD_REQUESTS, W_REQUESTS_ACTIVE, W_REQUESTS_PEAK, W_REQUESTS_UNROUTED, atomic_load, observe, status_class,
+    CLASSES, P_CONNECT_ERRORS, P_TIMEOUTS, Page, R_BYTES_IN, R_BYTES_OUT, R_GATEWAY, R_TOTAL, R_UPSTREAM, STATE_UP,
+    SU_SKIP_UNTIL_US, SU_STATE, W_REQUESTS_ACTIVE, W_REQUESTS_PEAK, W_REQUESTS_UNROUTED, atomic_load, observe,
+    status_class,
 )
 from kairos._speedups.hashing cimport next_random
-from kairos._speedups.http1 cimport C_UPGRADE, GET, Head, Span, cut_named, equals, has_token, next_field
-from kairos._speedups.routes cimport (
-    FOUND, METHOD_NOT_ALLOWED, NOT_FOUND, OPTIONS_ANSWER, REDIRECT,
-)
+from kairos._speedups.http1 cimport C_UPGRADE, GET, Head, Span, equals, has_token, next_field
+from kairos._speedups.routes cimport FOUND, METHOD_NOT_ALLOWED, OPTIONS_ANSWER, REDIRECT
 from kairos._speedups.target cimport BAD_HOST, check_query, normalize_host, normalize_path, problem, SAME
-from kairos.proxy.wire cimport Wire, iovec, monotonic_us, unix_us
+from kairos.proxy.wire cimport Wire, monotonic_us, unix_us
 from kairos.telemetry.accesslog cimport AccessRecord, Text
 
 from kairos.proxy.errors import KINDS, render
@@ -105,7 +102,8 @@ cdef class Settings:
         self.requests_per_connection = limits.requests_per_connection
         self.connections_per_ip = limits.connections_per_ip
         self.body_rate = limits.body_rate
-        self.path_flags = (1 if config.paths.encoded_slash == "reject" else 0) | (2 if config.paths.merge_slashes else 0)
+        paths = config.paths
+        self.path_flags = (1 if paths.encoded_slash == "reject" else 0) | (2 if paths.merge_slashes else 0)
         self.keep_request_id = config.headers.request_id == "keep"
         self.max_informational = config.headers.max_informational
         self.via = config.headers.via.encode()
@@ -156,14 +154,14 @@ cdef class Plan:
             self.needs_key = route.load_balancing_strategy == "ip_hash"
             self.measures = balancer is not None and route.load_balancing_strategy == "ewma"
 
-
     def live_targets(self):
         """Backends that may be picked: none is down or passed over for refusing connections."""
         cdef Target target
         cdef int64_t now = monotonic_us()
         return [
             target for target in self.targets
-            if atomic_load(&target.shared[SU_STATE]) == STATE_UP and atomic_load(&target.shared[SU_SKIP_UNTIL_US]) <= now
+            if atomic_load(&target.shared[SU_STATE]) == STATE_UP
+            and atomic_load(&target.shared[SU_SKIP_UNTIL_US]) <= now
         ]
 
 
@@ -440,10 +438,12 @@ cdef class Exchange:
         cdef const char* p = self.base + self.head.ws_key.start
         cdef Py_ssize_t n = self.head.ws_key.end - self.head.ws_key.start
         cdef Py_ssize_t i
+        cdef char c
         if n != 24 or p[22] != c"=" or p[23] != c"=":
             return False
         for i in range(22):
-            if not (c"0" <= p[i] <= c"9" or c"A" <= p[i] <= c"Z" or c"a" <= p[i] <= c"z" or p[i] == c"+" or p[i] == c"/"):
+            c = p[i]
+            if not (c"0" <= c <= c"9" or c"A" <= c <= c"Z" or c"a" <= c <= c"z" or c == c"+" or c == c"/"):
                 return False
         return True
 
@@ -904,7 +904,7 @@ cdef class Exchange:
                 return found
         return self.down.address(n)
 
-    # -- for Python: filters and handlers -------------------------------------------------------------------------------
+    # -- for Python: filters and handlers ----------------------------------------------------------------------------
 
     @property
     def method(self):

@@ -15,7 +15,9 @@ Edit = tuple[bytes, bytes | None]
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BREAKS = re.compile(rb"[\r\n\0]")
-_FRAMING = frozenset((b"connection", b"content-length", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"))
+_FRAMING = frozenset(
+    (b"connection", b"content-length", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+)
 REQUEST_OWN = _FRAMING | {
     b"expect", b"forwarded", b"host", b"proxy-connection", b"via", b"x-forwarded-for", b"x-forwarded-host",
     b"x-forwarded-port", b"x-forwarded-proto", b"x-request-id",

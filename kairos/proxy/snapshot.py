@@ -14,7 +14,6 @@ from kairos._speedups.balance import make as make_balancer
 from kairos._speedups.cells import U_IN_FLIGHT
 from kairos._speedups.patterns import Pattern
 from kairos._speedups.routes import RouteTable, Template
-from kairos.config.model import RouteTimeouts, Timeouts
 from kairos.config.origin import parse_backend
 from kairos.proxy.exchange import Plan, Settings, Target
 from kairos.proxy.filters import filters_of
@@ -27,7 +26,8 @@ from kairos.scoreboard import NO_ROUTE, route_key, upstream_key
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from kairos.config.model import Config, Route, UpstreamTls
+    from kairos._speedups.balance import Balancer
+    from kairos.config.model import Config, Route, RouteTimeouts, Timeouts, UpstreamTls
     from kairos.config.origin import Origin as Address
     from kairos.proxy.exchange import Filter, Handler, Runtime
     from kairos.scoreboard import Assignment, Scoreboard
@@ -207,7 +207,7 @@ class Snapshot:
             targets.append(Target(pool, key, board.page, pair, row, board.shared_upstream(upstream)))
         return targets
 
-    def _balancer(self, name: str, route: Route) -> object:
+    def _balancer(self, name: str, route: Route) -> Balancer:
         board, series = self._scoreboard, self._series
         backends = []
         for backend in route.backends:

@@ -16,7 +16,7 @@ _VERSION = re.compile(rb"HTTP/\d\.\d")
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"))
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - it is an answer
     """The head is not acceptable; `kind` is a row of errors.KINDS."""
 
     def __init__(self, kind: str) -> None:

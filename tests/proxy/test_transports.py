@@ -410,6 +410,17 @@ def test_an_ipv6_literal(authority: Authority, names: NameServer, tls: bool) -> 
         assert f"Host: [::1]:{url.rpartition(':')[2]}\r\n".encode() in body
 
 
+def test_the_gateways_log_says_why_an_upstream_was_refused(authority: Authority) -> None:
+    with (
+        Secure(authority.server("localhost"), echo) as o,
+        gateway({"routers": [route("/a", o.url("localhost"))]}) as gate,
+    ):
+        for _ in range(3):
+            assert status_of(gate.get("/a")[0]) in (502, 503)
+        gate.wait_log("certificate verify failed")
+        assert gate.log.count("upstream cannot be reached") == 1, "once for an outage"
+
+
 def test_the_whole_gateway_over_tls_by_a_name_of_the_system(authority: Authority) -> None:
     """localhost comes from the system's resolver; both its addresses are tried where one does not listen."""
     with Secure(authority.server("localhost"), echo) as o:

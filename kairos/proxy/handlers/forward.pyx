@@ -6,7 +6,6 @@ forwarding fields are ours (RFC 9110 section 7.6, RFC 7239), everything else is 
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memchr, memcpy
 
@@ -16,7 +15,7 @@ from kairos._speedups.http1 cimport (
     C_NAMES, DELETE, GET, HEAD as HEAD_, Head, OPTIONS, PUT, REQUEST, Span, TRACE, copy_fields, cut_named, equals,
     has_token, next_field,
 )
-from kairos.proxy.exchange cimport Exchange, Handler, Plan, Settings, Target, Upstream
+from kairos.proxy.exchange cimport Exchange, Handler, Plan, Target, Upstream
 from kairos.proxy.upstream.connection cimport Origin, UpstreamConnection
 from kairos.proxy.wire cimport monotonic_us
 

@@ -21,11 +21,14 @@ from kairos._speedups.http1 cimport (
     C_CLOSE, C_DATA, C_END, C_ERROR, C_KEEP_ALIVE, C_MORE, C_TRAILER, C_UPGRADE, Chunks, Head, NEED_MORE,
     chunk_step, has_token, scan_response, worth_scanning,
 )
-from kairos.proxy.exchange cimport Downstream, Exchange, PIECES, Runtime, Slices, add_slice, clear_slices
+from kairos.proxy.exchange cimport Exchange, PIECES, Runtime, Slices, add_slice, clear_slices
 from kairos.proxy.wire cimport iovec, monotonic_us
 
 from kairos.proxy.trailers import announced
 from kairos.proxy.upstream.dial import DialError, dial
+from kairos.telemetry.log import get_logger
+
+log = get_logger("upstream")
 
 cdef enum:
     U_IDLE = 0                  # in the pool, or not yet given out
@@ -40,7 +43,8 @@ cdef enum:
 cdef class Origin:
     """Made by snapshot.py, kept over reloads by its key."""
 
-    def __init__(self, Runtime runtime, address, tls, server_name, keepalive, Page page, Py_ssize_t row, Py_ssize_t shared):
+    def __init__(self, Runtime runtime, address, tls, server_name, keepalive, Page page, Py_ssize_t row,
+                 Py_ssize_t shared):
         self.runtime = runtime
         self.address = address
         self.authority = address.authority
@@ -91,6 +95,8 @@ cdef class Origin:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.row[U_CONNECT_FAILURES] += 1
+            if atomic_load(&self.shared[SU_CONNECT_FAILURES]) == 0:  # once for an outage, not for each request
+                log.warning("upstream cannot be reached", upstream=self.address.key, error=str(error))
             self.mark(False)
         elif not task.cancelled():
             self.mark(True)
@@ -184,7 +190,7 @@ cdef class UpstreamConnection(Upstream):
         return x.fail("upstream_timeout")
 
     cdef int on_broken_pipe(self) except -1:
-        """The origin takes no more, but what it answered before it hung up is still to be read (RFC 9112 section 9.5)."""
+        """The origin takes no more, but what it answered before it hung up is still to be read (RFC 9112 9.5)."""
         self.mute = True
         return 0
 
@@ -491,6 +497,7 @@ cdef class UpstreamConnection(Upstream):
     cdef int release(self, Exchange x) except -1:
         """The exchange is over: back to the pool, or close."""
         cdef Origin origin = self.origin
+        cdef int64_t jitter
         self.x = None
         origin.row[U_IN_FLIGHT] -= 1
         if x.tunnelling:
@@ -504,7 +511,8 @@ cdef class UpstreamConnection(Upstream):
             self.state = U_DONE
             return self.close()
         self.state = U_IDLE
-        self.deadline = x.answered + origin.idle_us - <int64_t>(next_random(&origin.runtime.random) % (origin.idle_us // 10 + 1))
+        jitter = <int64_t>(next_random(&origin.runtime.random) % (origin.idle_us // 10 + 1))
+        self.deadline = x.answered + origin.idle_us - jitter
         origin.idle.append(self)
         origin.row[U_CONNECTIONS_IDLE] += 1
         return 0
