@@ -136,7 +136,7 @@ def test_a_request_in_flight_finishes_on_the_configuration_it_began_with() -> No
         held(peer)
 
     new = named(b"new")
-    with origin(answer) as old, gateway({"routers": [route("/", old.url)]}) as g:
+    with origin(answer) as old, gateway({"routers": [route("/", old.url)]}) as g:  # noqa: SIM117
         with g.connect() as waiting, g.connect() as other:
             waiting.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
             assert held.asked.wait(10)

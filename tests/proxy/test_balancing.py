@@ -1,0 +1,159 @@
+"""Balancing seen from outside: which of several origins answers which request."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.proxy.test_backpressure import children, name_of
+from tests.support.gateway import Gateway, gateway, route
+from tests.support.net import Peer, ScriptedOrigin, free_port, origin, read_request, status_of
+
+
+class Named:
+    """An origin that answers with its name; a request for /hold waits until released."""
+
+    def __init__(self, name: str) -> None:
+        self.answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(name)}\r\n\r\n{name}".encode()
+        self.held, self.release = threading.Semaphore(0), threading.Event()
+
+    def __call__(self, peer: Peer) -> None:
+        while True:
+            head, _ = read_request(peer)
+            if b"hold" in head.split(b"\r\n")[0]:
+                self.held.release()
+                assert self.release.wait(20)
+            peer.send(self.answer)
+
+
+@contextlib.contextmanager
+def fleet(names: str = "123") -> Iterator[tuple[list[Named], list[ScriptedOrigin]]]:
+    """Origins, one for each letter."""
+    scripts = [Named(name) for name in names]
+    with contextlib.ExitStack() as stack:
+        yield scripts, [stack.enter_context(origin(script)) for script in scripts]
+
+
+def balanced(origins: list[ScriptedOrigin], strategy: str, weights: tuple[int, ...] = ()) -> dict[str, Any]:
+    """A route to these origins."""
+    made = route("/{x}", ",".join(o.url for o in origins), "/{x}", load_balancing_strategy=strategy)
+    for backend, weight in zip(made["backends"], weights, strict=False):
+        backend["weight"] = weight
+    return made
+
+
+def ask(g: Gateway, count: int, **headers: str) -> str:
+    """Who answers so many requests, each on a connection of its own."""
+    return "".join(g.get("/x", **headers)[1].decode() for _ in range(count))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_round_robin_goes_in_turn_over_all_workers(workers: int) -> None:
+    with fleet() as (_, origins), gateway({"routers": [balanced(origins, "round_robin")]}, workers=workers) as g:
+        assert ask(g, 30) == "123" * 10
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_weighted_is_exact_in_each_cycle(workers: int) -> None:
+    with fleet("12") as (_, origins):
+        config = {"routers": [balanced(origins, "weighted", (2, 1))]}
+        with gateway(config, workers=workers) as g:
+            assert Counter(ask(g, 30)) == {"1": 20, "2": 10}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_least_connections_avoids_the_busy_ones_whoever_made_them_so(workers: int) -> None:
+    with fleet("12") as (scripts, origins), contextlib.ExitStack() as stack:
+        g = stack.enter_context(gateway({"routers": [balanced(origins, "least_connections")]}, workers=workers))
+        clients = [stack.enter_context(g.connect()) for _ in range(4)]
+        for client in clients:
+            client.send(b"GET /hold HTTP/1.1\r\nHost: test\r\n\r\n")
+        for script in scripts * 2:  # two went to each
+            assert script.held.acquire(timeout=10)
+        scripts[1].release.set()  # the second is free again, the first stays busy
+        g.wait_access(2, upstream=origins[1].url)
+        assert ask(g, 12) == "2" * 12
+        scripts[0].release.set()
+
+
+def test_ip_hash_sticks_to_the_client() -> None:
+    with fleet() as (_, origins):
+        config = {"routers": [balanced(origins, "ip_hash")], "trusted_proxies": ["127.0.0.1"]}
+        with gateway(config, workers=2) as g:
+            clients = [f"203.0.113.{n}" for n in range(24)]
+            first = [ask(g, 1, X_Forwarded_For=client) for client in clients]
+            assert [ask(g, 2, X_Forwarded_For=client) for client in clients] == [name * 2 for name in first]
+            assert set(first) == {"1", "2", "3"}
+
+
+def test_ip_hash_does_not_believe_strangers() -> None:
+    with fleet() as (_, origins), gateway({"routers": [balanced(origins, "ip_hash")]}) as g:
+        assert len({ask(g, 1, X_Forwarded_For=f"203.0.113.{n}") for n in range(24)}) == 1
+
+
+@pytest.mark.parametrize("strategy", ["random", "p2c", "ewma"])
+def test_the_others_serve_from_all(strategy: str) -> None:
+    with fleet() as (_, origins), gateway({"routers": [balanced(origins, strategy)]}) as g:
+        assert set(ask(g, 60)) == {"1", "2", "3"}
+
+
+@pytest.mark.parametrize(
+    "strategy", ["round_robin", "weighted", "random", "least_connections", "p2c", "ip_hash", "ewma"]
+)
+def test_a_dead_backend_is_passed_over_after_a_few_failures(strategy: str) -> None:
+    with fleet("12") as (_, origins):
+        made = balanced(origins, strategy)
+        made["backends"].insert(0, {"host": "http://127.0.0.1", "port": free_port()})
+        with gateway({"routers": [made], "trusted_proxies": ["127.0.0.1"]}, workers=2) as g:
+            statuses = [status_of(g.get("/x", X_Forwarded_For=f"203.0.113.{n}")[0]) for n in range(60)]
+            assert set(statuses[-20:]) == {200}
+            assert 0 < statuses.count(502) <= 4  # each worker may be at one when the third fails
+
+
+def test_with_all_backends_dead_each_is_still_tried() -> None:
+    ports = [free_port(), free_port()]
+    made = route("/x", ",".join(f"http://127.0.0.1:{port}" for port in ports))
+    with gateway({"routers": [made]}) as g:
+        assert {status_of(g.get("/x")[0]) for _ in range(10)} == {502}
+        with origin(Named("1"), address=("127.0.0.1", ports[0])):
+            answers = {g.get("/x")[1] for _ in range(4)}
+            assert b"1" in answers
+
+
+def test_a_legacy_route_has_one_backend_of_its_own() -> None:
+    with fleet("1") as (_, [only]):
+        legacy = {
+            "host": "http://127.0.0.1", "port": only.port, "external_path": "/x", "internal_path": "/y",
+            "methods": ["GET"],
+        }  # fmt: skip
+        with gateway({"version": 1, "routers": [legacy]}) as g:
+            assert ask(g, 3) == "111"
+
+
+def test_counts_of_a_killed_worker_do_not_keep_a_backend_busy() -> None:
+    with fleet("12") as (scripts, origins), contextlib.ExitStack() as stack:
+        g = stack.enter_context(gateway({"routers": [balanced(origins, "least_connections")]}))
+        client = stack.enter_context(g.connect())
+        client.send(b"GET /hold HTTP/1.1\r\nHost: test\r\n\r\n")
+        busy = next(script for script in scripts if script.held.acquire(timeout=1))
+        [worker] = [pid for pid in children(g.process.pid) if name_of(pid).startswith("kairos-worker")]
+        os.kill(worker, signal.SIGKILL)
+        g.wait_log("killed by SIGKILL")
+        busy.release.set()
+        assert client.receive_all() == b""
+        g.wait(lambda: _serves(g), "new worker")
+        assert set(ask(g, 4)) == {"1", "2"}
+
+
+def _serves(g: Gateway) -> bool:
+    try:
+        return status_of(g.get("/x")[0]) == 200
+    except OSError:
+        return False
