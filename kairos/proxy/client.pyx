@@ -337,7 +337,7 @@ cdef class ClientConnection(Downstream):
         x.started = monotonic_us()
         self.requests += 1
         self.keep = (
-            (not head.connection & C_CLOSE if head.minor else head.connection & C_KEEP_ALIVE != 0)
+            not head.connection & C_CLOSE and (head.minor != 0 or head.connection & C_KEEP_ALIVE != 0)
             and self.requests < runtime.settings.requests_per_connection and not runtime.draining
         )
         offset += n

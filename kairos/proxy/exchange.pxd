@@ -204,6 +204,7 @@ cdef class Exchange:
     cdef readonly bint finished
     # filters and Python handlers
     cdef int step                       # next request filter
+    cdef bint handled                   # the handler was called
     cdef bint filtered                  # the response filters ran
     cdef list request_edits             # [(lower-case name, value or None)]
     cdef list response_edits

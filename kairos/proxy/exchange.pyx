@@ -462,6 +462,7 @@ cdef class Exchange:
                 return 0
         if self.head.expect.end and not self.request_done and self.body_size == 0:
             self.down.proceed(self)
+        self.handled = True
         try:
             outcome = self.plan.handler.handle(self)
         except Exception as error:
@@ -992,7 +993,7 @@ cdef class Exchange:
         self.response_edits.append(edit(name, value, RESPONSE_OWN))
 
     async def read(self, limit=None):
-        """The whole request body.
+        """The whole request body. A filter that reads it leaves it there for the handler.
 
         Raises:
             ValueError: it is larger than limit bytes.
@@ -1005,7 +1006,11 @@ cdef class Exchange:
             if limit is not None and size > limit:
                 raise ValueError(f"request body is larger than {limit} bytes")
             pieces.append(piece)
-        return b"".join(pieces)
+        body = b"".join(pieces)
+        if body and not self.handled:
+            self.inbox = [body]
+            self.inbox_bytes = size
+        return body
 
     async def chunks(self):
         """The request body in pieces as they come, with back-pressure on the client.

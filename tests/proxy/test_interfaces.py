@@ -118,9 +118,10 @@ def test_a_filter_may_take_its_time() -> None:
     assert order == ["slow", "quick"]
 
 
-def test_a_body_that_arrives_while_a_filter_thinks_is_forwarded_whole() -> None:
+@pytest.mark.parametrize("size", [101, MB])
+def test_a_body_that_arrives_while_a_filter_thinks_is_forwarded_whole(size: int) -> None:
     go_on = threading.Event()
-    body = b"b" * MB
+    body = b"b" * size
 
     async def think(x: Exchange) -> None:
         while not go_on.is_set():
@@ -138,6 +139,34 @@ def test_a_body_that_arrives_while_a_filter_thinks_is_forwarded_whole() -> None:
         go_on.set()
         assert client.receive_response()[1].endswith(b"\r\n\r\n" + body)
         sender.join()
+
+
+@pytest.mark.parametrize("size", [0, 5, 70_000, MB])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_a_body_that_a_filter_read_is_still_forwarded(size: int, framing: str) -> None:
+    lengths: list[int] = []
+
+    async def measure(x: Exchange) -> None:
+        lengths.append(len(await x.read()))
+        x.set_request_header("X-Measured", str(lengths[-1]))
+
+    body = b"b" * size
+    head = b"POST /a HTTP/1.1\r\nHost: a\r\n"
+    if framing == "length":
+        data = head + b"Content-Length: %d\r\n\r\n" % size + body
+    else:
+        data = head + b"Transfer-Encoding: chunked\r\n\r\n" + (chunked(body) if body else chunked())
+    chain = Chain("/a", route("/a", "http://x:1"), Hook(request=measure), Hook(request=measure))
+    with origin(echo) as o:
+        chain.end = route("/a", o.url)
+        with in_process(chain) as served, served.connect() as client:
+            sender = threading.Thread(target=client.send, args=(data,))
+            sender.start()
+            _, seen = client.receive_response()
+            sender.join()
+    assert lengths == [size, size]
+    assert header(seen, b"x-measured") == b"%d" % size
+    assert seen.partition(b"\r\n\r\n")[2] == body
 
 
 def test_an_awaited_answer_ends_the_chain() -> None:

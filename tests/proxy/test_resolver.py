@@ -243,7 +243,8 @@ def test_a_backend_that_moves_is_followed(server: NameServer) -> None:
         return script
 
     with (
-        origin(says(b"old"), address=("127.0.0.2", 0)) as old, origin(says(b"new"), address=("127.0.0.3", old.port)),
+        origin(says(b"old"), address=("127.0.0.2", 0)) as old,
+        origin(says(b"new"), address=("127.0.0.3", old.port)),
         in_process(Chain("/a", route("/a", f"http://{NAME}:{old.port}")), nameservers=[server.address]) as served,
     ):
         assert served.get("/a")[1] == b"old"

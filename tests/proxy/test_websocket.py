@@ -500,6 +500,28 @@ def test_open_tunnels_survive_a_reload() -> None:
         gate.wait_access(status=101, route="/ws/a")
 
 
+def test_a_stopping_gateway_waits_for_its_tunnels() -> None:
+    with origin(echo_websocket) as scripted:
+        config = {"routers": [websocket("/ws/a", scripted.url)]}
+        with gateway(config) as gate:
+            client, _ = open_websocket(gate.port, "/ws/a")
+            gate.signal(signal.SIGTERM)
+            gate.wait(lambda: not listens(gate.port), "closed listener")
+            client.send(frame(b"still here"))
+            assert read_frame(client).payload == b"still here"
+            client.close()
+            assert gate.process.wait(10) == 0, "nothing is left to wait for"
+            assert [line["status"] for line in gate.access_lines()] == [101]
+
+
+def listens(port: int) -> bool:
+    try:
+        connect(port).close()
+    except ConnectionError:
+        return False
+    return True
+
+
 # -- real clients and origins -----------------------------------------------------------------------------------------
 
 

@@ -227,7 +227,9 @@ cdef class UpstreamConnection(Upstream):
             self.send(head, n)
         if self.x is not x:
             return 0
-        return self._sent(x) if x.request_done and not x.head.chunked else self._pass_inbox(x)
+        if x.request_done and not x.inbox and not x.head.chunked:
+            return self._sent(x)
+        return self._pass_inbox(x)
 
     cdef int _sent(self, Exchange x) except -1:
         """The request is out: the upstream's time begins to run."""
@@ -361,7 +363,7 @@ cdef class UpstreamConnection(Upstream):
         self.at_once = True
         self.keep = (
             x.request_done  # an answer before the request's end: what comes of the rest of it, nobody knows
-            and (not head.connection & C_CLOSE if head.minor else head.connection & C_KEEP_ALIVE != 0)
+            and not head.connection & C_CLOSE and (head.minor != 0 or head.connection & C_KEEP_ALIVE != 0)
         )
         self.remaining = 0
         self.trailers = None
