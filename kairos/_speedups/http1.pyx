@@ -640,22 +640,49 @@ cdef char* copy_fields(const char* base, const Head* head, char* out) noexcept n
 
 cdef enum ChunkState:
     S_SIZE = 0
-    S_EXTENSION = 1
-    S_SIZE_LF = 2
-    S_DATA = 3
-    S_DATA_CR = 4
-    S_DATA_LF = 5
-    S_TRAILER_START = 6
-    S_TRAILER_NAME = 7
-    S_TRAILER = 8
-    S_TRAILER_LF = 9
-    S_END_LF = 10
-    S_DONE = 11
+    S_EXTENSION = 1     # behind ";"
+    S_EXTENSION_NAME = 2
+    S_VALUE_START = 3   # behind "="
+    S_VALUE = 4
+    S_QUOTED = 5
+    S_QUOTED_PAIR = 6   # behind a backslash
+    S_QUOTED_END = 7
+    S_SIZE_LF = 8
+    S_DATA = 9
+    S_DATA_CR = 10
+    S_DATA_LF = 11
+    S_TRAILER_START = 12
+    S_TRAILER_NAME = 13
+    S_TRAILER = 14
+    S_TRAILER_LF = 15
+    S_END_LF = 16
+    S_DONE = 17
 
 
 cdef enum:
     MAX_EXTENSION = 256      # bytes of one chunk's extensions, which are read over
     MAX_TRAILER = 8192       # bytes of the trailer section
+
+
+cdef int _extension(int state, uint8_t c) noexcept nogil:
+    """The state behind one more byte of the extensions (RFC 9112 section 7.1.1), -1 where it has no place."""
+    if state == S_QUOTED and c == c'"':
+        return S_QUOTED_END
+    if state == S_QUOTED and c == c"\\":
+        return S_QUOTED_PAIR
+    if state == S_QUOTED or state == S_QUOTED_PAIR:
+        return S_QUOTED if (c >= 0x20 and c != 0x7F) or c == c"\t" else -1
+    if c == c"\r" and state != S_EXTENSION:
+        return S_SIZE_LF
+    if c == c";" and state != S_EXTENSION:
+        return S_EXTENSION
+    if c == c"=" and state == S_EXTENSION_NAME:
+        return S_VALUE_START
+    if c == c'"' and state == S_VALUE_START:
+        return S_QUOTED
+    if state == S_QUOTED_END or not NAME[c]:
+        return -1
+    return S_EXTENSION_NAME if state <= S_EXTENSION_NAME else S_VALUE
 
 
 cdef int chunk_step(Chunks* d, const char* p, Py_ssize_t n, Py_ssize_t* used,
@@ -695,11 +722,10 @@ cdef int chunk_step(Chunks* d, const char* p, Py_ssize_t n, Py_ssize_t* used,
                 d.state = S_EXTENSION
             else:
                 break
-        elif d.state == S_EXTENSION:
+        elif S_EXTENSION <= d.state <= S_QUOTED_END:
             d.line += 1
-            if c == c"\r":
-                d.state = S_SIZE_LF
-            elif d.line > MAX_EXTENSION or (<uint8_t>c < 0x20 and c != c"\t") or <uint8_t>c >= 0x7F:
+            d.state = _extension(d.state, <uint8_t>c)
+            if d.state < 0 or d.line > MAX_EXTENSION:
                 break
         elif d.state == S_SIZE_LF:
             if c != c"\n":
