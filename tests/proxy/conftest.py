@@ -68,6 +68,16 @@ class Stage:
             scene.requests.put((head, body))
             scene.script(peer)
 
+    def drop_pooled(self) -> None:
+        """See to it that the next request needs a new upstream connection."""
+        scene = self.play(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        while not self.pool_is_empty():
+            self.exchange(scene.head())
+
+    def pool_is_empty(self) -> bool:
+        """Whether no connection to the origin waits for a request."""
+        return f'connections{{state="idle",upstream="{self.origin.url}"}} 0.0' in self.gateway.metrics()
+
     def connect(self) -> Peer:
         return self.gateway.connect()
 
@@ -86,8 +96,8 @@ def staged(config: dict[str, Any] | None = None, *, workers: int = 1, **members:
             yield stage
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stage() -> Iterator[Stage]:
-    """A stage with default settings, for all tests of a file."""
+    """A stage with default settings, for all tests."""
     with staged() as made:
         yield made

@@ -77,6 +77,11 @@ def play(g: Gateway) -> None:
     g.request(b"DELETE / HTTP/1.1\r\nHost: test\r\n bad\r\n\r\n")
 
 
+def counted(g: Gateway, requests: int) -> None:
+    """Until so many are accounted for: an answer is on its way a moment before it is counted, then logged."""
+    g.wait(lambda: len(g.access_lines()) == requests, f"{requests} access-log lines")
+
+
 def judge(read: Samples, url: str, since: int = 0) -> None:
     """What the series must have left, and so many successful requests to the gateway itself since."""
 
@@ -117,13 +122,15 @@ def judge(read: Samples, url: str, since: int = 0) -> None:
 def test_counts_are_exact_and_survive_their_workers(workers: int) -> None:
     with measured(workers) as (g, o):
         play(g)
-        before = samples(g)
-        judge(before, o.url)
+        counted(g, 20)
+        judge(samples(g), o.url)
+        counted(g, 21)
         for pid in children(g.process.pid):
             if name_of(pid).startswith("kairos-worker"):
                 os.kill(pid, signal.SIGKILL)
         g.wait(lambda: g.log.count("killed by SIGKILL") == workers, "respawned workers")
         g.wait(lambda: _answers(g), "answering worker")
+        counted(g, 22)
         after = samples(g)
         judge(after, o.url, since=2)  # the first scrape and one probe
         assert value(after, "kairos_worker_restarts_total") == workers
