@@ -71,7 +71,7 @@ def main(boot: WorkerBoot) -> None:
 
 
 def client_limit(config: Config) -> int:
-    """Client connections this process can take: by default two descriptors each, for a request needs an upstream too."""
+    """Client connections this process can take: two descriptors each by default, for a request has an upstream too."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     possible = max(1, soft - SPARE_DESCRIPTORS)
     wanted = config.limits.connections or max(1, possible // 2)
@@ -215,7 +215,7 @@ class Worker:
         for client in clients:
             client.kill()
         killed = loop.time() + KILL_S
-        while self._runtime.clients and loop.time() < killed:
+        while self._runtime.clients and loop.time() < killed:  # noqa: ASYNC110 - nothing else tells
             await asyncio.sleep(0.01)
         await asyncio.sleep(0)
         self._say(Drained())

@@ -9,12 +9,12 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
-from kairos.proxy.exchange import Exchange, Filter, Handler, Response
 
+from kairos.proxy.exchange import Exchange, Filter, Handler, Response
 from tests.support.gateway import route
 from tests.support.inprocess import Chain, InProcess, in_process
 from tests.support.net import Peer, echo, origin, status_of
-from tests.support.ws import header
+from tests.support.ws import echo_frames, frame, handshake, header, read_frame, switching
 
 MB = 1 << 20
 
@@ -342,6 +342,46 @@ def test_a_response_filter_may_answer_instead_of_the_upstream() -> None:
         assert (status_of(head), body) == (503, b"sorry")
         assert worker_lives(served)
     assert after == []
+
+
+def websocket_origin(peer: Peer) -> None:
+    peer.send(switching(peer.receive_head()))
+    echo_frames(peer)
+
+
+def test_response_filters_also_see_the_101_of_a_websocket() -> None:
+    ends: queue.Queue[int] = queue.Queue()
+
+    def mark(x: Exchange) -> None:
+        assert x.status == 101
+        x.set_response_header("X-Marked", "yes")
+
+    with origin(websocket_origin) as o:
+        chain = Chain(
+            "/a",
+            route("/a", o.url, protocol="websocket"),
+            Hook(response=mark, finish=lambda x: ends.put(x.status)),
+        )
+        with in_process(chain) as served, served.connect() as client:
+            client.send(handshake("/a"))
+            head = client.receive_head()
+            assert (status_of(head), header(head, b"x-marked")) == (101, b"yes")
+            client.send(frame(b"hello"))
+            assert read_frame(client).payload == b"hello"
+            client.close()
+            assert ends.get(timeout=10) == 101
+
+
+def test_a_response_filter_may_refuse_the_101() -> None:
+    with origin(websocket_origin) as o:
+        refuse = Hook(response=lambda x: Response(403, b"not here") if x.status == 101 else None)
+        chain = Chain("/a", route("/a", o.url, protocol="websocket"), refuse)
+        with in_process(chain, ALIVE) as served, served.connect() as client:
+            client.send(handshake("/a") + frame(b"early"))
+            head, body = client.receive_response()
+            assert (status_of(head), body) == (403, b"not here")
+            assert client.closed()
+            assert worker_lives(served)
 
 
 def test_each_exchange_finishes_once_however_it_ends() -> None:

@@ -178,6 +178,23 @@ def test_frames_sent_before_the_101_wait_for_it(desk: Desk, ahead: int) -> None:
         sender.join()
 
 
+def test_a_101_that_comes_in_pieces_behind_an_early_hint_opens_the_tunnel(desk: Desk) -> None:
+    def piecemeal(peer: Peer) -> None:
+        head = peer.receive_head()
+        hint = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
+        peer.send_slowly(hint + switching(head) + frame(b"welcome", mask=None), piece=5)
+        echo_frames(peer)
+
+    desk.plays(piecemeal)
+    with connect(desk.gateway.port) as client:
+        client.send(handshake("/ws/pieces"))
+        assert status_of(client.receive_head()) == 103
+        assert status_of(client.receive_head()) == 101
+        assert read_frame(client) == Frame(True, TEXT, b"welcome")
+        client.send(frame(b"there"))
+        assert read_frame(client) == Frame(True, TEXT, b"there")
+
+
 def test_frames_that_come_in_one_read_with_the_101_reach_the_client(desk: Desk) -> None:
     def eager(peer: Peer) -> None:
         peer.send(switching(peer.receive_head()) + frame(b"welcome", mask=None))
