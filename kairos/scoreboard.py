@@ -22,11 +22,12 @@ from msgspec import Struct, field
 
 from kairos._speedups import cells
 from kairos._speedups.cells import Page
+from kairos.config.origin import parse_backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kairos.config.model import Backend, Route
+    from kairos.config.model import Backend, Protocol, Route
 
 _Key = TypeVar("_Key")
 
@@ -35,10 +36,6 @@ NO_UPSTREAM = "none"
 _CELL_BYTES = 8
 _ROW_ALIGN = 512  # cells of a memory page: rows of different workers share none
 _NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # named since Python 3.13
-_DEFAULT_PORTS = {
-    "http": 80, "https": 443, "ws": 80, "wss": 443,
-    "ftp": 21, "ftps": 990, "dns": 53, "udp": 53, "tcp": 53,
-}  # fmt: skip
 _WORKER_GAUGES = (cells.W_CONNECTIONS_OPEN, cells.W_REQUESTS_ACTIVE, cells.W_TUNNELS_OPEN, cells.W_PID)
 _UPSTREAM_GAUGES = (cells.U_IN_FLIGHT, cells.U_CONNECTIONS_OPEN, cells.U_CONNECTIONS_IDLE)
 
@@ -177,13 +174,9 @@ def route_key(route: Route) -> str:
     return ",".join(route.hosts) + route.external_path
 
 
-def upstream_key(backend: Backend) -> str:
-    """The name of an upstream, `http://host:port` or `unix:/path`, one per origin."""
-    if backend.host.startswith("unix:"):
-        return backend.host
-    scheme, separator, _ = backend.host.partition("://")
-    port = backend.port or (_DEFAULT_PORTS.get(scheme) if separator else None)
-    return f"{backend.host}:{port}" if port else backend.host
+def upstream_key(backend: Backend, protocol: Protocol = "http") -> str:
+    """The name of an upstream, `scheme://host:port` or `unix:/path`, one per origin however it is written."""
+    return parse_backend(backend, protocol).key
 
 
 class Assignment(Struct, frozen=True):
@@ -222,7 +215,7 @@ class Series:
         full = False
         for route in routes:
             name = route_key(route)
-            upstreams = [upstream_key(backend) for backend in route.backends]
+            upstreams = [upstream_key(backend, route.protocol) for backend in route.backends]
             full |= _grow(table.routes, [name], capacity.routes)
             full |= _grow(table.upstreams, upstreams, capacity.upstreams)
             full |= _grow(table.pairs, [(name, upstream) for upstream in [NO_UPSTREAM, *upstreams]], capacity.pairs)

@@ -188,7 +188,12 @@ def test_keys_name_what_a_user_wrote():
     assert upstream_key(Backend(host="http://10.0.0.1", port=8080)) == "http://10.0.0.1:8080"
     assert upstream_key(Backend(host="https://[::1]")) == "https://[::1]:443"
     assert upstream_key(Backend(host="unix:/run/app.sock")) == "unix:/run/app.sock"
-    assert upstream_key(Backend(host="10.0.0.1", port=21)) == "10.0.0.1:21"
+    assert upstream_key(Backend(host="10.0.0.1"), "ftp") == "ftp://10.0.0.1:21"
+
+
+@pytest.mark.parametrize("host", ["http://app:8080", "http://app:8080/", "HTTP://APP:8080"])
+def test_an_upstream_has_one_name_however_it_is_written(host):
+    assert upstream_key(Backend(host=host)) == upstream_key(Backend(host="http://app", port=8080)) == "http://app:8080"
 
 
 def test_indices_stay_over_reloads_and_new_keys_are_added():
