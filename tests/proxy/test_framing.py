@@ -324,6 +324,9 @@ def test_a_response_cut_short_is_cut_for_the_client_too(stage: Stage, partial: b
     assert len(body) < 10 or b"chunked" in got
     [line] = stage.gateway.wait_access(path=scene.path)
     assert (line["status"], line["flag"], line["detail"]) == (200, "UC", "upstream_reset")
+    metrics = stage.gateway.metrics()
+    assert f'kairos_upstream_connections{{state="active",upstream="{stage.origin.url}"}} 0.0' in metrics
+    assert f'kairos_upstream_requests_in_flight{{upstream="{stage.origin.url}"}} 0.0' in metrics
 
 
 def test_http10_clients_see_a_cut_as_a_reset(stage: Stage) -> None:
