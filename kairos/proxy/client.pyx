@@ -506,21 +506,14 @@ cdef class ClientConnection(Downstream):
         cdef char* out
         cdef char* scratch
         cdef bytes via = self.runtime.settings.via
-        cdef Py_ssize_t n
         if head.connection & C_NAMES or x.response_edits is not None:
             edits = _edit_head(x, base, head)
             if edits is None:
                 return x.fail("upstream_protocol")
         if x.last or not x.request_done:
             self.keep = False
-        n = head.reason.end if head.reason.end else 12
         scratch = self.runtime.room(head.length + len(edits) + len(via) + 512)
-        out = scratch
-        memcpy(out, b"HTTP/1.1", 8)
-        memcpy(out + 8, base + 8, n - 8)
-        out += n
-        memcpy(out, b"\r\n", 2)
-        out = copy_fields(base, head, out + 2)
+        out = copy_fields(base, head, _status_line(scratch, base, head))
         out = self._framing(x, out, head.content_length)
         if x.framing == F_CHUNKED and self._wants_trailers(x) and head.trailer.end > head.trailer.start:
             out = _field(out, b"Trailer: ", 9, base + head.trailer.start, head.trailer.end - head.trailer.start)
@@ -606,12 +599,7 @@ cdef class ClientConnection(Downstream):
     cdef int informational(self, Exchange x, const char* base, Head* head) except -1:
         """A 1xx head on its way through (RFC 9110 section 15.2)."""
         cdef char* scratch = self.runtime.room(head.length + 16)
-        cdef Py_ssize_t n = head.reason.end if head.reason.end else 12
-        cdef char* out
-        memcpy(scratch, b"HTTP/1.1", 8)
-        memcpy(scratch + 8, base + 8, n - 8)
-        memcpy(scratch + n, b"\r\n", 2)
-        out = copy_fields(base, head, scratch + n + 2)
+        cdef char* out = copy_fields(base, head, _status_line(scratch, base, head))
         memcpy(out, b"\r\n", 2)
         return self.send(scratch, out + 2 - scratch)
 
@@ -640,6 +628,7 @@ cdef class ClientConnection(Downstream):
 
     cdef int ended(self, Exchange x) except -1:
         """The exchange is over: next request, or the end of the connection."""
+        cdef bint more
         self.x = None
         self.held = 0
         if x.tunnelling:
@@ -648,7 +637,8 @@ cdef class ClientConnection(Downstream):
             self.deadline = monotonic_us() + self.runtime.settings.write_idle_us
             return 0
         if not x.request_done or not self.keep:
-            return self._linger() if not x.request_done or self.pending is not None else self._close_soon()
+            more = not x.request_done or self.pending is not None or (x.last and not x.tunnelling)  # may be coming
+            return self._linger() if more else self._close_soon()
         self.state = C_IDLE
         if self.write_paused:  # whoever does not read gets no more answers: memory stays bounded
             return 0
@@ -696,16 +686,13 @@ cdef class ClientConnection(Downstream):
         cdef bytes edits = b"", ahead
         cdef char* scratch
         cdef char* out
-        cdef Py_ssize_t n = head.reason.end if head.reason.end else 12
+        cdef Py_ssize_t n
         if head.connection & C_NAMES or x.response_edits is not None:
             edits = _edit_head(x, base, head)
             if edits is None:
                 return x.fail("upstream_protocol")
         scratch = self.runtime.room(head.length + len(edits) + 512)
-        memcpy(scratch, b"HTTP/1.1", 8)
-        memcpy(scratch + 8, base + 8, n - 8)
-        memcpy(scratch + n, b"\r\n", 2)
-        out = copy_fields(base, head, scratch + n + 2)
+        out = copy_fields(base, head, _status_line(scratch, base, head))
         memcpy(out, b"Upgrade: websocket\r\nConnection: Upgrade\r\n", 41)
         memcpy(out + 41, PyBytes_AS_STRING(edits), len(edits))
         out = self._common_fields(x, out + 41 + len(edits), True)
@@ -770,6 +757,18 @@ cdef bytes _edit_head(Exchange x, const char* base, Head* head):
         if cut_named(base, head, names, len(names), RESPONSE) < 0:
             return None
     return lines
+
+
+cdef char* _status_line(char* out, const char* base, const Head* head) noexcept nogil:
+    """As received but for the version; the blank is due without a reason too (RFC 9112 section 4)."""
+    cdef Py_ssize_t n = head.reason.end if head.reason.end else 12
+    memcpy(out, b"HTTP/1.1", 8)
+    memcpy(out + 8, base + 8, n - 8)
+    if n == 12:
+        out[n] = c" "
+        n += 1
+    memcpy(out + n, b"\r\n", 2)
+    return out + n + 2
 
 
 cdef char* _field(char* out, const char* name, Py_ssize_t n, const char* value, Py_ssize_t m) noexcept nogil:

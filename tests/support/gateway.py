@@ -132,9 +132,7 @@ def gateway(config: dict[str, Any], **options: Any) -> Iterator[Gateway]:
 
 def route(external: str, origin_url: str, internal: str | None = None, **members: Any) -> dict[str, Any]:
     """A route to one backend, or to the several of a comma-separated list."""
-    backends = [
-        {"host": url.rpartition(":")[0], "port": int(url.rpartition(":")[2])} for url in origin_url.split(",")
-    ]
+    backends = [{"host": url.rpartition(":")[0], "port": int(url.rpartition(":")[2])} for url in origin_url.split(",")]
     return {
         "external_path": external,
         "internal_path": internal or external,
