@@ -30,6 +30,21 @@ from kairos.proxy.errors import KINDS, render
 from kairos.proxy.fields import REQUEST_OWN, RESPONSE_OWN, edit
 from kairos.telemetry.accesslog import json_text
 
+cdef extern from *:
+    """
+    /* In a sanitizer build, scratch ends where it was asked to: writing behind it is reported like any overflow. */
+    #ifdef __SANITIZE_ADDRESS__
+    #include <sanitizer/asan_interface.h>
+    static void kairos_bound(const char *p, size_t n, size_t size) {
+        __asan_unpoison_memory_region(p, size);
+        __asan_poison_memory_region(p + n, size - n);
+    }
+    #else
+    #define kairos_bound(p, n, size) ((void)0)
+    #endif
+    """
+    void bound "kairos_bound"(const char* p, size_t n, size_t size) noexcept nogil
+
 METHOD_NAMES = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
 cdef enum:
     INBOX_BYTES = 65536         # request body held for a reader before the client is told to wait
@@ -193,6 +208,7 @@ cdef class Runtime:
             raise MemoryError
 
     def __dealloc__(self):
+        bound(self.scratch, self.scratch_size, self.scratch_size)
         PyMem_Free(self.scratch)
 
     def serve(self, snapshot):
@@ -219,9 +235,11 @@ cdef class Runtime:
             larger = <char*>PyMem_Malloc(n)
             if larger == NULL:
                 raise MemoryError
+            bound(self.scratch, self.scratch_size, self.scratch_size)
             PyMem_Free(self.scratch)
             self.scratch = larger
             self.scratch_size = n
+        bound(self.scratch, n, self.scratch_size)
         return self.scratch
 
     cdef Exchange acquire(self):
