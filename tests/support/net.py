@@ -41,21 +41,24 @@ class Peer:
         return found
 
     def receive_exactly(self, n: int) -> bytes:
-        while len(self._buffer) < n:
-            data = self.sock.recv(65536)
+        pieces, held = [self._buffer], len(self._buffer)
+        while held < n:
+            data = self.sock.recv(1 << 18)
             if not data:
-                raise EOFError(f"closed after {len(self._buffer)} of {n} bytes")
-            self._buffer += data
-        found, self._buffer = self._buffer[:n], self._buffer[n:]
-        return found
+                raise EOFError(f"closed after {held} of {n} bytes")
+            pieces.append(data)
+            held += len(data)
+        whole = b"".join(pieces)
+        self._buffer = whole[n:]
+        return whole[:n]
 
     def receive_all(self) -> bytes:
         """Everything until the other side closes; a reset counts as a close."""
+        pieces, self._buffer = [self._buffer], b""
         with contextlib.suppress(ConnectionResetError):
-            while data := self.sock.recv(65536):
-                self._buffer += data
-        found, self._buffer = self._buffer, b""
-        return found
+            while data := self.sock.recv(1 << 18):
+                pieces.append(data)
+        return b"".join(pieces)
 
     def receive_head(self) -> bytes:
         return self.receive_until(b"\r\n\r\n")
