@@ -74,7 +74,7 @@ def parts_imported(path: Path) -> set[str]:
     return {name[1] for name in dotted if name[0] == "kairos" and len(name) > 1 and name[1] in MAY_IMPORT}
 
 
-FILES = [pytest.param(path, id=inside(path)) for path in SOURCES if inside(path) != "__init__.py"]
+FILES = [path for path in SOURCES if inside(path) != "__init__.py"]
 
 
 def test_the_walk_sees_python_and_cython() -> None:
@@ -84,7 +84,7 @@ def test_the_walk_sees_python_and_cython() -> None:
     assert parts_imported(ROOT / "kairos/worker.py") >= {"proxy", "channel", "config", "_speedups"}
 
 
-@pytest.mark.parametrize("path", FILES)
+@pytest.mark.parametrize("path", FILES, ids=inside)
 def test_imports_follow_the_arrows(path: Path) -> None:
     own = part_of(path)
     assert own in MAY_IMPORT, f"kairos/{own} is a new part of the house: say in MAY_IMPORT what it may import"
@@ -98,7 +98,7 @@ def test_some_libraries_have_one_place(library: str) -> None:
     assert [user for user in users if not user.startswith(tuple(LIBRARIES[library]))] == []
 
 
-@pytest.mark.parametrize("path", [param for param in FILES if inside(param.values[0]).startswith(CORES)])
+@pytest.mark.parametrize("path", [path for path in FILES if inside(path).startswith(CORES)], ids=inside)
 def test_cores_touch_no_socket_clock_loop_or_log(path: Path) -> None:
     assert {name.split(".")[0] for name in imports(path)} & IMPURE == set()
 
@@ -157,13 +157,13 @@ def test_a_worker_loads_only_the_data_plane() -> None:
 # --- what a file looks like -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [param for param in FILES if param.values[0].suffix == ".pyx"])
+@pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".pyx"], ids=inside)
 def test_an_extension_has_its_header_and_its_types(path: Path) -> None:
     assert path.with_suffix(".pxd").exists()
     assert path.with_suffix(".pyi").exists()
 
 
-@pytest.mark.parametrize("path", FILES)
+@pytest.mark.parametrize("path", FILES, ids=inside)
 def test_a_file_begins_by_saying_what_it_is(path: Path) -> None:
     assert re.match(r'"""\S.{10,}', path.read_text())
 

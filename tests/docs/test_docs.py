@@ -1,0 +1,259 @@
+"""The pages in docs/: what they show is run, what they list is compared with the program.
+
+How a page is read, by the info string of its fenced blocks:
+
+    json, yaml, toml    with `routers` in it: a configuration, which must load without an error
+    json served         the configuration of the gateway that the console blocks of this page talk to
+    console             `$ ` begins a command, run by sh in order; the lines below it must be among its output, in that
+                        order, where `...` stands for anything
+    sh                  not run, but must be shell
+
+The ports of `make run` (5900 the gateway, 5911 and 5912 its HTTP origins, 5913 the WebSocket one) stand for the free
+ports that a test really uses; $PID is the gateway's supervisor. The origins are those of examples/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from kairos._speedups import cells
+from kairos.cli.gateway import EPILOG
+from kairos.config.load import judged, loads
+from kairos.config.model import Backend, Route
+from kairos.proxy.errors import KINDS
+from kairos.scoreboard import Capacity, Scoreboard, Series
+from kairos.telemetry.prometheus import GatewayCollector
+from tests.support.gateway import Gateway, gateway
+from tests.support.net import connect, free_port
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(ROOT.joinpath("docs").glob("*.md"))
+LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+FENCE = re.compile(r"^ *```(\w+)(?: (\w+))?\n(.*?)^ *```$", re.M | re.S)
+PORTS = (5900, 5911, 5912, 5913)
+START_S = 20.0
+
+
+def blocks(page: Path) -> list[tuple[str, str, str]]:
+    """Language, mark and text of each fenced block."""
+    return FENCE.findall(page.read_text())
+
+
+def named(pages: list[Path]) -> list[str]:
+    return [page.name for page in pages]
+
+
+# --- configurations -------------------------------------------------------------------------------------------------
+
+CONFIGS = [
+    pytest.param(language, text, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, (language, _, text) in enumerate(blocks(page))
+    if language in ("json", "yaml", "toml") and "routers" in text
+]
+
+
+@pytest.mark.parametrize(("language", "text"), CONFIGS)
+def test_configurations_load(
+    language: Literal["json", "yaml", "toml"], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JWT_SECRET", "an example of more than thirty-two bytes")
+    assert judged(loads(text.encode(), language, f"example.{language}")).config.routers
+
+
+SHELL = [pytest.param(text, id=page.stem) for page in LINKED for language, _, text in blocks(page) if language == "sh"]
+
+
+@pytest.mark.parametrize("text", SHELL)
+def test_shell_is_shell(text: str) -> None:
+    done = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True, check=False)
+    assert done.stderr == ""
+
+
+# --- sessions -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def origins() -> Iterator[dict[int, int]]:
+    """The three example origins; which port each of them really has."""
+    ports = {port: free_port() for port in PORTS[1:]}
+    programs = {5911: ("http_origin.py", "--name", "first"), 5912: ("http_origin.py", "--name", "second")}
+    with contextlib.ExitStack() as stack:
+        for port in ports:
+            program, *arguments = programs.get(port, ("ws_origin.py",))
+            command = [sys.executable, str(ROOT / "examples/origins" / program), "--port", str(ports[port])]
+            process = stack.enter_context(subprocess.Popen([*command, *arguments]))
+            stack.callback(process.terminate)
+        for port in ports.values():
+            _await_listener(port)
+        yield ports
+
+
+def _await_listener(port: int) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            return connect(port).close()
+        except OSError:
+            assert time.monotonic() < deadline, f"no origin on port {port}"
+            time.sleep(0.02)
+
+
+def replaced(text: str, ports: dict[int, int]) -> str:
+    """The page's ports as the test's."""
+    return re.sub(r"\b59\d\d\b", lambda found: str(ports.get(int(found[0]), found[0])), text)
+
+
+def steps(session: str) -> Iterator[tuple[str, list[str]]]:
+    """Each command of a console block, and the lines shown below it."""
+    for step in re.split(r"^\$ ", session, flags=re.M)[1:]:
+        lines = step.splitlines()
+        count = 1 + next(n for n, line in enumerate(lines) if not line.endswith("\\"))
+        yield "\n".join(lines[:count]), [line for line in lines[count:] if line.strip()]
+
+
+COMMANDS = {"kairos-gateway": "kairos.cli.gateway", "kairos": "kairos.cli.manage"}
+
+
+def run_command(command: str, g: Gateway) -> str:
+    for name, module in COMMANDS.items():  # as installed, whether it is or not
+        g.folder.joinpath(name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+        g.folder.joinpath(name).chmod(0o755)
+    path = f"{g.folder}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PID": str(g.process.pid), "NO_COLOR": "1"}
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=g.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.stdout + done.stderr
+
+
+def assert_shown(command: str, expected: list[str], output: str) -> None:
+    """Every line shown is there, in order."""
+    lines = iter([line.rstrip() for line in output.splitlines()])
+    for wanted in expected:
+        pattern = ".*".join(map(re.escape, wanted.rstrip().split("...")))
+        assert any(re.fullmatch(pattern, line) for line in lines), f"$ {command}\n{output}\nhas no line: {wanted}"
+
+
+SESSIONS = [page for page in PAGES if any(language == "console" for language, _, _ in blocks(page))]
+
+
+@pytest.mark.parametrize("page", SESSIONS, ids=named(SESSIONS))
+def test_sessions_show_what_happens(page: Path) -> None:
+    found = blocks(page)
+    (served,) = [text for _, mark, text in found if mark == "served"]
+    with origins() as ports, gateway(json.loads(replaced(served, ports))) as g:
+        ports[5900] = g.port
+        for session in (text for language, _, text in found if language == "console"):
+            for command, expected in steps(replaced(session, ports)):
+                assert_shown(command, expected, run_command(command, g))
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """Cells of the rows of the table that begins with this heading row."""
+    text = ROOT.joinpath("docs", page).read_text()
+    rows = text.split(f"{heading}\n", 1)[1].splitlines()[1:]
+    count = next((n for n, row in enumerate(rows) if not row.startswith("|")), len(rows))
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[:count]]
+
+
+def code(text: str) -> str:
+    return f"`{text}`"
+
+
+def test_every_error_is_listed() -> None:
+    expected = [
+        [str(row.status), code(kind), code(row.type), code(row.flag), row.message, "yes" if row.close else ""]
+        for kind, row in sorted(KINDS.items(), key=lambda item: (item[1].status, item[0]))
+    ]
+    assert table("proxying.md", "| status | `code` | `type` | flag | title | closes |") == expected, "\n".join(
+        f"| {' | '.join(row)} |" for row in expected
+    )
+
+
+def exposed() -> Iterator[list[str]]:
+    """Name, type and labels of every metric, from a page on which everything has moved."""
+    board = Scoreboard(Capacity(workers=1, routes=2, pairs=3, upstreams=2))
+    routes = [Route(external_path="/", internal_path="/", methods=["GET"], backends=[Backend(host="http://app")])]
+    series = Series(board).assign(routes)
+    for block in (board.route_block(0, 1), board.pair_block(0, 1), board.pair_block(0, 2), board.upstream_block(0, 1)):
+        for cell in range(cells.U_CELLS if block == board.upstream_block(0, 1) else cells.R_CELLS):
+            board.page.set(block + cell, 1)
+    for family in GatewayCollector(board, series).collect():
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
+        yield [code(family.name + suffix), "gauge" if suffix == "_info" else family.type, ", ".join(map(code, labels))]
+
+
+def test_every_metric_is_listed() -> None:
+    heading = "| name | type | labels | meaning |"
+    pages = ROOT.joinpath("docs/metrics.md").read_text().count(heading)
+    listed = [row[:3] for part in range(pages) for row in nth_table("metrics.md", heading, part)]
+    missing = [row for row in exposed() if row not in listed]
+    assert missing == [], "\n".join(f"| {' | '.join(row)} | |" for row in missing)
+    assert len(listed) == len(list(exposed()))
+
+
+def nth_table(page: str, heading: str, number: int) -> list[list[str]]:
+    text = ROOT.joinpath("docs", page).read_text().split(f"{heading}\n")[number + 1]
+    rows = text.splitlines()[1:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[: rows.index("")]]
+
+
+def test_every_field_of_the_access_log_is_listed() -> None:
+    source = ROOT.joinpath("kairos/telemetry/accesslog.pyx").read_text()
+    written = re.findall(r"b'[{,]\"(\w+)\":", source)
+    assert [row[0] for row in table("operations.md", "| field | meaning |")] == [code(name) for name in written]
+
+
+def test_the_line_shown_has_fields_of_the_access_log() -> None:
+    listed = [row[0].strip("`") for row in table("operations.md", "| field | meaning |")]
+    (line,) = [json.loads(text) for _, mark, text in blocks(ROOT / "docs/operations.md") if mark == "logged"]
+    assert [name for name in listed if name in line] == list(line)
+
+
+def test_signals_and_exit_codes_are_those_of_the_command() -> None:
+    text = ROOT.joinpath("docs/operations.md").read_text()
+    for signal_ in re.findall(r"^  ([A-Z0-9, ]+?)(?: again)?  ", EPILOG.split("Signals:")[1].split("Exit")[0], re.M):
+        for name in signal_.split(", "):
+            assert f"`{name}`" in text
+    codes = re.findall(r"^  (\d)  ", EPILOG, re.M)
+    assert [row[0] for row in table("operations.md", "| exit code | meaning |")] == codes
+
+
+# --- links ----------------------------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=named(LINKED))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not re.match(r"[a-z]+://", target):
+            path, _, anchor = target.partition("#")
+            other = (page.parent / path) if path else page
+            assert other.exists(), target
+            assert not anchor or anchor in anchors(other), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named(PAGES))
+def test_files_named_in_code_exist(page: Path) -> None:
+    for name in re.findall(r"`((?:kairos|tests|bench|tools|examples|deploy|docs)/[\w./-]+\.\w+)`", page.read_text()):
+        assert ROOT.joinpath(name).exists(), name
