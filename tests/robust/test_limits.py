@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.procfs import cpu_us, tree_memory
-from tests.robust.conftest import Recorder, Site, ask, assert_error, send_all
+from tests.robust.conftest import Recorder, Site, ask, assert_error, memory_is_real, send_all
 from tests.support.gateway import gateway, route
 from tests.support.net import Peer, origin, status_of
 
@@ -201,6 +201,7 @@ def grown_by(site: Site, peers: list[Peer], data: bytes) -> float:
     return (tree_memory(site.gateway.process.pid).pss - before) * 1024 / (len(data) * len(peers))
 
 
+@memory_is_real
 @pytest.mark.parametrize(
     "data",
     [

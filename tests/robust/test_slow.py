@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.procfs import tree_memory
-from tests.robust.conftest import Recorder, Site, ask, assert_error, config_for
+from tests.robust.conftest import Recorder, Site, ask, assert_error, config_for, memory_is_real
 from tests.support.gateway import gateway, route
 from tests.support.net import Peer, origin, read_request, status_of
 
@@ -160,6 +160,7 @@ class Endless:
             self.over.set()
 
 
+@memory_is_real
 def test_a_client_that_does_not_read_is_cut_and_holds_little_memory() -> None:
     """Slow read: the origin is held back, and both connections end when nothing moves."""
     endless = Endless(b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n")
@@ -176,6 +177,7 @@ def test_a_client_that_does_not_read_is_cut_and_holds_little_memory() -> None:
             assert gate.wait_access(1, path="/a")
 
 
+@memory_is_real
 def test_a_client_that_pipelines_and_does_not_read_is_held_back() -> None:
     """Answers of our own pile up as little as relayed ones."""
     with (
