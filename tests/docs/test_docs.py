@@ -7,6 +7,7 @@ How a page is read, by the info string of its fenced blocks:
     console             `$ ` begins a command, run by sh in order; the lines below it must be among its output, in that
                         order, where `...` stands for anything
     sh                  not run, but must be shell
+    python              run by the test that is about it
 
 The ports of `make run` (5900 the gateway, 5911 and 5912 its HTTP origins, 5913 the WebSocket one) stand for the free
 ports that a test really uses; $PID is the gateway's supervisor. The origins are those of examples/.
@@ -20,11 +21,13 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import msgspec
 import pytest
 
 from kairos._speedups import cells
@@ -34,8 +37,9 @@ from kairos.config.model import Backend, Route
 from kairos.proxy.errors import KINDS
 from kairos.scoreboard import Capacity, Scoreboard, Series
 from kairos.telemetry.prometheus import GatewayCollector
-from tests.support.gateway import Gateway, gateway
-from tests.support.net import connect, free_port
+from tests.support.gateway import Gateway, gateway, route
+from tests.support.inprocess import Chain, in_process
+from tests.support.net import connect, echo, free_port, origin
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(ROOT.joinpath("docs").glob("*.md"))
@@ -158,6 +162,20 @@ def test_sessions_show_what_happens(page: Path) -> None:
         for session in (text for language, _, text in found if language == "console"):
             for command, expected in steps(replaced(session, ports)):
                 assert_shown(command, expected, run_command(command, g))
+
+
+def test_the_filter_of_the_maintainers_guide_works() -> None:
+    (source,) = [text for language, _, text in blocks(ROOT / "docs/architecture.md") if language == "python"]
+    names: dict[str, Any] = {}
+    exec(compile(textwrap.dedent(source), "architecture.md", "exec"), names)
+    with origin(echo) as o:
+        made = names["build"](msgspec.convert(route("/tea", o.url), Route), None)
+        assert names["build"](msgspec.convert(route("/milk", o.url), Route), None) is None
+        with in_process(Chain("/tea", route("/tea", o.url), made)) as gate:
+            assert gate.get("/tea", "X-Brew: coffee")[0].startswith(b"HTTP/1.1 418 ")
+            head, seen = gate.get("/tea")
+            assert b"X-Served-By: teapot\r\n" in head
+            assert b"X-Pot: tea\r\n" in seen
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
