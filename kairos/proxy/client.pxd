@@ -28,6 +28,7 @@ cdef class ClientConnection(Downstream):
     cdef int _refuse(self, Exchange x, bytes data, Py_ssize_t offset, str kind) except -1
     cdef Py_ssize_t _request_body(self, bytes data, Py_ssize_t offset) except -2
     cdef Py_ssize_t _request_chunks(self, bytes data, Py_ssize_t offset) except -2
+    cdef int unhold(self, Exchange x) except -1
     cdef bint _too_slow(self, Exchange x, int64_t now) except -1
     cdef int _stash(self, bytes data, Py_ssize_t offset) except -1
     cdef int _linger(self) except -1

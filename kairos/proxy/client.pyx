@@ -334,7 +334,8 @@ cdef class ClientConnection(Downstream):
         x.down = self
         x.data = data
         x.base = PyBytes_AS_STRING(data) + offset
-        x.started = monotonic_us()
+        x.started = x.paced_from = monotonic_us()
+        x.paced_bytes = n
         self.requests += 1
         self.keep = (
             not head.connection & C_CLOSE and (head.minor != 0 or head.connection & C_KEEP_ALIVE != 0)
@@ -454,11 +455,17 @@ cdef class ClientConnection(Downstream):
             self._request_read(x)
         return PyBytes_GET_SIZE(data) - n
 
+    cdef int unhold(self, Exchange x) except -1:
+        """Read on; the time it was held back is not the client's."""
+        x.paced_from = monotonic_us()
+        x.paced_bytes = x.bytes_in
+        return self.resume()
+
     cdef bint _too_slow(self, Exchange x, int64_t now) except -1:
         """A body that takes longer than body_idle must come at body_rate bytes per second at least."""
-        cdef int64_t elapsed = now - x.started
+        cdef int64_t elapsed = now - x.paced_from
         if elapsed > self.runtime.settings.body_idle_us and not self.read_paused:
-            if (x.bytes_in - x.head.length) * 1000000 < self.runtime.settings.body_rate * elapsed:
+            if (x.bytes_in - x.paced_bytes) * 1000000 < self.runtime.settings.body_rate * elapsed:
                 x.fail("request_timeout")
                 return True
         return False

@@ -180,6 +180,8 @@ cdef class Exchange:
     cdef Chunks chunks
     cdef bytes request_trailers
     cdef int64_t bytes_in
+    cdef int64_t paced_from             # monotonic µs since when the body's rate is judged
+    cdef int64_t paced_bytes            # bytes_in then
     cdef readonly bint request_done     # the whole request was read
     cdef bint upgrading                 # a valid WebSocket handshake
     cdef bint last                      # asked for WebSocket: what follows the head may be frames, never a request

@@ -164,3 +164,22 @@ def test_a_quick_answer_is_not_disturbed_by_the_deadlines_before_it(stage: Stage
             client.send(scene.head())
             assert client.receive_response()[1] == b"ok"
             time.sleep(0.3)
+
+
+def test_time_for_which_the_upstream_held_an_upload_back_is_not_the_clients() -> None:
+    body = b"x" * 24_000_000
+    sent = threading.Event()
+
+    def reads_late(peer: Peer) -> None:
+        peer.receive_head()
+        assert not sent.wait(1.2)  # more than body_idle: the client is held back all the while
+        assert len(peer.receive_exactly(len(body))) == len(body)
+        peer.send(OK)
+
+    fast = {"timeouts": {"body_idle": 0.5}, "limits": {"body_rate": 1_000_000_000, "body_bytes": 0}}
+    with origin(reads_late) as late, gateway({"routers": [route("/late", late.url)], **fast}) as site:
+        with site.connect() as client:
+            client.send(b"POST /late HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body))
+            client.send(body)
+            sent.set()
+            assert status_of(client.receive_response()[0]) == 200
