@@ -867,9 +867,9 @@ def scan(bytes data, *, bint response=False, int times=1):
     cdef Head head
     cdef Limits limits
     cdef Py_ssize_t n = 0
-    cdef int i
+    cdef int _i
     limits.head_bytes, limits.line_bytes, limits.header_count, limits.underscores = 32768, 8192, 100, False
-    for i in range(times):
+    for _i in range(times):
         if response:
             n = scan_response(data, len(data), &limits, &head)
         else:
