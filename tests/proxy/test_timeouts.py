@@ -177,9 +177,12 @@ def test_time_for_which_the_upstream_held_an_upload_back_is_not_the_clients() ->
         peer.send(OK)
 
     fast = {"timeouts": {"body_idle": 0.5}, "limits": {"body_rate": 1_000_000_000, "body_bytes": 0}}
-    with origin(reads_late) as late, gateway({"routers": [route("/late", late.url)], **fast}) as site:
-        with site.connect() as client:
-            client.send(b"POST /late HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body))
-            client.send(body)
-            sent.set()
-            assert status_of(client.receive_response()[0]) == 200
+    with (
+        origin(reads_late) as late,
+        gateway({"routers": [route("/late", late.url)], **fast}) as site,
+        site.connect() as client,
+    ):
+        client.send(b"POST /late HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body))
+        client.send(body)
+        sent.set()
+        assert status_of(client.receive_response()[0]) == 200
