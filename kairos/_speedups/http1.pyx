@@ -186,7 +186,8 @@ cdef int _note_framing(Head* head, const char* base, int32_t start, int32_t name
         code = _read_length(head, base + v, v_end - v)
         return code if code < 0 else CUT
     if n == 17 and equals(name, n, b"transfer-encoding", 17):
-        if head.chunked or not equals(base + v, v_end - v, b"chunked", 7):
+        # a blank behind it as well: "chunked" and a tab is no chunked body to llhttp
+        if head.chunked or base[v_end] != c"\r" or not equals(base + v, v_end - v, b"chunked", 7):
             return BAD_ENCODING
         head.chunked = True
         return CUT

@@ -21,6 +21,7 @@ def test_what_the_scanner_takes_httptools_takes_alike(data: bytes) -> None:
 @EXAMPLES
 @given(mutated(responses))
 @example(b"HTTP/1.1 200\r\n\r\n")
+@example(b"HTTP/1.1 200 OK\r\nTransfer-Encoding:chunked\t\r\n\r\n")
 def test_the_same_for_responses(data: bytes) -> None:
     properties.response_head(data)
 
