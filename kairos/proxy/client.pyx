@@ -9,7 +9,7 @@ ends the connection; an answer before the request's end ends it too, politely (R
 from email.utils import formatdate
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
@@ -19,12 +19,12 @@ from kairos._speedups.cells cimport (
 )
 from kairos._speedups.http1 cimport (
     BAD_ENCODING, BAD_FIELD, BAD_HOST, BAD_LENGTH, BAD_START_LINE, C_CLOSE, C_DATA, C_END, C_ERROR, C_KEEP_ALIVE,
-    C_MORE, C_NAMES, C_TRAILER, HEAD_TOO_LARGE, Head, LINE_TOO_LONG, NEED_MORE, RESPONSE, TARGET_TOO_LONG,
-    TOO_MANY_FIELDS, UNUSUAL, chunk_step, copy_fields, cut_named, find_head_end, has_token, scan_request,
+    C_NAMES, HEAD_TOO_LARGE, Head, LINE_TOO_LONG, NEED_MORE, RESPONSE, TARGET_TOO_LONG,
+    TOO_MANY_FIELDS, UNUSUAL, copy_fields, cut_named, find_head_end, has_token, scan_request,
     worth_scanning,
 )
 from kairos.proxy.exchange cimport (
-    Downstream, Exchange, F_CHUNKED, F_CLOSE, F_NONE, PIECES, Runtime, Slices, add_slice, clear_slices,
+    Downstream, Exchange, F_CHUNKED, F_CLOSE, F_NONE, Runtime, Slices, add_slice, clear_slices, gather, joined,
 )
 from kairos.proxy.wire cimport monotonic_us
 
@@ -322,8 +322,8 @@ cdef class ClientConnection(Downstream):
 
     cdef Py_ssize_t _start_canonical(self, Exchange x, bytes head, bytes data, Py_ssize_t end) except -2:
         """Start a request whose head was rewritten; its body still lies behind `end` in data."""
-        cdef bytes joined = head + data[end:]
-        cdef Py_ssize_t rest = self._start(x, joined, 0, len(head))
+        cdef bytes whole = head + data[end:]
+        cdef Py_ssize_t rest = self._start(x, whole, 0, len(head))
         return rest if rest < 0 else rest - len(head) + end
 
     cdef Py_ssize_t _start(self, Exchange x, bytes data, Py_ssize_t offset, Py_ssize_t n) except -2:
@@ -424,33 +424,24 @@ cdef class ClientConnection(Downstream):
 
     cdef Py_ssize_t _request_chunks(self, bytes data, Py_ssize_t offset) except -2:
         cdef Exchange x = self.x
-        cdef Slices slices
+        cdef Slices slices, trailer
         cdef const char* p = PyBytes_AS_STRING(data) + offset
-        cdef Py_ssize_t n = PyBytes_GET_SIZE(data) - offset, used = 0, size = 0
-        cdef const char* piece = NULL
-        cdef int event = C_MORE
-        clear_slices(&slices)
-        while n > 0:
-            event = chunk_step(&x.chunks, p, n, &used, &piece, &size)
-            p += used
-            n -= used
-            if event == C_DATA:
-                add_slice(&slices, piece, size)
-                if slices.count == PIECES:
-                    x.take_body(&slices, data)
-                    if self.x is not x:
-                        return PyBytes_GET_SIZE(data)
-                    clear_slices(&slices)
-            elif event == C_TRAILER:
-                x.request_trailers = (x.request_trailers or b"") + PyBytes_FromStringAndSize(piece, size)
-            elif event == C_ERROR:
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(data) - offset
+        cdef int event = C_DATA
+        while event == C_DATA:
+            clear_slices(&slices)
+            clear_slices(&trailer)
+            event = gather(&x.chunks, &p, &n, &slices, &trailer)
+            if event == C_ERROR:
                 x.fail("bad_chunk")
                 return PyBytes_GET_SIZE(data)
-            else:
-                break
-        if slices.count:
-            x.take_body(&slices, data)
-        if event == C_END and self.x is x:
+            if trailer.count:
+                x.request_trailers = (x.request_trailers or b"") + joined(&trailer)
+            if slices.count:
+                x.take_body(&slices, data)
+            if self.x is not x:
+                return PyBytes_GET_SIZE(data)
+        if event == C_END:
             x.request_trailers = announced(x.request_trailers, x.base[x.head.trailer.start:x.head.trailer.end])
             self._request_read(x)
         return PyBytes_GET_SIZE(data) - n

@@ -35,6 +35,10 @@ cdef inline void add_slice(Slices* s, const char* p, Py_ssize_t n) noexcept nogi
     s.total += n
 
 
+cdef int gather(Chunks* chunks, const char** p, Py_ssize_t* n, Slices* body, Slices* trailer) noexcept nogil
+cdef bytes joined(Slices* slices)
+
+
 cdef enum Framing:              # how a response body is delimited towards the client
     F_NONE = 0                  # no body (HEAD, 204, 304, 1xx)
     F_LENGTH = 1

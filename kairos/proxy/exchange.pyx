@@ -20,7 +20,9 @@ from kairos._speedups.cells cimport (
     status_class,
 )
 from kairos._speedups.hashing cimport next_random
-from kairos._speedups.http1 cimport C_UPGRADE, GET, Head, Span, equals, has_token, next_field
+from kairos._speedups.http1 cimport (
+    C_DATA, C_MORE, C_TRAILER, C_UPGRADE, Chunks, GET, Head, Span, chunk_step, equals, has_token, next_field,
+)
 from kairos._speedups.routes cimport FOUND, METHOD_NOT_ALLOWED, OPTIONS_ANSWER, REDIRECT
 from kairos._speedups.target cimport BAD_HOST, check_query, normalize_host, normalize_path, problem, SAME
 from kairos.proxy.wire cimport Wire, monotonic_us, unix_us
@@ -49,6 +51,40 @@ METHOD_NAMES = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRA
 cdef enum:
     INBOX_BYTES = 65536         # request body held for a reader before the client is told to wait
     MAX_HOST = 260
+
+
+# ---- bodies in pieces ------------------------------------------------------------------------------------------------
+
+cdef int gather(Chunks* chunks, const char** p, Py_ssize_t* n, Slices* body, Slices* trailer) noexcept nogil:
+    """Decode chunked bytes into slices: C_MORE when all are used, C_DATA when body is full, C_END or C_ERROR.
+
+    p and n move on. The trailer section is handed over in slices as well.
+    """
+    cdef Py_ssize_t used = 0, size = 0
+    cdef const char* piece = NULL
+    cdef int event
+    while n[0] > 0:
+        if body.count == PIECES or trailer.count == PIECES:
+            return C_DATA
+        event = chunk_step(chunks, p[0], n[0], &used, &piece, &size)
+        p[0] += used
+        n[0] -= used
+        if event == C_DATA:
+            add_slice(body, piece, size)
+        elif event == C_TRAILER:
+            add_slice(trailer, piece, size)
+        else:
+            return event
+    return C_MORE
+
+
+cdef bytes joined(Slices* slices):
+    """The bytes of slices as one object."""
+    cdef int i
+    return b"".join([
+        PyBytes_FromStringAndSize(<char*>slices.iov[i].iov_base, slices.iov[i].iov_len)
+        for i in range(1, slices.count + 1)
+    ])
 
 
 # ---- interfaces ---------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ cdef class Pump:
     cdef object loop
     cdef Engine* engine     # None until the first tunnel
     cdef dict owners        # address of a tunnel -> callable(sent to a, sent to b)
-    cdef readonly int count # tunnels open
+    cdef readonly int count  # tunnels open
 
     cdef Tunnel* open(self, int a, int b, object owner) except NULL
     cdef int end(self, Tunnel* tunnel) noexcept

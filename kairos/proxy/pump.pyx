@@ -110,10 +110,10 @@ cdef bint _flow(Engine* engine, Tunnel* tunnel, int side) noexcept nogil:
     cdef End* here = &tunnel.ends[side]
     cdef End* there = &tunnel.ends[1 - side]
     cdef Py_ssize_t n, taken
-    cdef int i
+    cdef int _round
     if there.size:
         return True  # read again once it took its rest
-    for i in range(ROUNDS):
+    for _round in range(ROUNDS):
         n = recv(here.fd, engine.buffer, BUFFER, MSG_DONTWAIT)
         if n <= 0:
             return n < 0 and (errno == EAGAIN or errno == EINTR)

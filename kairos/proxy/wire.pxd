@@ -50,6 +50,7 @@ cdef class Wire:
     cdef int _queue_rest(self, iovec* iov, int count, bytes owner) except -1
     cdef int attach(self, object transport, Clock clock, bint direct) except -1
     cdef int detach(self) except -1
+    cdef Py_ssize_t _push(self, const char* p, Py_ssize_t n) except -2
     cdef int send(self, const char* p, Py_ssize_t n) except -1
     cdef int send_bytes(self, bytes owner, const char* p, Py_ssize_t n) except -1
     cdef int sendv(self, iovec* iov, int count, bytes owner) except -1

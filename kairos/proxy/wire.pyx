@@ -143,35 +143,32 @@ cdef class Wire:
         self.transport.write(data)
         return 0
 
+    cdef Py_ssize_t _push(self, const char* p, Py_ssize_t n) except -2:
+        """How many bytes need no further care: the kernel took them, or nobody is there to take any."""
+        cdef Py_ssize_t done
+        if self.closed or self.mute:
+            return n
+        if not self._direct():
+            return 0
+        done = c_send(self.fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT)
+        if done >= 0:
+            return done
+        if _would_block():
+            return 0
+        self.on_broken_pipe()
+        return n
+
     cdef int send(self, const char* p, Py_ssize_t n) except -1:
         """Write bytes owned by the caller; what the kernel does not take now is copied."""
-        cdef Py_ssize_t done = 0
-        if self.closed or self.mute or n <= 0:
-            return 0
-        if self._direct():
-            done = c_send(self.fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT)
-            if done == n:
-                return 0
-            if done < 0:
-                if not _would_block():
-                    return self.on_broken_pipe()
-                done = 0
-        return self._queue(PyBytes_FromStringAndSize(p + done, n - done))
+        cdef Py_ssize_t done = self._push(p, n)
+        return self._queue(PyBytes_FromStringAndSize(p + done, n - done)) if done < n else 0
 
     cdef int send_bytes(self, bytes owner, const char* p, Py_ssize_t n) except -1:
         """Write p[:n], which lies inside owner; what the kernel does not take now is referred to, not copied."""
-        cdef Py_ssize_t done = 0, start
-        if self.closed or self.mute or n <= 0:
+        cdef Py_ssize_t done = self._push(p, n)
+        cdef Py_ssize_t start = p - PyBytes_AS_STRING(owner) + done
+        if done == n:
             return 0
-        if self._direct():
-            done = c_send(self.fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT)
-            if done == n:
-                return 0
-            if done < 0:
-                if not _would_block():
-                    return self.on_broken_pipe()
-                done = 0
-        start = p - PyBytes_AS_STRING(owner) + done
         if start == 0 and n - done == len(owner):
             return self._queue(owner)
         return self._queue(memoryview(owner)[start:start + n - done])

@@ -7,7 +7,7 @@ again only when its request was sent whole and its response ended exactly where 
 from functools import partial
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memset
@@ -18,10 +18,10 @@ from kairos._speedups.cells cimport (
 )
 from kairos._speedups.hashing cimport next_random
 from kairos._speedups.http1 cimport (
-    C_CLOSE, C_DATA, C_END, C_ERROR, C_KEEP_ALIVE, C_MORE, C_TRAILER, C_UPGRADE, Chunks, Head, NEED_MORE,
-    chunk_step, has_token, scan_response, worth_scanning,
+    C_CLOSE, C_DATA, C_END, C_ERROR, C_KEEP_ALIVE, C_UPGRADE, Chunks, Head, NEED_MORE,
+    has_token, scan_response, worth_scanning,
 )
-from kairos.proxy.exchange cimport Exchange, PIECES, Runtime, Slices, add_slice, clear_slices
+from kairos.proxy.exchange cimport Exchange, Runtime, Slices, add_slice, clear_slices, gather, joined
 from kairos.proxy.wire cimport iovec, monotonic_us
 
 from kairos.proxy.trailers import announced
@@ -431,38 +431,27 @@ cdef class UpstreamConnection(Upstream):
 
     cdef int _chunked(self, bytes data, Py_ssize_t offset) except -1:
         cdef Exchange x = self.x
-        cdef Slices slices
+        cdef Slices slices, trailer
         cdef const char* p = PyBytes_AS_STRING(data) + offset
-        cdef Py_ssize_t n = len(data) - offset, used = 0, size = 0
-        cdef const char* piece = NULL
-        cdef int event = C_MORE
-        clear_slices(&slices)
-        while n > 0 or event == C_DATA:
-            event = chunk_step(&self.chunks, p, n, &used, &piece, &size)
-            p += used
-            n -= used
-            if event == C_DATA:
-                if slices.count == PIECES:
-                    x.down.body(x, &slices, data)
-                    if self.x is not x:
-                        return 0
-                    clear_slices(&slices)
-                add_slice(&slices, piece, size)
-            elif event == C_TRAILER:
-                self.trailers = (self.trailers or b"") + PyBytes_FromStringAndSize(piece, size)
-            elif event == C_ERROR:
+        cdef Py_ssize_t n = len(data) - offset
+        cdef int event = C_DATA
+        while event == C_DATA:
+            clear_slices(&slices)
+            clear_slices(&trailer)
+            event = gather(&self.chunks, &p, &n, &slices, &trailer)
+            if event == C_ERROR:
                 return x.fail("upstream_protocol")
-            else:
-                break
-        if event == C_END:
-            self.keep = self.keep and n == 0
-            if self.trailers is not None:
-                self.trailers = announced(self.trailers, self.trailer)
-            slices.last = self.trailers is None
-        if slices.count:
-            x.down.body(x, &slices, data)
-            if self.x is not x:
-                return 0
+            if trailer.count:
+                self.trailers = (self.trailers or b"") + joined(&trailer)
+            if event == C_END:
+                self.keep = self.keep and n == 0
+                if self.trailers is not None:
+                    self.trailers = announced(self.trailers, self.trailer)
+                slices.last = self.trailers is None
+            if slices.count:
+                x.down.body(x, &slices, data)
+                if self.x is not x:
+                    return 0
         if event == C_END:
             return self._complete()
         x.down.flush(x)
