@@ -590,7 +590,10 @@ def test_the_table_agrees_with_the_model_in_any_order(
         assert outcome(table, match) == model.match(host, path.encode(), method), (rows, host, path, method)
         other = shuffled.match(host, path, method)
         assert (other.status, other.params, other.allowed) == (match.status, match.params, match.allowed)
-        assert (order[other.index] if other.index >= 0 else -1) == match.index
+        if match.status == "found":
+            assert order[other.index] == match.index
+        elif match.index >= 0:  # routes of one pattern share what is said of a method that none of them serves
+            assert table.patterns[match.index].segments == shuffled.patterns[other.index].segments
         if match.status in ("options", "method_not_allowed"):
             routed = {name for name in METHODS if table.match(host, path, name).status == "found"}
             assert set(match.allowed) == routed | {"OPTIONS"}
