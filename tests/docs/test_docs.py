@@ -275,3 +275,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_files_named_in_code_exist(page: Path) -> None:
     for name in re.findall(r"`((?:kairos|tests|bench|tools|examples|deploy|docs)/[\w./-]+\.\w+)`", page.read_text()):
         assert ROOT.joinpath(name).exists(), name
+
+
+def test_members_named_in_the_maintainers_guide_exist() -> None:
+    sources = [path.read_text() for path in (ROOT / "kairos").rglob("*") if path.suffix in (".py", ".pyx", ".pxd")]
+    named_members = re.findall(r"`([A-Z]\w+)\.(\w+)[`(]", ROOT.joinpath("docs/architecture.md").read_text())
+    assert named_members
+    for owner, member in named_members:
+        holders = [text for text in sources if re.search(rf"class {owner}\b", text)]
+        assert any(re.search(rf"\b{member}\b", text) for text in holders), f"{owner}.{member}"
