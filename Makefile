@@ -33,7 +33,7 @@ bench-micro: build  ## the compiled leaves, judged by the saved baseline
 lint: build  ## ruff, cython-lint, mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint kairos
+	PATH=$(CURDIR)/$(BIN):$$PATH cython-lint kairos
 	$(BIN)/mypy
 
 asan: $(STAMP)  ## unit tests on an ASan and UBSan build of the extensions

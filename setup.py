@@ -36,9 +36,7 @@ def extensions() -> list[Extension]:
     for source in sorted(Path("kairos").rglob("*.pyx")):
         name = ".".join(source.with_suffix("").parts)
         if not wanted or name in wanted:
-            found.append(
-                Extension(name, [str(source)], extra_compile_args=COMPILE_ARGS, extra_link_args=LINK_ARGS)
-            )
+            found.append(Extension(name, [str(source)], extra_compile_args=COMPILE_ARGS, extra_link_args=LINK_ARGS))
     return found
 
 

@@ -115,10 +115,8 @@ class Worker:
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         boot, board = self._boot, self._boot.scoreboard
         self._clock = Clock(loop)
-        self._runtime = Runtime(
-            self._clock, board, boot.slot, self._access_log(boot.config),
-            int.from_bytes(os.urandom(8), "little"), client_limit(boot.config),
-        )  # fmt: skip
+        seed = int.from_bytes(os.urandom(8), "little")
+        self._runtime = Runtime(self._clock, board, boot.slot, self._access_log(boot.config), seed)
         self._origins = Origins(self._runtime, board, boot.slot)
         self._serve(self._compile(boot.revision, boot.config, boot.series))
         block = board.worker_block(boot.slot)
@@ -138,6 +136,7 @@ class Worker:
     def _serve(self, snapshot: Snapshot) -> None:
         """Put a snapshot in force."""
         self._runtime.serve(snapshot)
+        self._runtime.max_connections = client_limit(snapshot.config)
         self._runtime.switch_log(self._access_log(snapshot.config))
         self._origins.settle(snapshot)
         board = self._boot.scoreboard

@@ -21,7 +21,6 @@ def parse_request(
 def parse_response(
     data: bytes, *, head_bytes: int = 32768, line_bytes: int = 8192, header_count: int = 100, underscores: bool = False
 ) -> HeadDict | str | None: ...
-
 def scan(data: bytes, *, response: bool = False, times: int = 1) -> int: ...
 
 class ChunkedDecoder:

@@ -123,7 +123,7 @@ cdef class Runtime:
     cdef uint64_t random        # state of next_random()
     cdef public bint draining
     cdef dict per_ip                    # address -> open connections, where limited
-    cdef int64_t max_connections
+    cdef public int64_t max_connections  # of clients; 0 for no limit
     cdef char* room(self, Py_ssize_t n) except NULL
     cdef Exchange acquire(self)
 

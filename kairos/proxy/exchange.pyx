@@ -226,7 +226,7 @@ def overrides(filter_, str hook):
 cdef class Runtime:
     """Made by worker.py; serve() puts a snapshot in force."""
 
-    def __init__(self, Clock clock, scoreboard, int slot, AccessLog log, uint64_t seed, int64_t max_connections):
+    def __init__(self, Clock clock, scoreboard, int slot, AccessLog log, uint64_t seed):
         cdef Page page = scoreboard.page
         self.clock = clock
         self.pump = Pump(clock.loop)
@@ -234,7 +234,6 @@ cdef class Runtime:
         self.worker = page.at(scoreboard.worker_block(slot), 64)
         self.log = log
         self.per_ip = {}
-        self.max_connections = max_connections
         self.random = seed
 
     def __cinit__(self):

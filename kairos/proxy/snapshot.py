@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from kairos.proxy.exchange import Filter, Handler, Runtime
     from kairos.scoreboard import Assignment, Scoreboard
 
-GATEWAY = "kairos"
-"""Name under which the built-in endpoints are counted."""
+CONTROL = "control"
+"""Name of the control process in logs."""
 
 FORWARD = Forward()
 _ProtocolHandlers = {"http": FORWARD, "websocket": FORWARD}
@@ -74,6 +74,7 @@ class Origins:
                 self._scoreboard.page,
                 self._scoreboard.upstream_block(self._slot, upstream),
                 self._scoreboard.shared_upstream(upstream),
+                upstream != 0,  # index 0 is shared by all that have no series of their own
             )
             self._pools[key] = pool
         return pool
@@ -165,14 +166,21 @@ class Snapshot:
             methods=["GET"],
             backends=[Backend(host=f"unix:{control_path}")],
         )
-        return self._plan(NO_ROUTE, route, FORWARD, [Allow(self.config.metrics.allow)], self.config.timeouts)
+        allow = Allow(self.config.metrics.allow)
+        return self._plan(NO_ROUTE, route, FORWARD, [allow], self.config.timeouts, upstream_name=CONTROL)
 
     def _plan(
-        self, name: str, route: Route | None, handler: Handler, filters: Iterable[Filter], timeouts: Timeouts
+        self,
+        name: str,
+        route: Route | None,
+        handler: Handler,
+        filters: Iterable[Filter],
+        timeouts: Timeouts,
+        upstream_name: str | None = None,
     ) -> Plan:
         board, slot = self._scoreboard, self._slot
         number = self._series.route(name) if self.config.metrics.per_route else 0
-        targets = self._targets(name, route) if handler is FORWARD and route is not None else []
+        targets = self._targets(name, route, upstream_name) if handler is FORWARD and route is not None else []
         return Plan(
             name,
             route,
@@ -193,7 +201,8 @@ class Snapshot:
         own = route.body_bytes if route is not None else None
         return self.config.limits.body_bytes if own is None else own
 
-    def _targets(self, name: str, route: Route) -> list[Target]:
+    def _targets(self, name: str, route: Route, shown: str | None) -> list[Target]:
+        """The backends of a route; `shown` is written in logs instead of an address that is nobody's business."""
         board, slot, series = self._scoreboard, self._slot, self._series
         targets = []
         for backend in route.backends:
@@ -204,7 +213,7 @@ class Snapshot:
             self.origins.add(pool)
             pair = board.pair_block(slot, series.pair(name, key))
             row = board.upstream_block(slot, upstream)
-            targets.append(Target(pool, key, board.page, pair, row, board.shared_upstream(upstream)))
+            targets.append(Target(pool, shown or key, board.page, pair, row, board.shared_upstream(upstream)))
         return targets
 
     def _balancer(self, name: str, route: Route) -> Balancer:

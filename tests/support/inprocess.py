@@ -14,14 +14,14 @@ from typing import Any
 
 import msgspec
 import uvloop
-from kairos.proxy.client import ClientConnection
-from kairos.proxy.exchange import Filter, Handler, Runtime
-from kairos.proxy.wire import Clock
 
 from kairos.config.model import Config, Route
+from kairos.proxy.client import ClientConnection
+from kairos.proxy.exchange import Filter, Handler, Runtime
 from kairos.proxy.snapshot import FORWARD, Origins, Revision, Snapshot, merged
 from kairos.proxy.upstream.dial import use_resolver
 from kairos.proxy.upstream.resolve import Resolver
+from kairos.proxy.wire import Clock
 from kairos.scoreboard import Scoreboard, Series, route_key
 from kairos.telemetry.accesslog import AccessLog, LogReader
 from tests.support.net import Peer, connect
@@ -85,7 +85,7 @@ class InProcess:
         resolver = Resolver(self._nameservers)
         use_resolver(resolver)
         clock = Clock(self.loop)
-        self.runtime = Runtime(clock, self.board, 0, AccessLog(self.board, 0, self._config.access_log), 1, 1000)
+        self.runtime = Runtime(clock, self.board, 0, AccessLog(self.board, 0, self._config.access_log), 1)
         self.origins = Origins(self.runtime, self.board, 0)
         routes = [chain.end for chain in self._chains if isinstance(chain.end, Route)]
         revision = Revision(1, self._config, Series(self.board).assign(routes))

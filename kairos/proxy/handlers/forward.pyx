@@ -19,6 +19,7 @@ from kairos.proxy.exchange cimport Exchange, Handler, Plan, Target, Upstream
 from kairos.proxy.upstream.connection cimport Origin, UpstreamConnection
 from kairos.proxy.wire cimport monotonic_us
 
+from kairos.proxy.errors import KINDS
 from kairos.proxy.fields import edit_lines
 
 
@@ -65,7 +66,7 @@ cdef class Forward(Handler):
 
         RFC 9110 section 9.2.2: only idempotent methods, and only with a body that is still whole in our hands.
         """
-        if kind == "upstream_reset" and x.fresh_only and x.attempts == 1 and _replayable(x):
+        if KINDS[kind].retryable == "reused" and x.fresh_only and x.attempts == 1 and _replayable(x):
             x.target.pair[P_RETRIES] += 1
             x.target.row[U_STALE_RETRIES] += 1
             return self._attempt(x)

@@ -20,6 +20,7 @@ cdef class Origin:
     cdef int64_t* row                   # U_* cells of this worker
     cdef int64_t* shared                # SU_* cells
     cdef bint retired                   # no snapshot in force names it
+    cdef bint marks                     # the shared cells are this origin's own, not those of "no upstream"
 
     cdef UpstreamConnection take(self)
     cdef int connect(self, Exchange x) except -1

@@ -44,7 +44,7 @@ cdef class Origin:
     """Made by snapshot.py, kept over reloads by its key."""
 
     def __init__(self, Runtime runtime, address, tls, server_name, keepalive, Page page, Py_ssize_t row,
-                 Py_ssize_t shared):
+                 Py_ssize_t shared, bint marks):
         self.runtime = runtime
         self.address = address
         self.authority = address.authority
@@ -53,6 +53,7 @@ cdef class Origin:
         self.idle = []
         self.row = page.at(row, 8)
         self.shared = page.at(shared, 8)
+        self.marks = marks
         self.configure(keepalive)
 
     def configure(self, keepalive):
@@ -114,6 +115,8 @@ cdef class Origin:
 
     cdef int mark(self, bint up) except -1:
         """Remember for all workers how connecting went; a backend that keeps refusing is passed over for a while."""
+        if not self.marks:
+            return 0
         if up:
             if atomic_load(&self.shared[SU_CONNECT_FAILURES]) != 0:
                 atomic_store(&self.shared[SU_CONNECT_FAILURES], 0)
