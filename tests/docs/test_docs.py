@@ -42,8 +42,8 @@ from tests.support.inprocess import Chain, in_process
 from tests.support.net import connect, echo, free_port, origin
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(ROOT.joinpath("docs").glob("*.md"))
-LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+PAGES = [ROOT / "README.md", *sorted(ROOT.joinpath("docs").glob("*.md"))]
+LINKED = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "THREAT_MODEL.md"))]
 FENCE = re.compile(r"^ *```(\w+)(?: (\w+))?\n(.*?)^ *```$", re.M | re.S)
 PORTS = (5900, 5911, 5912, 5913)
 START_S = 20.0
