@@ -503,7 +503,7 @@ cdef class ClientConnection(Downstream):
         cdef bytes edits = b""
         cdef char* out
         cdef char* scratch
-        cdef bytes via = self.runtime.settings.via
+        cdef bytes via = x.plan.settings.via
         if head.connection & C_NAMES or x.response_edits is not None:
             edits = _edit_head(x, base, head)
             if edits is None:

@@ -172,6 +172,7 @@ cdef class Exchange:
     cdef bytes data                     # holds the head
     cdef const char* base               # the head's first byte in data
     cdef Head head
+    cdef RouteTable table               # that matched: a reload may have brought another since
     cdef Match match
     cdef bytes path_owner               # holds the path where it had to be rewritten
     cdef const char* path_start         # normalised: matched, authorised and forwarded

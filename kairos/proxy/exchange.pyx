@@ -432,7 +432,8 @@ cdef class Exchange:
                 return False
             if code != SAME:
                 name = host
-        code = self.runtime.table.lookup(name, size, self.path_start, self.path_size, self.head.method, &self.match)
+        self.table = self.runtime.table
+        code = self.table.lookup(name, size, self.path_start, self.path_size, self.head.method, &self.match)
         if code == FOUND:
             self.plan = <Plan>self.runtime.plans[self.match.index]
             return True
@@ -929,7 +930,7 @@ cdef class Exchange:
     cdef const char* id_text(self, Py_ssize_t* n) noexcept:
         """The request's id: the client's where it is well formed and may be kept, else a new UUID (version 4)."""
         cdef Span* given = &self.head.request_id
-        if not self.own_id and given.end > given.start and self.runtime.settings.keep_request_id \
+        if not self.own_id and given.end > given.start and self.plan.settings.keep_request_id \
                 and _valid_id(self.base + given.start, given.end - given.start):
             n[0] = given.end - given.start
             return self.base + given.start
@@ -940,7 +941,7 @@ cdef class Exchange:
         return self.request_id
 
     cdef bint trusted_peer(self) noexcept:
-        cdef Networks trusted = self.runtime.settings.trusted
+        cdef Networks trusted = self.plan.settings.trusted
         cdef Py_ssize_t n = 0
         cdef const char* text
         if trusted is None:
@@ -952,8 +953,8 @@ cdef class Exchange:
         """Address of the client: the peer, or whom a trusted peer speaks for."""
         cdef Span* chain = &self.head.forwarded_for
         cdef const char* found
-        if self.runtime.settings.trusted is not None and chain.end > chain.start and self.trusted_peer():
-            found = self.runtime.settings.trusted.client(self.base + chain.start, chain.end - chain.start, n)
+        if self.plan.settings.trusted is not None and chain.end > chain.start and self.trusted_peer():
+            found = self.plan.settings.trusted.client(self.base + chain.start, chain.end - chain.start, n)
             if found != NULL:
                 return found
         return self.down.address(n)
@@ -1007,7 +1008,7 @@ cdef class Exchange:
     def params(self):
         """What the path's parameters captured, as {name: bytes}."""
         cdef int i
-        names = self.runtime.table.patterns[self.match.index].names if self.match.nparams else ()
+        names = self.table.patterns[self.match.index].names if self.match.nparams else ()
         return {
             name: self.path_start[self.match.param_start[i]:self.match.param_end[i]] for i, name in enumerate(names)
         }

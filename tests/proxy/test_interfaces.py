@@ -92,6 +92,16 @@ def test_a_filter_sees_who_asks_for_what() -> None:
     }  # fmt: skip
 
 
+def test_a_request_keeps_what_its_path_captured_over_a_reload() -> None:
+    async def looks_after_the_reload(x: Exchange) -> Response:
+        stage.reload(Chain("/other/{name}/{more}", Says()))
+        return Response(200, repr(x.params).encode())
+
+    with in_process(Chain("/a/{id}", Does(looks_after_the_reload))) as stage:
+        assert stage.get("/a/7")[1] == b"{'id': b'7'}"
+        assert status_of(stage.get("/a/7")[0]) == 404
+
+
 def test_a_filter_that_answers_keeps_the_rest_of_the_chain_from_running() -> None:
     later: list[Exchange] = []
     first = Hook(request=lambda x: Response(403, b"no", [(b"X-Why", b"me")]))

@@ -88,8 +88,8 @@ class InProcess:
         self.runtime = Runtime(clock, self.board, 0, AccessLog(self.board, 0, self._config.access_log), 1)
         self.origins = Origins(self.runtime, self.board, 0)
         routes = [chain.end for chain in self._chains if isinstance(chain.end, Route)]
-        revision = Revision(1, self._config, Series(self.board).assign(routes))
-        snapshot = _HandMade(self._chains, revision, self.origins, self.board, 0)
+        self._revision = Revision(1, self._config, Series(self.board).assign(routes))
+        snapshot = _HandMade(self._chains, self._revision, self.origins, self.board, 0)
         self.runtime.serve(snapshot)
         self.origins.settle(snapshot)
         self._log = LogReader(self.board)
@@ -108,6 +108,10 @@ class InProcess:
             await asyncio.sleep(0.005)
         clock.stop()
         await resolver.close()
+
+    def reload(self, *chains: Chain) -> None:
+        """Serve other chains from the next request on. From within the loop only."""
+        self.runtime.serve(_HandMade(chains, self._revision, self.origins, self.board, 0))
 
     def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.reports.append(context.get("exception") or RuntimeError(context["message"]))
