@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := $(shell find kairos -name '*.pyx' -o -name '*.pxd')
 PACKAGES := nginx-light:nginx haproxy:haproxy wrk:wrk
+APT := export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -y -qq --no-install-recommends >/dev/null
 JOBS ?= 2
 WORKERS ?= 2
 
@@ -46,6 +47,11 @@ $(VENV)/.built: $(STAMP) setup.py $(SOURCES)
 	@touch $@
 
 $(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11: name a newer one with make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, os, sys, sysconfig as s; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' 2>/dev/null \
+	  && command -v cc >/dev/null || { if [ "$$(id -u)" = 0 ]; then $(APT) python3-dev python3-venv gcc; \
+	  else echo "missing: install with: sudo apt-get install python3-dev python3-venv gcc" >&2; exit 1; fi; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -54,7 +60,7 @@ $(STAMP): requirements.lock pyproject.toml
 debian:  ## the real servers that tests and benchmarks use
 	@missing=""; for pair in $(PACKAGES); do command -v $${pair#*:} >/dev/null || missing="$$missing $${pair%%:*}"; done; \
 	if [ -n "$$missing" ]; then \
-	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+	  if [ "$$(id -u)" = 0 ]; then $(APT) $$missing; \
 	  else echo "missing:$$missing - install with: sudo apt-get install$$missing" >&2; exit 1; fi; fi
 
 lock:  ## renew requirements.lock (versions and hashes, no addresses)
