@@ -142,6 +142,8 @@ def measure_idle(run: Run) -> list[Result]:
 
 
 def _idle_row(peer: Peer, count: int) -> dict[str, float]:
+    # Log buffers and the like take their memory once, not per connection: let them have it before.
+    load.run_wrk(load.wrk_command(f"http://{LOOPBACK}:{peer.port}/plain/1", CONNECTIONS, seconds=1))
     before = procfs.tree_memory(peer.pid)
     with load.idle_connections(peer.port, "/plain/1", count):
         after = procfs.tree_memory(peer.pid)
