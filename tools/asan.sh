@@ -16,7 +16,7 @@ reports=$copy/report
 mkdir -p "$copy"
 rm -f "$reports".*
 # Only what changed is copied, so that a second run compiles only that.
-for file in $(git ls-files -co --exclude-standard kairos tests bench setup.py pyproject.toml README.md LICENSE); do
+for file in $(git ls-files -co --exclude-standard kairos tests bench examples setup.py pyproject.toml README.md LICENSE); do
     [ -f "$file" ] || continue
     cmp -s "$file" "$copy/$file" || { mkdir -p "$copy/$(dirname "$file")"; cp "$file" "$copy/$file"; }
 done
@@ -34,7 +34,8 @@ export ASAN_OPTIONS="detect_leaks=0:abort_on_error=0:log_path=$reports"
 export UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1:log_path=$reports"
 export PYTHONMALLOC=malloc PYTHONPATH="$copy" PYTHONDONTWRITEBYTECODE=1
 
-[ $# -gt 0 ] || set -- -n 2 tests/speedups tests/fuzz tests/telemetry tests/robust
+[ $# -gt 0 ] || set -- -n 2 tests/speedups tests/fuzz tests/telemetry tests/robust \
+    tests/proxy/test_framing.py tests/proxy/test_interfaces.py tests/proxy/test_pump.py tests/proxy/test_websocket.py
 status=0
 "$python" -m pytest -q -p no:cacheprovider "$@" || status=$?
 unset LD_PRELOAD
