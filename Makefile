@@ -11,7 +11,7 @@ APT := export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get inst
 JOBS ?= 2
 WORKERS ?= 2
 
-.PHONY: run test quicktest bench bench-micro lint types build asan debian clean help
+.PHONY: run test quicktest bench bench-micro lint asan build debian lock clean help
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

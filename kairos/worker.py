@@ -34,7 +34,7 @@ from kairos.channel import (
     Ready,
     Stop,
     encode,
-)  # fmt: skip
+)
 from kairos.proxy.client import ClientConnection
 from kairos.proxy.exchange import Runtime
 from kairos.proxy.listener import drain_listener

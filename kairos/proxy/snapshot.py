@@ -6,9 +6,10 @@ connections) is kept by `Origins` under a key and taken over.
 
 from __future__ import annotations
 
+import os
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from kairos._speedups.balance import make as make_balancer
 from kairos._speedups.cells import U_IN_FLIGHT
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from kairos.config.origin import Origin as Address
     from kairos.proxy.exchange import Filter, Handler, Runtime
     from kairos.scoreboard import Assignment, Scoreboard
+
+TlsKey: TypeAlias = "tuple[UpstreamTls, tuple[tuple[int, int, int], ...]]"
 
 CONTROL = "control"
 """Name of the control process in logs."""
@@ -57,18 +60,18 @@ class Origins:
         self._runtime = runtime
         self._scoreboard = scoreboard
         self._slot = slot
-        self._pools: dict[tuple[str, UpstreamTls | None], Origin] = {}
-        self._contexts: dict[UpstreamTls, ssl.SSLContext] = {}
+        self._pools: dict[tuple[str, TlsKey | None], Origin] = {}
+        self._contexts: dict[TlsKey, ssl.SSLContext] = {}
 
     def pool(self, address: Address, tls: UpstreamTls, config: Config, upstream: int) -> Origin:
-        """The pool for an address; TLS settings are part of its identity."""
-        key = (address.key, tls if address.tls else None)
+        """The pool for an address; TLS settings and the state of their files are part of its identity."""
+        key = (address.key, tls_key(tls) if address.tls else None)
         pool = self._pools.get(key)
         if pool is None:
             pool = Origin(
                 self._runtime,
                 address,
-                self._context(tls) if address.tls else None,
+                self._context(key[1]) if key[1] is not None else None,
                 tls.server_name or address.host if address.tls else None,
                 config.keepalive,
                 self._scoreboard.page,
@@ -79,10 +82,10 @@ class Origins:
             self._pools[key] = pool
         return pool
 
-    def _context(self, tls: UpstreamTls) -> ssl.SSLContext:
-        if tls not in self._contexts:
-            self._contexts[tls] = client_context(tls)
-        return self._contexts[tls]
+    def _context(self, key: TlsKey) -> ssl.SSLContext:
+        if key not in self._contexts:
+            self._contexts[key] = client_context(key[0])
+        return self._contexts[key]
 
     def settle(self, snapshot: Snapshot) -> None:
         """A snapshot is in force: give pools its settings, close those it does not name."""
@@ -92,6 +95,18 @@ class Origins:
             else:
                 pool.retire()
                 del self._pools[key]
+        used = {tls for _, tls in self._pools}
+        self._contexts = {key: context for key, context in self._contexts.items() if key in used}
+
+
+def tls_key(tls: UpstreamTls) -> TlsKey:
+    """TLS settings with the state of the files they name, so that a reload takes up a renewed certificate.
+
+    Raises:
+        OSError: a file is not there.
+    """
+    files = [os.stat(path) for path in (tls.ca_file, tls.cert_file, tls.key_file) if path]
+    return tls, tuple((file.st_ino, file.st_mtime_ns, file.st_size) for file in files)
 
 
 def client_context(tls: UpstreamTls) -> ssl.SSLContext:

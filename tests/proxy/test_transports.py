@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import signal
 import socket
 import ssl
 import threading
@@ -431,3 +432,16 @@ def test_the_whole_gateway_over_tls_by_a_name_of_the_system(authority: Authority
                     client.send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
                     assert status_of(client.receive_response()[0]) == 200
         assert o.names.get(timeout=5) == "localhost"
+
+
+def test_a_reload_takes_up_a_renewed_file_of_the_same_name(authority: Authority, tmp_path: Path) -> None:
+    trusted = tmp_path / "trusted.pem"
+    trustme.CA().cert_pem.write_to_path(str(trusted))
+    config = {"routers": [], "tls": {"ca_file": str(trusted)}}
+    with Secure(authority.server("localhost"), echo) as o:
+        config["routers"] = [route("/a", o.url("localhost"))]
+        with gateway(config) as gate:
+            assert status_of(gate.get("/a")[0]) == 502
+            authority.ca.cert_pem.write_to_path(str(trusted))
+            gate.signal(signal.SIGHUP)
+            gate.wait(lambda: status_of(gate.get("/a")[0]) == 200, "answer of the upstream that is trusted now")
