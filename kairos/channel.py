@@ -32,6 +32,11 @@ MAX_FRAME = 64 * 1024 * 1024
 """Far above any configuration; only a stream out of step asks for more."""
 _LENGTH = 4
 
+EXIT_BOOT = 3
+"""A child (or the gateway itself) could not boot: no port, no memory, a missing library."""
+EXIT_LOAD = 4
+"""A child could not load its configuration or the code it names."""
+
 
 class _Message(Struct, frozen=True, tag=True):
     """Tagged with the name of its class."""

@@ -21,6 +21,7 @@ import uvloop
 
 from kairos._speedups.cells import W_PID, W_REVISION, W_STARTED_AT
 from kairos.channel import (
+    EXIT_BOOT,
     Abort,
     Ack,
     ChannelError,
@@ -53,8 +54,9 @@ if TYPE_CHECKING:
 log = get_logger("worker")
 SPARE_DESCRIPTORS = 64
 """Kept from clients for logs, channel, resolver and the listeners."""
-EXIT_BOOT = 3
 POLL_S = 0.05
+REASON = 4000
+"""Characters of a refusal's reason: a message must fit the channel, which is written without waiting."""
 KILL_S = 1.0
 """What connections that were cut may take to be counted and logged."""
 
@@ -189,7 +191,7 @@ class Worker:
             self._prepared = self._compile(revision, config, series)
         except Exception as error:  # whatever it is, the revision in force stays
             log.warning("revision refused", revision=revision, error=str(error))
-            self._say(Nack(revision, [str(error)]))
+            self._say(Nack(revision, [str(error)[:REASON]]))
         else:
             self._say(Ack(revision))
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kairos import __version__
+from kairos.channel import EXIT_BOOT
 from kairos.config.problems import ConfigError
 from kairos.supervisor.arbiter import Arbiter, Options
-from kairos.supervisor.plan import EXIT_BOOT
 from kairos.supervisor.sockets import ListenError
 from kairos.telemetry.log import LEVELS, configure
 

@@ -28,13 +28,13 @@ from msgspec.structs import replace
 
 from kairos import __version__
 from kairos._speedups import cells
-from kairos.channel import Ack, ChannelError, Decoder, Nack, Prepare, Ready, WorkerBoot, encode
+from kairos.channel import EXIT_LOAD, Ack, ChannelError, Decoder, Nack, Prepare, Ready, WorkerBoot, encode
 from kairos.config.load import load_checked
 from kairos.config.problems import ConfigError
 from kairos.scoreboard import Scoreboard, Series
 from kairos.supervisor import plan
 from kairos.supervisor.notify import Notifier, inherited_sockets
-from kairos.supervisor.plan import CONTROL, EXIT_LOAD, Phase, Plan, Revision
+from kairos.supervisor.plan import CONTROL, Phase, Plan, Revision
 from kairos.supervisor.sockets import ControlSocket, ListenError, Listeners
 from kairos.telemetry.log import get_logger
 

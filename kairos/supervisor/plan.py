@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from kairos.channel import Abort, Commit, Drain, ReopenLogs, Stop, ToChild
+from kairos.channel import EXIT_BOOT, EXIT_LOAD, Abort, Commit, Drain, ReopenLogs, Stop, ToChild
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 CONTROL = -1
 
 EXIT_OK = 0
-EXIT_BOOT = 3
-"""A child (or the gateway itself) could not boot: no port, no memory, a missing library."""
-EXIT_LOAD = 4
-"""A child could not load its configuration or the code it names."""
 
 BOOT_TIMEOUT = 30.0
 RELOAD_TIMEOUT = 30.0
