@@ -6,6 +6,7 @@ the reader then drops the peer, for a stream out of step cannot be put right.
 
     supervisor → child   Prepare → Commit or Abort;  Drain;  Stop;  ReopenLogs
     child → supervisor   Ready;  Ack or Nack (to Prepare);  Drained
+    control ↔ supervisor ReloadRequest → ReloadResult;  UpgradeRequest → UpgradeResult
 
 Rules for a child: `Ready` comes first and once; every `Prepare` is answered, by `Ack` or `Nack`; a `Commit` or
 `Abort` of a revision it does not hold is ignored; the end of the stream means the supervisor is gone, and is obeyed
@@ -66,6 +67,8 @@ class Drain(_Message, frozen=True):
     """Accept nothing new, finish what is open within `deadline_s`, cut the rest, say `Drained`, exit 0."""
 
     deadline_s: float
+    handed_over: bool = False
+    """Another gateway accepts from this child's listeners: what waits there is its business."""
 
 
 class Stop(_Message, frozen=True):
@@ -74,6 +77,27 @@ class Stop(_Message, frozen=True):
 
 class ReopenLogs(_Message, frozen=True):
     """Log files were rotated: open them again by name."""
+
+
+class ReloadResult(_Message, frozen=True):
+    """To the control process: how a reload ended, also one it did not ask for (id 0, as after HUP)."""
+
+    id: int
+    revision: int
+    """In use from here on."""
+    problems: list[str]
+    """Why the new configuration is not in use; empty: it is."""
+    unchanged: bool = False
+    """There was nothing to do (`if_changed`)."""
+
+
+class UpgradeResult(_Message, frozen=True):
+    """To the control process: the new gateway serves, or why it does not."""
+
+    id: int
+    pid: int
+    """Of the new supervisor, 0 if there is none."""
+    problem: str = ""
 
 
 class Ready(_Message, frozen=True):
@@ -95,12 +119,28 @@ class Nack(_Message, frozen=True):
     problems: list[str]
 
 
+class ReloadRequest(_Message, frozen=True):
+    """The control process asks for the configuration to be read again; answered by `ReloadResult` with its id."""
+
+    id: int
+    reason: str
+    """For the log: who wants it."""
+    if_changed: bool = False
+    """Do nothing where the file's text is that of the revision in use."""
+
+
+class UpgradeRequest(_Message, frozen=True):
+    """The control process asks for a binary upgrade; answered by `UpgradeResult` with its id, if it fails or is done."""
+
+    id: int
+
+
 class Drained(_Message, frozen=True):
     """Nothing is left open; the process exits."""
 
 
-ToChild = Prepare | Commit | Abort | Drain | Stop | ReopenLogs
-FromChild = Ready | Ack | Nack | Drained
+ToChild = Prepare | Commit | Abort | Drain | Stop | ReopenLogs | ReloadResult | UpgradeResult
+FromChild = Ready | Ack | Nack | Drained | ReloadRequest | UpgradeRequest
 Message = ToChild | FromChild
 
 _encoder = msgspec.msgpack.Encoder()

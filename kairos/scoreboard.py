@@ -36,7 +36,11 @@ NO_UPSTREAM = "none"
 _CELL_BYTES = 8
 _ROW_ALIGN = 512  # cells of a memory page: rows of different workers share none
 _NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # named since Python 3.13
-_WORKER_GAUGES = (cells.W_CONNECTIONS_OPEN, cells.W_REQUESTS_ACTIVE, cells.W_TUNNELS_OPEN, cells.W_PID)
+_WORKER_GAUGES = (
+    cells.W_CONNECTIONS_OPEN, cells.W_REQUESTS_ACTIVE, cells.W_TUNNELS_OPEN, cells.W_PID, cells.W_LAG_US,
+    cells.W_SHED_LEVEL,
+)  # fmt: skip
+_ROUTE_GAUGES = (cells.R_EXTRA_ACTIVE, cells.R_QUEUED)
 _UPSTREAM_GAUGES = (cells.U_IN_FLIGHT, cells.U_CONNECTIONS_OPEN, cells.U_CONNECTIONS_IDLE)
 
 
@@ -143,6 +147,8 @@ class Scoreboard:
         worker = self.worker_block(slot)
         for gauge in _WORKER_GAUGES:
             self.page.set(worker + gauge, 0)
+        for route, gauge in itertools.product(range(self.capacity.routes), _ROUTE_GAUGES):
+            self.page.set(self.route_block(slot, route) + gauge, 0)
         for upstream, gauge in itertools.product(range(self.capacity.upstreams), _UPSTREAM_GAUGES):
             self.page.set(self.upstream_block(slot, upstream) + gauge, 0)
 

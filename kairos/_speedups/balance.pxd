@@ -4,9 +4,6 @@ from libc.stdint cimport int64_t, uint64_t
 
 from kairos._speedups.cells cimport Page
 
-cdef enum:
-    SU_EWMA_AT_US = 5  # monotonic µs of the last sample in SU_EWMA_US; the first spare cell of the block
-
 cdef struct Backend:
     int64_t* shared  # the upstream's shared block, SU_*
     int64_t* in_flight  # its U_IN_FLIGHT cell of the first worker

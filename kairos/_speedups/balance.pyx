@@ -22,8 +22,9 @@ import cython
 from cpython.mem cimport PyMem_RawFree
 from libc.stdint cimport INT64_MAX, int32_t, uint8_t
 
+from kairos._speedups.breaker cimport blocked
 from kairos._speedups.cells cimport (
-    STATE_UP, SU_CELLS, SU_EWMA_US, SU_SKIP_UNTIL_US, SU_STATE, atomic_add, atomic_load, atomic_store
+    SU_CELLS, SU_EWMA_AT_US, SU_EWMA_US, SU_OUT, SU_SKIP_UNTIL_US, atomic_add, atomic_load, atomic_store
 )
 from kairos._speedups.hashing cimport hash_word, next_random
 from kairos._speedups.memory cimport calloc_rows
@@ -69,7 +70,10 @@ cdef class Balancer:
 
     cdef bint available(self, int backend, int64_t now_us) noexcept nogil:
         cdef int64_t* shared = self.backends[backend].shared
-        return atomic_load(shared + SU_STATE) == STATE_UP and atomic_load(shared + SU_SKIP_UNTIL_US) <= now_us
+        return (
+            atomic_load(shared + SU_OUT) == 0 and atomic_load(shared + SU_SKIP_UNTIL_US) <= now_us
+            and not blocked(shared, now_us)
+        )
 
     cdef int available_count(self, int64_t now_us) noexcept nogil:
         cdef int backend, up = 0

@@ -22,6 +22,10 @@ cpdef enum:  # header, once per page
     H_WORKER_RESTARTS = 9  # workers respawned after an unexpected death (supervisor)
     H_SERIES_FULL = 10  # 1 once a route, pair or upstream had to share index 0
     H_LOG_UNWRITTEN = 11  # access-log lines that could not be written out (control)
+    H_RELOADS = 12  # revisions put in use after the first (supervisor)
+    H_RELOADS_FAILED = 13  # reloads refused or abandoned (supervisor)
+    H_RELOADED_AT = 14  # unix µs of the last one put in use
+    H_UPGRADES_FAILED = 15  # upgrades abandoned (supervisor)
     H_CELLS = 64
 
 cpdef enum:  # bits of H_FLAGS
@@ -29,17 +33,35 @@ cpdef enum:  # bits of H_FLAGS
     FLAG_DRAINING = 2  # shutting down
 
 cpdef enum:  # shared block of an upstream: several writers, atomics only
-    SU_STATE = 0  # STATE_*
-    SU_SKIP_UNTIL_US = 1  # monotonic µs: not picked before
-    SU_CONNECT_FAILURES = 2  # consecutive
-    SU_EWMA_US = 3  # smoothed response time
-    SU_CURSOR = 4  # for balancers that keep one per upstream
-    SU_CELLS = 8
+    # read at each pick, seldom written
+    SU_OUT = 0  # OUT_*: why it is not to be picked; control is the only writer
+    SU_SKIP_UNTIL_US = 1  # monotonic µs: ejected as an outlier until then; control is the only writer
+    SU_BREAKER = 2  # the breaker's word, see breaker.pxd
+    SU_OPEN_UNTIL_US = 3  # monotonic µs: an open breaker lets nobody through before; a half-open one starts over then
+    SU_FORCED = 4  # FORCED_*: an operator's verdict in place of the breaker's; control is the only writer
+    SU_WEIGHT = 5  # percent of its share that an operator left it, plus 1; 0: all; control is the only writer
+    SU_BACK_AT_US = 6  # monotonic µs at which it came back, slow start counts from here; 0: was never away
+    # counters, and what one response in many changes
+    SU_OPENED = 8  # times its breaker opened
+    SU_EJECTED = 9  # times it was ejected (control)
+    SU_CHECKS = 10  # active health checks made (control)
+    SU_CHECKS_FAILED = 11  # of them, those that failed (control)
+    # smoothed over responses, for balancers
+    SU_EWMA_US = 16  # response time
+    SU_EWMA_AT_US = 17  # monotonic µs of the last sample
+    SU_FAILING = 18  # share of attempts that failed, of 1 << 20: 0 means none, so that a fresh block is a good one
+    SU_CURSOR = 19  # for balancers that keep one per upstream
+    SU_CELLS = 24
 
-cpdef enum:  # values of SU_STATE
-    STATE_UP = 0
-    STATE_DOWN = 1
-    STATE_DRAIN = 2
+cpdef enum:  # bits of SU_OUT
+    OUT_DOWN = 1  # active health checks fail
+    OUT_DRAIN = 2  # an operator lets it finish what it has
+    OUT_MAINTENANCE = 4  # an operator took it out
+
+cpdef enum:  # values of SU_FORCED
+    FORCED_NOT = 0
+    FORCED_OPEN = 1
+    FORCED_CLOSED = 2
 
 cpdef enum:  # shared block of a route: several writers, atomics only
     SR_CURSOR = 0  # round-robin position
@@ -58,6 +80,9 @@ cpdef enum:  # worker block
     W_REVISION = 9  # config revision this worker serves
     W_STARTED_AT = 10  # unix µs
     W_PID = 11  # gauge: 0 while the slot has no process
+    W_LAG_US = 12  # gauge: how late the clock's ticks were at best in the last round
+    W_SHED_LEVEL = 13  # gauge: of load shedding, see proxy/shed.py
+    W_BEAT_AT_US = 14  # monotonic µs of the clock's last round
     W_CELLS = 64
 
 cpdef enum:  # histogram: non-cumulative buckets, then the sum
@@ -71,13 +96,24 @@ cpdef enum:  # route block
     R_UPSTREAM = 40  # histogram: the upstream's share of it
     R_BYTES_IN = 60  # request bytes
     R_BYTES_OUT = 61  # response bytes
-    R_CELLS = 64
+    R_SHED = 62  # requests turned away because the worker fell behind
+    R_NO_BACKEND = 63  # requests for which no backend was left
+    R_BUDGET_SPENT = 64  # retries and hedges not made because the budget was spent
+    R_EXTRA_ACTIVE = 65  # gauge: requests on a retry or hedge
+    R_QUEUED = 66  # gauge: requests waiting for a slot of a backend
+    R_QUEUED_TOTAL = 67  # requests that had to wait
+    R_QUEUE_FULL = 68  # turned away: the queue was full
+    R_QUEUE_TIMEOUTS = 69  # turned away: waited too long
+    R_QUEUE_US = 70  # time spent waiting
+    R_CELLS = 72
 
 cpdef enum:  # pair block: a route with one of its upstreams, or with none
     P_REQUESTS = 0  # [method][class]: cell = method * CLASSES + class
     P_TIMEOUTS = 54
     P_CONNECT_ERRORS = 55
-    P_RETRIES = 56
+    P_RETRIES = 56  # further attempts made, counted at the upstream that took them
+    P_HEDGES = 57  # second attempts beside a slow first one
+    P_HEDGE_WINS = 58  # hedges that answered first
     P_CELLS = 64
 
 cpdef enum:  # upstream block, per worker
@@ -88,7 +124,11 @@ cpdef enum:  # upstream block, per worker
     U_CONNECT_FAILURES = 4
     U_REUSES = 5
     U_STALE_RETRIES = 6  # a reused connection proved dead, the request was sent again
-    U_CELLS = 8
+    U_ATTEMPTS = 7  # attempts that ended: answered or failed
+    U_FAILURES = 8  # of them, those that count as failures (circuit_breaker)
+    U_ANSWERS = 9  # of them, those that had a response head
+    U_ANSWER_US = 10  # time from the request sent to the head, summed over U_ANSWERS
+    U_CELLS = 16
 
 cpdef enum:  # access-log ring: one producer (worker), one consumer (control)
     LOG_HEAD = 0  # bytes ever produced; written by the producer
@@ -131,6 +171,13 @@ cdef extern from *:
     static inline int64_t kairos_atomic_load(const int64_t *cell) { return __atomic_load_n(cell, __ATOMIC_RELAXED); }
     static inline void kairos_atomic_store(int64_t *cell, int64_t n) { __atomic_store_n(cell, n, __ATOMIC_RELAXED); }
     static inline int64_t kairos_load_acquire(const int64_t *cell) { return __atomic_load_n(cell, __ATOMIC_ACQUIRE); }
+    static inline int kairos_atomic_swap(int64_t *cell, int64_t old, int64_t new_) {
+        return __atomic_compare_exchange_n(cell, &old, new_, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    }
+    static inline int64_t kairos_ordered_add(int64_t *cell, int64_t n) {
+        return __atomic_add_fetch(cell, n, __ATOMIC_SEQ_CST);
+    }
+    static inline int64_t kairos_ordered_load(const int64_t *cell) { return __atomic_load_n(cell, __ATOMIC_SEQ_CST); }
     static inline void kairos_store_release(int64_t *cell, int64_t n) { __atomic_store_n(cell, n, __ATOMIC_RELEASE); }
     """
     const int64_t kairos_bounds_us[18]
@@ -138,6 +185,9 @@ cdef extern from *:
     int64_t atomic_load "kairos_atomic_load" (const int64_t* cell) noexcept nogil
     void atomic_store "kairos_atomic_store" (int64_t* cell, int64_t n) noexcept nogil
     int64_t load_acquire "kairos_load_acquire" (const int64_t* cell) noexcept nogil
+    bint atomic_swap "kairos_atomic_swap" (int64_t* cell, int64_t old, int64_t new) noexcept nogil  # whether it was old
+    int64_t ordered_add "kairos_ordered_add" (int64_t* cell, int64_t n) noexcept nogil  # value after; seq_cst
+    int64_t ordered_load "kairos_ordered_load" (const int64_t* cell) noexcept nogil  # seq_cst
     void store_release "kairos_store_release" (int64_t* cell, int64_t n) noexcept nogil
 
 

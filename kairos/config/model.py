@@ -47,6 +47,8 @@ class Server(_Spec, frozen=True):
     """How long /ready fails before the listeners close, so that load balancers look away first."""
     drain_timeout: Seconds = 30.0
     """How long requests in flight may take to finish once the listeners are closed."""
+    watch: bool = True
+    """Reload when the configuration file changes."""
 
 
 class Limits(_Spec, frozen=True):
@@ -255,25 +257,113 @@ class AiPolicy(_Spec, frozen=True):
 
 
 class Retry(_Spec, frozen=True):
-    """Further attempts after a failed one."""
+    """Further attempts after a failed one, each on another backend while there is one. Without this section a request
+    that could not be sent, and an idempotent one whose connection broke, goes to another backend at once."""
 
     max_retries: Annotated[int, Meta(ge=0, le=10)] = 3
-    initial_backoff_ms: Annotated[int, Meta(ge=0)] = 100
-    max_backoff_ms: Annotated[int, Meta(ge=0)] = 5000
-    backoff_multiplier: Annotated[float, Meta(ge=1)] = 2.0
+    """0 turns retries off, also those that are made without this section."""
+    initial_backoff_ms: Annotated[int, Meta(ge=0, le=3_600_000)] = 100
+    """Longest wait before the first retry; the wait is chosen evenly between 0 and that (full jitter)."""
+    max_backoff_ms: Annotated[int, Meta(ge=0, le=3_600_000)] = 5000
+    """No wait is longer; a Retry-After beyond it is not waited for."""
+    backoff_multiplier: Annotated[float, Meta(ge=1, le=100)] = 2.0
     retry_on_status_codes: list[Annotated[int, Meta(ge=100, le=999)]] = field(default_factory=lambda: [502, 503, 504])
+    """Answers that are not passed on while there are retries left; only for idempotent methods."""
     retry_on_connection_error: bool = True
+    """Retry when no connection came about, it broke before the answer, or the answer did not begin in time."""
+    retry_non_idempotent: bool = False
+    """Send POST and PATCH again too, although the first attempt may have taken effect."""
+    buffer_bytes: Annotated[int, Meta(ge=0, le=16 * 1024 * 1024)] = 64 * 1024
+    """Request body kept for being sent again; a request with a larger one is not retried once it was begun."""
+    budget_percent: Annotated[float, Meta(ge=0, le=100)] = 20.0
+    """Retries and hedges under way, as share of a worker's requests under way to the route's backends."""
+    budget_min: Annotated[int, Meta(ge=0, le=100_000)] = 10
+    """So many are always allowed, per worker and route."""
+
+
+class Hedge(_Spec, frozen=True):
+    """A second attempt beside one that is slow, for idempotent requests; the first answer wins, the other attempt is
+    cancelled. Counts against the retry budget."""
+
+    percentile: Annotated[float, Meta(ge=50, lt=100)] = 95.0
+    """Wait for as long as this share of the route's recent requests needed."""
+    min_delay_ms: Annotated[int, Meta(ge=1, le=60_000)] = 10
+    """But not less than this; also the delay until enough requests were seen."""
 
 
 class CircuitBreaker(_Spec, frozen=True):
-    """Stops asking a backend that keeps failing."""
+    """Stops asking a backend that keeps failing. The state belongs to the backend and is shared by all workers and
+    routes; these settings are those of the route that asks."""
 
-    failure_threshold: Count = 5
+    enabled: bool = True
+    failure_threshold: Annotated[int, Meta(ge=1, le=1_000_000)] = 5
     """Failures in a row that open it."""
-    success_threshold: Count = 3
-    """Successes in a row that close it again."""
+    success_threshold: Annotated[int, Meta(ge=1, le=1_000_000)] = 3
+    """Successes that close it again."""
     reset_timeout: Seconds = 30.0
-    """How long it stays open before a trial."""
+    """How long it stays open before trial requests."""
+    half_open_requests: Annotated[int, Meta(ge=1, le=1_000)] = 3
+    """Trial requests at once while it is half-open."""
+    failure_status_codes: list[Annotated[int, Meta(ge=400, le=599)]] | None = None
+    """Answers that count as failures, beside connect errors, timeouts and aborted bodies; null means every 5xx."""
+
+
+class HealthCheck(_Spec, frozen=True):
+    """Active probes of a route's backends, made by the control process. A backend is probed if it has a
+    health_check_path, or its route has a section of its own."""
+
+    type: Literal["http", "tcp"] = "http"
+    """GET a path, or only connect."""
+    path: Annotated[str, Meta(pattern="^/", max_length=2048)] = "/"
+    """Where the backend has no health_check_path."""
+    host: str | None = None
+    """Host header; by default the backend's own."""
+    expected_status: list[Annotated[int, Meta(ge=100, le=599)] | Literal["2xx", "3xx", "4xx", "5xx"]] = field(
+        default_factory=lambda: ["2xx", "3xx"]
+    )
+    interval: Annotated[float, Meta(ge=0.1, le=86_400)] = 10.0
+    """Between two probes of a backend, give or take a tenth."""
+    timeout: Annotated[float, Meta(ge=0.05, le=3_600)] = 2.0
+    rise: Annotated[int, Meta(ge=1, le=1_000)] = 2
+    """Good probes in a row that bring a backend back."""
+    fall: Annotated[int, Meta(ge=1, le=1_000)] = 3
+    """Failed probes in a row that take it out."""
+
+
+class OutlierDetection(_Spec, frozen=True):
+    """Passive health: a backend that fails or is slow while the others of its route are not is left out for a while."""
+
+    enabled: bool = True
+    interval: Annotated[float, Meta(ge=0.5, le=3_600)] = 10.0
+    """Window over which backends are compared."""
+    min_requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
+    """A backend with fewer in the window is not judged."""
+    error_percent: Annotated[float, Meta(gt=0, le=100)] = 50.0
+    """Ejected from this share of failures on, if the others together fail less than half as often."""
+    latency_factor: Annotated[float, Meta(ge=0, le=1_000)] = 5.0
+    """Ejected when its mean time to the response head is so many times the median of the others; 0 turns it off."""
+    ejection_time: Seconds = 30.0
+    """Times the number of ejections in a row."""
+    max_ejection_time: Seconds = 300.0
+    max_ejection_percent: Annotated[float, Meta(ge=0, le=100)] = 50.0
+    """Of a route's backends that may be out this way at once, rounded down but at least one; never the last one."""
+
+
+class Queue(_Spec, frozen=True):
+    """Where requests wait while every backend of the route has its max_requests, per worker."""
+
+    size: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
+    """Further ones get 503; 0 turns waiting off."""
+    timeout: Annotated[float, Meta(gt=0, le=3_600)] = 1.0
+    """Longest wait (503)."""
+
+
+class LoadShedding(_Spec, frozen=True):
+    """What a worker that falls behind no longer takes on: 503 with Retry-After, routes of the lowest priority first."""
+
+    enabled: bool = True
+    max_lag: Annotated[float, Meta(ge=0.01, le=60)] = 0.5
+    """A worker falls behind when its event loop is so late throughout a second."""
 
 
 class HeaderRule(_Spec, frozen=True):
@@ -336,6 +426,9 @@ class Backend(_Spec, frozen=True):
     """By default that of the scheme."""
     weight: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     health_check_path: str | None = None
+    """Probe it with GET on this path (see health_check)."""
+    max_requests: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    """Requests under way at once, those of all workers and routes together; further ones go elsewhere or wait."""
 
 
 class Route(_Spec, frozen=True):
@@ -365,7 +458,21 @@ class Route(_Spec, frozen=True):
     tls: UpstreamTls | None = None
     rate_limit: RateLimit | None = None
     retry: Retry | None = None
+    hedge: Hedge | None = None
     circuit_breaker: CircuitBreaker | None = None
+    """Own settings instead of the section circuit_breaker."""
+    health_check: HealthCheck | None = None
+    """Own settings instead of the section health_check, and probes for every backend of the route."""
+    outlier_detection: OutlierDetection | None = None
+    """Own settings instead of the section outlier_detection."""
+    queue: Queue = Queue()
+    slow_start: Annotated[float, Meta(ge=0, le=3_600)] = 10.0
+    """Over so many seconds a backend that came back gets from a tenth of its share up to all of it; 0 turns it off."""
+    panic_threshold: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    """When no more than this percentage of the backends is healthy, probes and ejections are not believed and all are
+    asked; 0 means when none is."""
+    priority: Annotated[int, Meta(ge=0, le=10)] = 5
+    """The lowest are shed first; 10 is never shed."""
     request_transformation: RequestTransformation | None = None
     response_transformation: ResponseTransformation | None = None
     ai_policy: AiPolicy | None = None
@@ -387,6 +494,13 @@ class Config(_Spec, frozen=True, kw_only=True):
     """Towards upstreams, for routes without their own."""
     trusted_proxies: list[str] = field(default_factory=list)
     """Networks whose X-Forwarded-* and Forwarded headers are believed; from all others they are replaced."""
+    circuit_breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    """For routes without their own."""
+    health_check: HealthCheck = field(default_factory=HealthCheck)
+    """For backends with a health_check_path whose routes have no section of their own."""
+    outlier_detection: OutlierDetection = OutlierDetection()
+    """For routes without their own."""
+    load_shedding: LoadShedding = LoadShedding()
     health: Health = Health()
     metrics: Metrics = field(default_factory=Metrics)
     access_log: AccessLog = field(default_factory=AccessLog)

@@ -58,6 +58,10 @@ KINDS: dict[str, Kind] = {
     "not_served": Kind(501, "kairos", "no", "config", "NC", "This protocol is not served by this version"),
     # what an upstream does wrong
     "no_backend": Kind(503, "kairos", "no", "upstream", "UH", "No backend is available"),
+    "circuit_open": Kind(503, "kairos", "no", "circuit_breaker", "UO", "Every backend's circuit breaker is open"),
+    "queue_full": Kind(503, "kairos", "no", "overloaded", "UO", "Every backend has as many requests as it may have"),
+    "queue_timeout": Kind(503, "kairos", "no", "overloaded", "UO", "No backend had room in time"),
+    "shed": Kind(503, "kairos", "no", "overloaded", "OM", "The gateway is overloaded and sheds this route's requests"),
     "overloaded": Kind(503, "kairos", "no", "overloaded", "OM", "The gateway is overloaded", close=True),
     "resolve_failed": Kind(502, "upstream", "yes", "upstream", "DF", "Upstream name could not be resolved"),
     "connect_failed": Kind(502, "upstream", "yes", "upstream", "UF", "Upstream refused the connection"),

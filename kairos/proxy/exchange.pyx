@@ -14,10 +14,11 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.string cimport memchr, memcpy, memset
 
+from kairos._speedups.breaker cimport blocked
 from kairos._speedups.cells cimport (
-    CLASSES, P_CONNECT_ERRORS, P_TIMEOUTS, Page, R_BYTES_IN, R_BYTES_OUT, R_GATEWAY, R_TOTAL, R_UPSTREAM, STATE_UP,
-    SU_SKIP_UNTIL_US, SU_STATE, W_REQUESTS_ACTIVE, W_REQUESTS_PEAK, W_REQUESTS_UNROUTED, atomic_load, observe,
-    status_class,
+    CLASSES, P_CELLS, P_CONNECT_ERRORS, P_TIMEOUTS, Page, R_BYTES_IN, R_BYTES_OUT, R_CELLS, R_GATEWAY, R_TOTAL,
+    R_UPSTREAM, SU_CELLS, SU_OUT, SU_SKIP_UNTIL_US, U_CELLS, W_CELLS, W_REQUESTS_ACTIVE, W_REQUESTS_PEAK,
+    W_REQUESTS_UNROUTED, atomic_load, observe, status_class,
 )
 from kairos._speedups.hashing cimport next_random
 from kairos._speedups.http1 cimport (
@@ -168,9 +169,9 @@ cdef class Target:
         self.origin = origin
         self.key = key
         self.log_key = json_text(key)
-        self.pair = page.at(pair, 64)
-        self.row = page.at(row, 8)
-        self.shared = page.at(shared, 8)
+        self.pair = page.at(pair, P_CELLS)
+        self.row = page.at(row, U_CELLS)
+        self.shared = page.at(shared, SU_CELLS)
 
 
 cdef class Plan:
@@ -190,8 +191,8 @@ cdef class Plan:
         self.template = template
         self.balancer = balancer
         self.targets = list(targets)
-        self.cells = page.at(cells, 64)
-        self.pair = page.at(pair, 64)
+        self.cells = page.at(cells, R_CELLS)
+        self.pair = page.at(pair, P_CELLS)
         self.body_limit = body_limit
         self.connect_us = int(timeouts.connect * 1e6)
         self.first_byte_us = int(timeouts.first_byte * 1e6)
@@ -211,8 +212,8 @@ cdef class Plan:
         cdef int64_t now = monotonic_us()
         return [
             target for target in self.targets
-            if atomic_load(&target.shared[SU_STATE]) == STATE_UP
-            and atomic_load(&target.shared[SU_SKIP_UNTIL_US]) <= now
+            if atomic_load(&target.shared[SU_OUT]) == 0 and atomic_load(&target.shared[SU_SKIP_UNTIL_US]) <= now
+            and not blocked(target.shared, now)
         ]
 
 
@@ -231,7 +232,7 @@ cdef class Runtime:
         self.clock = clock
         self.pump = Pump(clock.loop)
         self.scoreboard = scoreboard
-        self.worker = page.at(scoreboard.worker_block(slot), 64)
+        self.worker = page.at(scoreboard.worker_block(slot), W_CELLS)
         self.log = log
         self.per_ip = {}
         self.random = seed

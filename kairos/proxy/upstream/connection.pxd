@@ -21,10 +21,10 @@ cdef class Origin:
     cdef int64_t* shared                # SU_* cells
     cdef bint retired                   # no snapshot in force names it
     cdef bint marks                     # the shared cells are this origin's own, not those of "no upstream"
+    cdef bint unreachable               # the last attempt to connect failed
 
     cdef UpstreamConnection take(self)
     cdef int connect(self, Exchange x) except -1
-    cdef int mark(self, bint up) except -1
 
 
 cdef class UpstreamConnection(Upstream):

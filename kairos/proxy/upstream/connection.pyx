@@ -13,8 +13,8 @@ from libc.stdio cimport snprintf
 from libc.string cimport memset
 
 from kairos._speedups.cells cimport (
-    Page, SU_CONNECT_FAILURES, SU_SKIP_UNTIL_US, U_CONNECT_FAILURES, U_CONNECTIONS_IDLE, U_CONNECTIONS_OPEN, U_CONNECTS,
-    U_IN_FLIGHT, U_REUSES, atomic_add, atomic_load, atomic_store,
+    Page, SU_CELLS, U_CELLS, U_CONNECT_FAILURES, U_CONNECTIONS_IDLE, U_CONNECTIONS_OPEN, U_CONNECTS, U_IN_FLIGHT,
+    U_REUSES,
 )
 from kairos._speedups.hashing cimport next_random
 from kairos._speedups.http1 cimport (
@@ -36,8 +36,6 @@ cdef enum:
     U_BODY = 2
     U_TUNNEL = 3
     U_DONE = 4                  # to be used no more
-    EJECT_AFTER = 3             # connect failures in a row until a backend is passed over ...
-    EJECT_US = 10000000         # ... for so long
 
 
 cdef class Origin:
@@ -51,8 +49,8 @@ cdef class Origin:
         self.tls = tls
         self.server_name = server_name
         self.idle = []
-        self.row = page.at(row, 8)
-        self.shared = page.at(shared, 8)
+        self.row = page.at(row, U_CELLS)
+        self.shared = page.at(shared, SU_CELLS)
         self.marks = marks
         self.configure(keepalive)
 
@@ -96,11 +94,11 @@ cdef class Origin:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.row[U_CONNECT_FAILURES] += 1
-            if atomic_load(&self.shared[SU_CONNECT_FAILURES]) == 0:  # once for an outage, not for each request
+            if not self.unreachable:  # once for an outage, not for each request
                 log.warning("upstream cannot be reached", upstream=self.address.key, error=str(error))
-            self.mark(False)
+            self.unreachable = True
         elif not task.cancelled():
-            self.mark(True)
+            self.unreachable = False
         if x.finished:
             self.row[U_IN_FLIGHT] -= 1
             if error is None and not task.cancelled():
@@ -112,18 +110,6 @@ cdef class Origin:
             x._crashed(error)
         else:
             x.plan.handler.upstream_connected(x, <UpstreamConnection>task.result())
-
-    cdef int mark(self, bint up) except -1:
-        """Remember for all workers how connecting went; a backend that keeps refusing is passed over for a while."""
-        if not self.marks:
-            return 0
-        if up:
-            if atomic_load(&self.shared[SU_CONNECT_FAILURES]) != 0:
-                atomic_store(&self.shared[SU_CONNECT_FAILURES], 0)
-                atomic_store(&self.shared[SU_SKIP_UNTIL_US], 0)
-        elif atomic_add(&self.shared[SU_CONNECT_FAILURES], 1) + 1 >= EJECT_AFTER:
-            atomic_store(&self.shared[SU_SKIP_UNTIL_US], monotonic_us() + EJECT_US)
-        return 0
 
     def protocol(self):
         """A new connection for dial() to attach to a transport."""
