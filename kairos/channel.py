@@ -130,7 +130,7 @@ class ReloadRequest(_Message, frozen=True):
 
 
 class UpgradeRequest(_Message, frozen=True):
-    """The control process asks for a binary upgrade; answered by `UpgradeResult` with its id, if it fails or is done."""
+    """The control process asks for a binary upgrade; answered by `UpgradeResult` with its id."""
 
     id: int
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 import pytest
 
 from kairos._speedups.balance import Balancer, make
-from kairos._speedups.cells import SU_CELLS, SU_STATE, Page
+from kairos._speedups.cells import SU_CELLS, SU_OUT, Page
 from kairos.config.model import Strategy
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def balancer(strategy: Strategy, count: int, down: int = 0) -> Balancer:
     page = Page(mmap(-1, 8 * (flights + 8 * count * WORKERS)))
     backends = [(8 + SU_CELLS * at, flights + 8 * at, at % 5 + 1, f"http://b{at}:80") for at in range(count)]
     for at in range(down):
-        page.set(8 + SU_CELLS * at + SU_STATE, 1)
+        page.set(8 + SU_CELLS * at + SU_OUT, 1)
     return make(strategy, page, cursor=0, workers=WORKERS, stride=8 * count, backends=backends, seed=1)
 
 
