@@ -41,8 +41,8 @@ from kairos.proxy.exchange import Runtime
 from kairos.proxy.listener import drain_listener
 from kairos.proxy.snapshot import Origins, Revision, Snapshot
 from kairos.proxy.upstream.dial import use_resolver
-from kairos.proxy.upstream.resolve import Resolver
 from kairos.proxy.wire import Clock
+from kairos.resolver import Resolver
 from kairos.telemetry.accesslog import AccessLog
 from kairos.telemetry.log import configure, get_logger
 

@@ -6,16 +6,15 @@ connections) is kept by `Origins` under a key and taken over.
 
 from __future__ import annotations
 
-import os
-import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from kairos._speedups.balance import make as make_balancer
 from kairos._speedups.cells import U_IN_FLIGHT
 from kairos._speedups.patterns import Pattern
 from kairos._speedups.routes import RouteTable, Template
 from kairos.config.origin import parse_backend
+from kairos.config.tls import client_context, tls_key
 from kairos.proxy.exchange import Plan, Settings, Target
 from kairos.proxy.filters import filters_of
 from kairos.proxy.handlers import builtin
@@ -25,15 +24,15 @@ from kairos.proxy.upstream.connection import Origin
 from kairos.scoreboard import NO_ROUTE, route_key, upstream_key
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable, Iterator
 
     from kairos._speedups.balance import Balancer
     from kairos.config.model import Config, Route, RouteTimeouts, Timeouts, UpstreamTls
     from kairos.config.origin import Origin as Address
+    from kairos.config.tls import TlsKey
     from kairos.proxy.exchange import Filter, Handler, Runtime
     from kairos.scoreboard import Assignment, Scoreboard
-
-TlsKey: TypeAlias = "tuple[UpstreamTls, tuple[tuple[int, int, int], ...]]"
 
 CONTROL = "control"
 """Name of the control process in logs."""
@@ -97,33 +96,6 @@ class Origins:
                 del self._pools[key]
         used = {tls for _, tls in self._pools}
         self._contexts = {key: context for key, context in self._contexts.items() if key in used}
-
-
-def tls_key(tls: UpstreamTls) -> TlsKey:
-    """TLS settings with the state of the files they name, so that a reload takes up a renewed certificate.
-
-    Raises:
-        OSError: a file is not there.
-    """
-    files = [os.stat(path) for path in (tls.ca_file, tls.cert_file, tls.key_file) if path]
-    return tls, tuple((file.st_ino, file.st_mtime_ns, file.st_size) for file in files)
-
-
-def client_context(tls: UpstreamTls) -> ssl.SSLContext:
-    """TLS towards upstreams: verified unless told otherwise.
-
-    Raises:
-        OSError, ssl.SSLError: a file cannot be read or holds no certificate.
-    """
-    context = ssl.create_default_context(cafile=tls.ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    if not tls.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if tls.cert_file:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-    return context
 
 
 class Snapshot:

@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from kairos.proxy.upstream import resolve
-from kairos.proxy.upstream.resolve import Resolver
+from kairos.resolver import MIN_TTL, RETRY_AFTER, Resolver
 from tests.support.dns import SERVFAIL, NameServer
 from tests.support.gateway import route
 from tests.support.inprocess import Chain, in_process
@@ -64,7 +63,7 @@ def test_a_name_whose_ttl_is_over_is_asked_for_again(server: NameServer) -> None
         assert await it.ask() == ["192.0.2.1"]
         server.records[NAME] = ["192.0.2.9"]
         assert await it.ask() == ["192.0.2.1"], "a TTL of nought counts as MIN_TTL"
-        it.now += resolve.MIN_TTL
+        it.now += MIN_TTL
         assert await it.ask() == ["192.0.2.9"]
         assert server.asked[NAME] == 2
 
@@ -96,7 +95,7 @@ def test_a_name_that_does_not_exist_has_no_address_and_is_not_asked_for_at_each_
         assert await it.ask("nowhere.test") == []
         assert server.asked["nowhere.test"] == 1
         server.records["nowhere.test"] = ["192.0.2.3"]
-        it.now += resolve.RETRY_AFTER
+        it.now += RETRY_AFTER
         assert await it.ask("nowhere.test") == ["192.0.2.3"]
 
     resolving(server, trace)
@@ -108,7 +107,7 @@ def test_a_name_that_exists_no_more_loses_its_addresses(server: NameServer) -> N
     async def trace(it: Clocked) -> None:
         assert await it.ask() == ["192.0.2.1"]
         del server.records[NAME]
-        it.now += resolve.MIN_TTL
+        it.now += MIN_TTL
         assert await it.ask() == []
 
     resolving(server, trace)
@@ -124,7 +123,7 @@ def test_while_the_server_cannot_answer_what_was_known_stays_good(server: NameSe
             server.close()
         else:
             server.code = SERVFAIL
-        it.now += resolve.MIN_TTL
+        it.now += MIN_TTL
         assert await it.ask() == ["192.0.2.1"]
         asked = server.asked[NAME]
         assert await it.ask() == ["192.0.2.1"]
@@ -132,7 +131,7 @@ def test_while_the_server_cannot_answer_what_was_known_stays_good(server: NameSe
         if outage == "failing":
             server.code = None
             server.records[NAME] = ["192.0.2.9"]
-            it.now += resolve.RETRY_AFTER
+            it.now += RETRY_AFTER
             assert await it.ask() == ["192.0.2.9"]
 
     resolving(server, trace)
@@ -249,5 +248,5 @@ def test_a_backend_that_moves_is_followed(server: NameServer) -> None:
     ):
         assert served.get("/a")[1] == b"old"
         server.records[NAME] = ["127.0.0.3"]
-        served.run(lambda: asyncio.sleep(resolve.MIN_TTL))
+        served.run(lambda: asyncio.sleep(MIN_TTL))
         assert served.get("/a")[1] == b"new"

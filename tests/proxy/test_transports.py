@@ -351,7 +351,7 @@ def test_a_websocket_over_tls(authority: Authority, names: NameServer) -> None:
 def test_a_file_that_is_no_certificate_stops_the_snapshot(tmp_path: Path) -> None:
     """A reload with it is refused while the old revision serves on: the same code compiles it."""
     from kairos.config.model import UpstreamTls
-    from kairos.proxy.snapshot import client_context
+    from kairos.config.tls import client_context
 
     bad = tmp_path / "bad.pem"
     bad.write_text("nothing")

@@ -20,8 +20,8 @@ from kairos.proxy.client import ClientConnection
 from kairos.proxy.exchange import Filter, Handler, Runtime
 from kairos.proxy.snapshot import FORWARD, Origins, Revision, Snapshot, merged
 from kairos.proxy.upstream.dial import use_resolver
-from kairos.proxy.upstream.resolve import Resolver
 from kairos.proxy.wire import Clock
+from kairos.resolver import Resolver
 from kairos.scoreboard import Scoreboard, Series, route_key
 from kairos.telemetry.accesslog import AccessLog, LogReader
 from tests.support.net import Peer, connect

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kairos.proxy.upstream.connection import Origin, UpstreamConnection
-    from kairos.proxy.upstream.resolve import Resolver
+    from kairos.resolver import Resolver
 
 _resolver: Resolver | None = None
 

@@ -30,7 +30,7 @@ class _Entry(NamedTuple):
 
 
 class Resolver:
-    """One per worker. Addresses of a name come rotated, so that connections spread over them.
+    """One per process. Addresses of a name come rotated, so that connections spread over them.
 
     Name servers (`address` or `address:port`) and search domains are the system's, unless some are given.
     """
