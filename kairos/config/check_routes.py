@@ -12,8 +12,10 @@ import re
 from typing import TYPE_CHECKING
 
 from kairos._speedups.patterns import Pattern, RouteError, host_key
+from kairos.config.check_resilience import Named, Resilience
 from kairos.config.origin import Origin, OriginError, ascii_name, parse_backend
 from kairos.config.overlaps import Candidate, surprises
+from kairos.config.problems import Notes
 
 if TYPE_CHECKING:
     from kairos.config.model import Backend, Config, Health, Metrics, Route, UpstreamTls
@@ -28,42 +30,16 @@ _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _DOT_SEGMENTS = frozenset({".", ".."})
-_NOT_IN_EFFECT = (
-    "rate_limit", "retry", "circuit_breaker", "request_transformation", "response_transformation", "ai_policy",
-)  # fmt: skip
-
-
-class _Notes:
-    """Remarks that many routes share: the first place of each, and how many there are."""
-
-    def __init__(self) -> None:
-        self._first: dict[tuple[str, str], Path] = {}
-        self._counts: dict[tuple[str, str], int] = {}
-
-    def warning(self, keys: Path, message: str) -> None:
-        self._note(("warning", message), keys)
-
-    def hint(self, keys: Path, message: str) -> None:
-        self._note(("hint", message), keys)
-
-    def _note(self, note: tuple[str, str], keys: Path) -> None:
-        self._first.setdefault(note, keys)
-        self._counts[note] = self._counts.get(note, 0) + 1
-
-    def tell(self, found: Findings) -> None:
-        for note, keys in self._first.items():
-            severity, message = note
-            more = self._counts[note] - 1
-            tell = found.warning if severity == "warning" else found.hint
-            tell(keys, message + (f" (and {more} more like it)" if more else ""))
+_NOT_IN_EFFECT = ("rate_limit", "request_transformation", "response_transformation", "ai_policy")
 
 
 class _Survey:
     """What is learned from route to route."""
 
-    def __init__(self, found: Findings) -> None:
+    def __init__(self, config: Config, found: Findings) -> None:
         self.found = found
-        self.notes = _Notes()
+        self.notes = Notes()
+        self.resilience = Resilience(config, found, self.notes)
         self.taken: dict[tuple[object, bytes, str], int] = {}
         """(segments, host, method) → the route that has it."""
         self.dynamic: list[Candidate] = []
@@ -75,10 +51,10 @@ class _Survey:
 
 
 def check_routes(config: Config, found: Findings) -> None:
+    survey = _Survey(config, found)
+    survey.resilience.check_sections()
     if not config.routers:
         found.error(("routers",), "No routers configured: the gateway would answer 404 to everything")
-        return
-    survey = _Survey(found)
     for at, route in enumerate(config.routers):
         _check_route(route, ("routers", at), config, survey)
     _check_whole(survey)
@@ -94,7 +70,8 @@ def _check_route(route: Route, keys: Path, config: Config, survey: _Survey) -> N
         _check_taken(route, keys, pattern, survey)
         _check_builtin(route, keys, config.health, config.metrics, survey.notes)
     _check_methods(route, keys, survey)
-    _check_backends(route, keys, survey)
+    backends = _check_backends(route, keys, survey)
+    survey.resilience.check_route(route, keys, backends)
     _check_policies(route, keys, config, survey)
     if route.tls is not None:
         check_tls(route.tls, (*keys, "tls"), survey.found, survey.files)
@@ -176,7 +153,7 @@ def _hosts(route: Route, keys: Path, found: Findings) -> list[bytes]:
     return names if route.hosts else [b""]
 
 
-def _check_builtin(route: Route, keys: Path, health: Health, metrics: Metrics, notes: _Notes) -> None:
+def _check_builtin(route: Route, keys: Path, health: Health, metrics: Metrics, notes: Notes) -> None:
     path = route.external_path
     if (health.enabled and path in _HEALTH_PATHS) or (metrics.enabled and path == metrics.path):
         notes.warning((*keys, "external_path"), f"{path} is answered by the gateway itself, never by this route")
@@ -200,20 +177,21 @@ def _check_methods(route: Route, keys: Path, survey: _Survey) -> None:
 # ---- backends
 
 
-def _check_backends(route: Route, keys: Path, survey: _Survey) -> None:
+def _check_backends(route: Route, keys: Path, survey: _Survey) -> list[Named]:
+    """Those that can be connected to."""
     if not route.backends:
         survey.found.error(keys, "At least one backend must be specified: give 'backends', or 'host' and 'port'")
+    named: list[Named] = []
     for at, backend in enumerate(route.backends):
         here = (*keys, "backends", at)
-        path = backend.health_check_path
-        if path is not None and (not path.startswith("/") or _CONTROL.search(path)):
-            survey.found.error((*here, "health_check_path"), "must be a path that starts with '/'")
         try:
             origin = parse_backend(backend, route.protocol)
         except OriginError as error:
             survey.found.error((*here, "host"), str(error))
         else:
             _judge_origin(backend, route, origin, here, survey)
+            named.append(Named(here, backend, origin.key))
+    return named
 
 
 def _judge_origin(backend: Backend, route: Route, origin: Origin, keys: Path, survey: _Survey) -> None:
@@ -241,10 +219,7 @@ def _check_policies(route: Route, keys: Path, config: Config, survey: _Survey) -
             survey.notes.warning((*keys, name), f"{name} is not in effect in this version")
     if route.protocol in ("ftp", "dns"):
         survey.notes.warning((*keys, "protocol"), f"protocol {route.protocol} is not in effect in this version")
-    retry, policy = route.retry, route.ai_policy
-    if retry is not None and retry.initial_backoff_ms > retry.max_backoff_ms:
-        message = "initial_backoff_ms cannot be greater than max_backoff_ms"
-        survey.found.error((*keys, "retry", "initial_backoff_ms"), message)
+    policy = route.ai_policy
     if policy is not None and (policy.fallback_backend_index or 0) >= max(len(route.backends), 1):
         here = (*keys, "ai_policy", "fallback_backend_index")
         survey.found.error(here, f"there are only {len(route.backends)} backends, counted from 0")

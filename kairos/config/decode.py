@@ -57,6 +57,8 @@ def _decoder(kind: Any) -> Decoder:
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType) and len(args) == 2 and type(None) in args:
         return _optional(next(arg for arg in args if arg is not type(None)))
+    if origin in (Union, types.UnionType):
+        return _number_or_word(kind, *args)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return lambda value, keys, found: _struct(kind, value, keys, found)
     if origin is list:
@@ -158,6 +160,22 @@ def _bad_choice(kind: Any, choices: tuple[str, ...], value: str) -> str:
     return f"{noun}: {value[:64]!r}{hint} (one of {', '.join(choices)})"
 
 
+def _number_or_word(kind: Any, number: Any, words: Any) -> Decoder:
+    """A number within bounds, or one of a few names."""
+    expected = f"must be {_bounds(number)}, or one of {', '.join(get_args(words))}"
+
+    def decode_either(value: Any, keys: Path, found: Findings) -> Any:
+        try:
+            if type(value) is Expanded:
+                return msgspec.convert(str(value), kind, strict=False)
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError:
+            found.error(keys, expected)
+        return INVALID
+
+    return decode_either
+
+
 def _leaf(kind: Any) -> Decoder:
     base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     name = _NAMES.get(base, str(base))
@@ -190,8 +208,12 @@ def _leaf(kind: Any) -> Decoder:
 
 
 def _bounds(kind: Any) -> str:
-    """The range of a number in words."""
+    """The range of a number in words, or the form of a text."""
     meta = next((arg for arg in get_args(kind) if isinstance(arg, msgspec.Meta)), msgspec.Meta())
+    if meta.pattern is not None:
+        return f"a text that matches {meta.pattern}" + (
+            f", of at most {meta.max_length} characters" if meta.max_length else ""
+        )
     low, high = meta.ge, meta.le
     if low is not None and high is not None:
         return f"between {low} and {high}"

@@ -84,6 +84,31 @@ class Findings:
             self.problems.append(Problem(severity, keys, message if isinstance(message, str) else message()))
 
 
+class Notes:
+    """Remarks that many routes share: each is told once, with its first place and how many more there are."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[Severity, str], Path] = {}
+        self._counts: dict[tuple[Severity, str], int] = {}
+
+    def warning(self, keys: Path, message: str) -> None:
+        self._note(("warning", message), keys)
+
+    def hint(self, keys: Path, message: str) -> None:
+        self._note(("hint", message), keys)
+
+    def _note(self, note: tuple[Severity, str], keys: Path) -> None:
+        self._first.setdefault(note, keys)
+        self._counts[note] = self._counts.get(note, 0) + 1
+
+    def tell(self, found: Findings) -> None:
+        for note, keys in self._first.items():
+            severity, message = note
+            more = self._counts[note] - 1
+            tell = found.warning if severity == "warning" else found.hint
+            tell(keys, message + (f" (and {more} more like it)" if more else ""))
+
+
 class ConfigError(Exception):
     """A configuration that cannot be used. Its text has one line per problem."""
 
