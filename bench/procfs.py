@@ -89,7 +89,7 @@ def parse_listening(table: str, port: int) -> set[str]:
 def workers(root: int, port: int) -> list[int]:
     """Members of the tree that hold a listening socket of the port; the root only when nobody else does."""
     inodes = set().union(*(parse_listening(Path(f"/proc/net/{name}").read_text(), port) for name in _tcp_tables()))
-    holders = [pid for pid in tree(root) if inodes & _sockets(pid)]
+    holders = [pid for pid in tree(root) if inodes & sockets(pid)]
     return [pid for pid in holders if pid != root] or holders
 
 
@@ -101,7 +101,7 @@ def _tcp_tables() -> list[str]:
     return [name for name in ("tcp", "tcp6") if Path(f"/proc/net/{name}").exists()]
 
 
-def _sockets(pid: int) -> set[str]:
+def sockets(pid: int) -> set[str]:
     """Inodes of the sockets the process has open."""
     found = set()
     for entry in Path(f"/proc/{pid}/fd").iterdir():

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,16 @@ _READY = re.compile(r"ready on http://127\.0\.0\.1:(\d+)")
 
 
 class Gateway:
-    """Supervisor, control and workers, as started by the command line."""
+    """Supervisor, control and workers, as started by the command line; `launcher` is a command that starts it."""
 
-    def __init__(self, config: dict[str, Any], *, workers: int = 1, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        *,
+        workers: int = 1,
+        env: dict[str, str] | None = None,
+        launcher: Sequence[str] = (),
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kairos-test-"))
         self.config_path = self.folder / "config.json"
         self.write(config)
@@ -32,7 +39,7 @@ class Gateway:
         self._stdout = (self.folder / "stdout").open("wb")
         command = [sys.executable, "-m", "kairos.cli.gateway", "--config", str(self.config_path), "--host", "127.0.0.1"]
         self.process = subprocess.Popen(
-            [*command, "--port", "0", "--workers", str(workers), "--log", "info"],
+            [*launcher, *command, "--port", "0", "--workers", str(workers), "--log", "info"],
             stdout=self._stdout,
             stderr=self._log,
             env=os.environ | {"PYTHONUNBUFFERED": "1"} | (env or {}),
@@ -59,6 +66,15 @@ class Gateway:
     @property
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")
+
+    def children(self) -> dict[str, int]:
+        """Living children of the supervisor by name: `kairos-worker0`, `kairos-control`."""
+        pid = self.process.pid
+        found = {}
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with contextlib.suppress(OSError):  # it has just ended
+                found[Path(f"/proc/{child}/comm").read_text().strip()] = int(child)
+        return found
 
     def wait_log(self, text: str, timeout: float = 10.0) -> None:
         """Until the application log holds text."""

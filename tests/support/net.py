@@ -82,6 +82,11 @@ class Peer:
             return head, self.receive_exactly(int(lower.split(b"content-length: ")[1].split(b"\r\n")[0]))
         return head, b""
 
+    @property
+    def pending(self) -> bytes:
+        """What has arrived and was not asked for yet."""
+        return self._buffer
+
     def unread(self, data: bytes) -> None:
         """Put bytes back: the next receive gives them again."""
         self._buffer = data + self._buffer
