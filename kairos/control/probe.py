@@ -1,0 +1,185 @@
+"""One health probe of one backend: connect, ask, judge the answer.
+
+Nothing a backend does costs more than the check's timeout and MAX_ANSWER bytes. Its head decides; its body is read as
+far as that, so that a server sees its answer taken. A probe that fails by our own fault (no descriptors left, a
+certificate file that is gone) says nothing about the backend: CannotProbeError, not ProbeError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ssl
+import string
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import quote
+
+import httptools
+from msgspec import Struct
+
+from kairos import __version__
+from kairos.config.model import HealthCheck, UpstreamTls  # noqa: TC001  (msgspec needs them at run time)
+from kairos.config.origin import Origin  # noqa: TC001
+
+if TYPE_CHECKING:
+    from kairos.resolver import Resolver
+
+MAX_ANSWER = 64 * 1024
+"""Bytes read of an answer, head included."""
+_READ = 16 * 1024
+_OUR_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+
+Streams: TypeAlias = "tuple[asyncio.StreamReader, asyncio.StreamWriter]"
+
+
+class Check(Struct, frozen=True):
+    """What is asked of a backend. Equal checks are the same check: a reload leaves it alone."""
+
+    origin: Origin
+    spec: HealthCheck
+    path: str
+    tls: UpstreamTls
+    tls_files: tuple[tuple[int, int, int], ...] = ()
+    """State of the files `tls` names: a renewed certificate makes another check."""
+
+
+class ProbeError(Exception):
+    """The backend failed the probe; the text says how."""
+
+
+class CannotProbeError(Exception):
+    """Nothing was learned about the backend; the text says why."""
+
+
+async def probe(check: Check, resolver: Resolver, context: ssl.SSLContext | None) -> None:
+    """Ask once; returns if the backend is well.
+
+    Raises:
+        ProbeError, CannotProbeError
+    """
+    addresses = await _addresses(check.origin, resolver)
+    missing = "connection"
+    try:
+        async with asyncio.timeout(check.spec.timeout) as limit:
+            reader, writer = await _connect(check, addresses, context, limit)
+            missing = "whole answer"
+            try:
+                if check.spec.type == "http":
+                    await _ask(check, reader, writer)
+            finally:
+                writer.transport.abort()
+    except TimeoutError as error:
+        raise ProbeError(f"timeout: no {missing} within {check.spec.timeout:g} s") from error
+    except OSError as error:
+        raise _failure(error) from error
+
+
+async def _addresses(origin: Origin, resolver: Resolver) -> list[str]:
+    """Before the probe's time runs: a slow name server is not the backend's doing."""
+    if origin.unix is not None:
+        return []
+    addresses = await resolver.resolve(origin.host)
+    if not addresses:
+        raise ProbeError(f"{origin.host} has no address")
+    return addresses
+
+
+async def _connect(
+    check: Check, addresses: list[str], context: ssl.SSLContext | None, limit: asyncio.Timeout
+) -> Streams:
+    """To the first address that accepts, as requests do; a silent one leaves the others their share of the time."""
+    origin = check.origin
+    if origin.unix is not None:
+        return await asyncio.open_unix_connection(origin.unix)
+    name = (check.tls.server_name or origin.host) if context is not None else None
+    for left, address in zip(range(len(addresses), 1, -1), addresses, strict=False):
+        end = limit.when()
+        assert end is not None
+        share = (end - asyncio.get_running_loop().time()) / left
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(share):
+                return await asyncio.open_connection(address, origin.port, ssl=context, server_hostname=name)
+    return await asyncio.open_connection(addresses[-1], origin.port, ssl=context, server_hostname=name)
+
+
+def _failure(error: OSError) -> ProbeError | CannotProbeError:
+    if isinstance(error, ssl.SSLError):
+        return ProbeError(f"TLS: {error.reason or error}")
+    if isinstance(error, ConnectionRefusedError):
+        return ProbeError("refused")
+    text = error.strerror or str(error)
+    return CannotProbeError(text) if error.errno in _OUR_FAULT else ProbeError(text)
+
+
+# --- HTTP -----------------------------------------------------------------------------------------------------------
+
+
+class _Answer:
+    """What httptools tells of the response."""
+
+    def __init__(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
+        self.status = 0
+        """Of the final head, once that is complete."""
+        self.framed = False
+        """The body's end does not depend on the connection's."""
+        self.whole = False
+
+    def on_message_begin(self) -> None:
+        self.framed = False
+
+    def on_header(self, name: bytes, _value: bytes) -> None:
+        self.framed |= name.lower() in _FRAMING
+
+    def on_headers_complete(self) -> None:
+        status = self.parser.get_status_code()
+        if status >= 200 or status == 101:
+            self.status = status
+
+    def on_message_complete(self) -> None:
+        self.whole = self.status != 0
+
+
+async def _ask(check: Check, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(_request(check))
+    answer, size = _Answer(), 0
+    while not answer.whole and size < MAX_ANSWER:
+        data = await reader.read(_READ)
+        if not data:
+            return _judge_end(answer, size)
+        size += len(data)
+        _parse(answer, data)
+        if answer.status and not _expected(answer.status, check.spec):
+            raise ProbeError(f"status {answer.status}")
+    if not answer.status:
+        raise ProbeError(f"response head beyond {MAX_ANSWER} bytes")
+
+
+def _request(check: Check) -> bytes:
+    host = check.spec.host.encode() if check.spec.host else check.origin.authority
+    path = quote(check.path, safe=string.punctuation)
+    head = f"User-Agent: kairos-health/{__version__}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    return b"GET %s HTTP/1.1\r\nHost: %s\r\n%s" % (path.encode(), host, head.encode())
+
+
+def _parse(answer: _Answer, data: bytes) -> None:
+    try:
+        answer.parser.feed_data(data)
+    except httptools.HttpParserUpgrade:
+        answer.whole = True
+    except httptools.HttpParserError as error:
+        raise ProbeError(f"no HTTP response: {error}") from error
+
+
+def _judge_end(answer: _Answer, size: int) -> None:
+    """The backend closed the connection."""
+    if size == 0:
+        raise ProbeError("closed without an answer")
+    if not answer.status or answer.framed:
+        raise ProbeError("the answer broke off")
+
+
+def _expected(status: int, spec: HealthCheck) -> bool:
+    return status in spec.expected_status or f"{status // 100}xx" in spec.expected_status
