@@ -193,6 +193,8 @@ class Assignment(Struct, frozen=True):
     pairs: dict[tuple[str, str], int] = field(default_factory=lambda: {(NO_ROUTE, NO_UPSTREAM): 0})
     full: bool = False
     """Some key found no room and counts under index 0; a restart makes room again."""
+    current: list[str] = field(default_factory=list)
+    """Upstream_keys of this revision; the tables also keep those of earlier ones."""
 
     def route(self, route: str) -> int:
         """Index of a route_key."""
@@ -219,14 +221,16 @@ class Series:
         capacity = self._scoreboard.capacity
         table = Assignment(dict(self._table.routes), dict(self._table.upstreams), dict(self._table.pairs))
         full = False
+        current: dict[str, None] = {}
         for route in routes:
             name = route_key(route)
             upstreams = [upstream_key(backend, route.protocol) for backend in route.backends]
+            current.update(dict.fromkeys(upstreams))
             full |= _grow(table.routes, [name], capacity.routes)
             full |= _grow(table.upstreams, upstreams, capacity.upstreams)
             full |= _grow(table.pairs, [(name, upstream) for upstream in [NO_UPSTREAM, *upstreams]], capacity.pairs)
         self._scoreboard.page.set(cells.H_SERIES_FULL, full)
-        self._table = Assignment(table.routes, table.upstreams, table.pairs, full)
+        self._table = Assignment(table.routes, table.upstreams, table.pairs, full, list(current))
         return self._table
 
 

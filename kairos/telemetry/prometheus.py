@@ -1,7 +1,8 @@
 """Prometheus exposition: the scoreboard read as metric families, written out by prometheus-client.
 
-Only series that ever moved are shown. Two sets of names: the gateway's own (base units, bounded labels, real
-histograms), and those of kairos-rs, process-wide and in milliseconds, for what was built on them.
+Only series that ever moved are shown, but for the verdicts on backends: those of every backend in use. Two sets of
+names: the gateway's own (base units, bounded labels, real histograms), and those of kairos-rs, process-wide and in
+milliseconds, for what was built on them.
 """
 
 from __future__ import annotations
@@ -11,18 +12,27 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    SummaryMetricFamily,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from kairos import __version__
-from kairos._speedups import cells
+from kairos._speedups import breaker, cells
+from kairos._speedups.breaker import Gate
+from kairos.config.model import CircuitBreaker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from prometheus_client.metrics_core import Metric
 
+    from kairos._speedups.cells import Page
     from kairos.scoreboard import Assignment, Scoreboard
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "other")  # by METHOD_*
@@ -41,17 +51,44 @@ _HISTOGRAMS = (
 _ROUTE_COUNTERS = (
     (cells.R_BYTES_IN, "kairos_http_request_bytes", "Request bytes received"),
     (cells.R_BYTES_OUT, "kairos_http_response_bytes", "Response bytes sent"),
+    (cells.R_SHED, "kairos_http_requests_shed", "Requests turned away because their worker fell behind"),
+    (cells.R_NO_BACKEND, "kairos_http_requests_without_backend", "Requests for which no backend was left"),
+    (cells.R_BUDGET_SPENT, "kairos_retry_budget_spent", "Retries and hedges not made because the budget was spent"),
+    (cells.R_QUEUE_FULL, "kairos_queue_full", "Requests turned away because the queue was full"),
+    (cells.R_QUEUE_TIMEOUTS, "kairos_queue_timeouts", "Requests turned away because they waited too long"),
+)
+_ROUTE_GAUGES = (
+    (cells.R_EXTRA_ACTIVE, "kairos_extra_attempts_in_flight", "Requests on a retry, or with a hedge under way"),
+    (cells.R_QUEUED, "kairos_queue_depth", "Requests waiting until a backend has room (max_requests)"),
+)
+_PAIR_COUNTERS = (
+    (cells.P_TIMEOUTS, "kairos_upstream_timeouts", "Requests an upstream did not answer in time"),
+    (cells.P_HEDGES, "kairos_upstream_hedges", "Second attempts made beside a slow first one"),
+    (cells.P_HEDGE_WINS, "kairos_upstream_hedge_wins", "Of them, those that answered first"),
 )
 _UPSTREAM_COUNTERS = (
     (cells.U_CONNECTS, "kairos_upstream_connects", "Connections made to an upstream"),
     (cells.U_CONNECT_FAILURES, "kairos_upstream_connect_failures", "Connections to an upstream that failed"),
     (cells.U_REUSES, "kairos_upstream_reuses", "Requests sent over a kept-alive upstream connection"),
+    (cells.U_ATTEMPTS, "kairos_upstream_attempts", "Attempts that ended: answered or failed"),
+    (cells.U_FAILURES, "kairos_upstream_failures", "Of them, those that count as failures for the circuit breaker"),
+)
+_BACKEND_COUNTERS = (
+    (cells.SU_OPENED, "kairos_upstream_breaker_openings", "Times its circuit breaker opened"),
+    (cells.SU_EJECTED, "kairos_upstream_ejections", "Times it was ejected because it failed or was slow"),
 )
 _WORKER_COUNTERS = (
     (cells.W_CONNECTIONS_TOTAL, "kairos_connections_accepted", "Client connections accepted"),
     (cells.W_BAD_REQUESTS, "kairos_http_bad_requests", "Request heads refused before routing"),
     (cells.W_REQUESTS_UNROUTED, "kairos_http_requests_unrouted", "Requests that no route took"),
 )
+_WORKER_GAUGES = (
+    (cells.W_REVISION, "kairos_worker_config_revision", "Configuration revision a worker serves", 1),
+    (cells.W_LAG_US, "kairos_worker_lag_seconds", "How late a worker's event loop was throughout the last second", 1e6),
+    (cells.W_SHED_LEVEL, "kairos_worker_shed_level", "Routes of a priority below this are shed by the worker", 1),
+)
+_BREAKER_STATES = {breaker.CLOSED: "closed", breaker.OPEN: "open", breaker.HALF_OPEN: "half_open"}
+_FORCED = {cells.FORCED_OPEN: breaker.OPEN, cells.FORCED_CLOSED: breaker.CLOSED}
 
 
 class GatewayCollector(Collector):
@@ -72,7 +109,9 @@ class GatewayCollector(Collector):
         reading = _Reading(self.scoreboard, self.assignment, per_route=self.per_route)
         yield from _process(self.scoreboard, reading)
         yield from _routes(reading)
+        yield from _workers(self.scoreboard)
         yield from _upstreams(reading)
+        yield from _backends(reading)
         yield from _kairos_rs(self.scoreboard, reading)
 
 
@@ -95,6 +134,10 @@ class _Reading:
         for upstream, index in assignment.upstreams.items():
             if index or assignment.full:  # else index 0 holds only the way to the control process
                 self.upstreams[upstream] = board.totals(board.upstream_block(0, index), cells.U_CELLS)
+        self.backends = {upstream: _Backend(board, index) for upstream, index in assignment.upstreams.items() if index}
+        self.current = {
+            upstream: self.backends[upstream] for upstream in assignment.current if upstream in self.backends
+        }
         self.process_pair = _sum_blocks(self.pairs.values(), cells.P_CELLS)
         self.process_route = _sum_blocks(self.routes.values(), cells.R_CELLS)
 
@@ -104,6 +147,33 @@ class _Reading:
         return sum(
             self.process_pair[cells.P_REQUESTS + m * cells.CLASSES + c] for m, c in itertools.product(methods, classes)
         )
+
+
+class _Backend:
+    """What all workers and the control process know of an upstream."""
+
+    def __init__(self, board: Scoreboard, index: int) -> None:
+        block = board.shared_upstream(index)
+        gate = Gate(board.page, block, CircuitBreaker())
+        self.cells = board.page.sums(block, cells.SU_CELLS, 0, 1)
+        self.forced = self.cells[cells.SU_FORCED] != cells.FORCED_NOT
+        self.state = _FORCED.get(self.cells[cells.SU_FORCED], gate.state)
+        self.failures = gate.count if gate.state == breaker.CLOSED else 0
+        self.successes = gate.count if gate.state == breaker.HALF_OPEN else 0
+
+    def out(self, flag: int) -> bool:
+        """Whether an OUT_* is set."""
+        return bool(self.cells[cells.SU_OUT] & flag)
+
+    @property
+    def ejected(self) -> bool:
+        return self.cells[cells.SU_SKIP_UNTIL_US] > time.monotonic_ns() // 1000
+
+    @property
+    def weight(self) -> float:
+        """The share of its share that an operator left it."""
+        percent = self.cells[cells.SU_WEIGHT] - 1
+        return percent / 100 if percent >= 0 else 1.0
 
 
 def _fold(table: dict[_Key, list[int]], key: _Key, block: list[int]) -> None:
@@ -125,6 +195,7 @@ def _process(board: Scoreboard, reading: _Reading) -> Iterator[Metric]:
     yield _gauge("kairos_workers", "Worker processes alive", sum(pid != 0 for pid in pids))
     restarts = page.get(cells.H_WORKER_RESTARTS)
     yield CounterMetricFamily("kairos_worker_restarts", "Workers respawned after an unexpected death", value=restarts)
+    yield from _reloads(page)
     connections = GaugeMetricFamily("kairos_connections", "Client connections; open includes tunnels", labels=["state"])
     connections.add_metric(["open"], worker[cells.W_CONNECTIONS_OPEN])
     connections.add_metric(["tunnel"], worker[cells.W_TUNNELS_OPEN])
@@ -136,6 +207,30 @@ def _process(board: Scoreboard, reading: _Reading) -> Iterator[Metric]:
     dropped.add_metric(["ring_full"], worker[cells.W_LOG_DROPPED])
     dropped.add_metric(["unwritten"], page.get(cells.H_LOG_UNWRITTEN))
     yield dropped
+
+
+def _reloads(page: Page) -> Iterator[Metric]:
+    reloads = CounterMetricFamily("kairos_config_reloads", "Reloads, by how they ended", labels=["result"])
+    reloads.add_metric(["success"], page.get(cells.H_RELOADS))
+    reloads.add_metric(["failure"], page.get(cells.H_RELOADS_FAILED))
+    yield reloads
+    last = page.get(cells.H_RELOADED_AT) / 1e6
+    yield _gauge(
+        "kairos_config_last_reload_timestamp_seconds", "Unix time of the last reload put in use; 0: none", last
+    )
+    failed = page.get(cells.H_UPGRADES_FAILED)
+    yield CounterMetricFamily("kairos_upgrades_failed", "Binary upgrades given up", value=failed)
+
+
+def _workers(board: Scoreboard) -> Iterator[Metric]:
+    """One series per worker that is alive."""
+    blocks = {slot: board.worker_block(slot) for slot in range(board.capacity.workers)}
+    alive = {slot: block for slot, block in blocks.items() if board.page.get(block + cells.W_PID)}
+    for cell, name, help_, unit in _WORKER_GAUGES:
+        family = GaugeMetricFamily(name, help_, labels=["worker"])
+        for slot, block in alive.items():
+            family.add_metric([str(slot)], board.page.get(block + cell) / unit)
+        yield family
 
 
 def _routes(reading: _Reading) -> Iterator[Metric]:
@@ -154,12 +249,22 @@ def _routes(reading: _Reading) -> Iterator[Metric]:
         yield family
     for cell, name, help_ in _ROUTE_COUNTERS:
         yield _counters(name, help_, ["route"], (([route], block[cell]) for route, block in reading.routes.items()))
-    yield _counters(
-        "kairos_upstream_timeouts",
-        "Requests an upstream did not answer in time",
-        ["route", "upstream"],
-        (([*pair], block[cells.P_TIMEOUTS]) for pair, block in reading.pairs.items()),
+    for cell, name, help_ in _ROUTE_GAUGES:
+        gauge = GaugeMetricFamily(name, help_, labels=["route"])
+        for route, block in reading.routes.items():
+            if any(block):
+                gauge.add_metric([route], block[cell])
+        yield gauge
+    waits = SummaryMetricFamily(
+        "kairos_queue_wait_seconds", "Time spent waiting for a backend's room", labels=["route"]
     )
+    for route, block in reading.routes.items():
+        if block[cells.R_QUEUED_TOTAL]:
+            waits.add_metric([route], block[cells.R_QUEUED_TOTAL], block[cells.R_QUEUE_US] / 1e6)
+    yield waits
+    for cell, name, help_ in _PAIR_COUNTERS:
+        pairs = (([*pair], block[cell]) for pair, block in reading.pairs.items())
+        yield _counters(name, help_, ["route", "upstream"], pairs)
 
 
 def _upstreams(reading: _Reading) -> Iterator[Metric]:
@@ -177,6 +282,13 @@ def _upstreams(reading: _Reading) -> Iterator[Metric]:
     yield connections
     for cell, name, help_ in _UPSTREAM_COUNTERS:
         yield _counters(name, help_, ["upstream"], (([upstream], block[cell]) for upstream, block in used.items()))
+    heads = SummaryMetricFamily(
+        "kairos_upstream_first_byte_seconds", "Request sent to response head", labels=["upstream"]
+    )
+    for upstream, block in used.items():
+        if block[cells.U_ANSWERS]:
+            heads.add_metric([upstream], block[cells.U_ANSWERS], block[cells.U_ANSWER_US] / 1e6)
+    yield heads
     yield _counters(
         "kairos_upstream_retries",
         "Requests sent once more: over a new connection as the kept one was stale, or by the route's retry policy",
@@ -192,6 +304,44 @@ def _retries(reading: _Reading) -> Iterator[tuple[list[str], int]]:
     for upstream, block in reading.upstreams.items():
         yield [upstream, "stale"], block[cells.U_STALE_RETRIES]
         yield [upstream, "policy"], by_policy[upstream]
+
+
+def _backends(reading: _Reading) -> Iterator[Metric]:
+    """What is thought of each backend: verdicts of every one in use, counts of those that ever moved."""
+    current = reading.current.items()
+    healthy = GaugeMetricFamily("kairos_upstream_healthy", "0: its active health checks fail", labels=["upstream"])
+    out = GaugeMetricFamily("kairos_upstream_out", "1: it is left out, for this reason", labels=["upstream", "reason"])
+    weight = GaugeMetricFamily(
+        "kairos_upstream_weight_ratio", "Share of its share an operator left it", labels=["upstream"]
+    )
+    for upstream, backend in current:
+        healthy.add_metric([upstream], not backend.out(cells.OUT_DOWN))
+        out.add_metric([upstream, "ejected"], backend.ejected)
+        out.add_metric([upstream, "drain"], backend.out(cells.OUT_DRAIN))
+        out.add_metric([upstream, "maintenance"], backend.out(cells.OUT_MAINTENANCE))
+        weight.add_metric([upstream], backend.weight)
+    yield from (healthy, out, weight)
+    states = GaugeMetricFamily(
+        "kairos_upstream_breaker_state", "1: the state its circuit breaker is in", labels=["upstream", "state"]
+    )
+    forced = GaugeMetricFamily("kairos_upstream_breaker_forced", "1: by an operator", labels=["upstream"])
+    for upstream, backend in current:
+        for state, name in _BREAKER_STATES.items():
+            states.add_metric([upstream, name], backend.state == state)
+        forced.add_metric([upstream], backend.forced)
+    yield from (states, forced)
+    for cell, name, help_ in _BACKEND_COUNTERS:
+        counts = (([upstream], backend.cells[cell]) for upstream, backend in reading.backends.items())
+        yield _counters(name, help_, ["upstream"], counts)
+    labels = ["upstream", "result"]
+    yield _counters("kairos_upstream_health_checks", "Active health checks, by result", labels, _checks(reading))
+
+
+def _checks(reading: _Reading) -> Iterator[tuple[list[str], int]]:
+    for upstream, backend in reading.backends.items():
+        made, failed = backend.cells[cells.SU_CHECKS], backend.cells[cells.SU_CHECKS_FAILED]
+        yield [upstream, "success"], made - failed
+        yield [upstream, "failure"], failed
 
 
 def _kairos_rs(board: Scoreboard, reading: _Reading) -> Iterator[Metric]:
@@ -222,6 +372,18 @@ def _kairos_rs(board: Scoreboard, reading: _Reading) -> Iterator[Metric]:
     peak = "Most requests served at once: each worker's peak, added up"
     yield _gauge("kairos_peak_connections", peak, worker[cells.W_REQUESTS_PEAK])
     yield _gauge("kairos_uptime_seconds", "Time since the start", round(time.time() - board.started_at, 3))
+    yield from _legacy_breakers(reading)
+
+
+def _legacy_breakers(reading: _Reading) -> Iterator[Metric]:
+    state = GaugeMetricFamily("kairos_circuit_breaker_state", "0 closed, 1 open, 2 half-open", labels=["service"])
+    failures = GaugeMetricFamily("kairos_circuit_breaker_failures", "Failures in a row", labels=["service"])
+    successes = GaugeMetricFamily("kairos_circuit_breaker_successes", "Successes while half-open", labels=["service"])
+    for upstream, backend in reading.current.items():
+        state.add_metric([upstream], backend.state)
+        failures.add_metric([upstream], backend.failures)
+        successes.add_metric([upstream], backend.successes)
+    yield from (state, failures, successes)
 
 
 def _legacy_response_time(times: list[int]) -> Metric:

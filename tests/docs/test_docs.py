@@ -208,8 +208,16 @@ def exposed() -> Iterator[list[str]]:
     board = Scoreboard(Capacity(workers=1, routes=2, pairs=3, upstreams=2))
     routes = [Route(external_path="/", internal_path="/", methods=["GET"], backends=[Backend(host="http://app")])]
     series = Series(board).assign(routes)
-    for block in (board.route_block(0, 1), board.pair_block(0, 1), board.pair_block(0, 2), board.upstream_block(0, 1)):
-        for cell in range(cells.U_CELLS if block == board.upstream_block(0, 1) else cells.R_CELLS):
+    blocks = {
+        board.route_block(0, 1): cells.R_CELLS,
+        board.pair_block(0, 1): cells.P_CELLS,
+        board.pair_block(0, 2): cells.P_CELLS,
+        board.upstream_block(0, 1): cells.U_CELLS,
+        board.shared_upstream(1): cells.SU_CELLS,
+        board.worker_block(0): cells.W_CELLS,
+    }
+    for block, size in blocks.items():
+        for cell in range(size):
             board.page.set(block + cell, 1)
     for family in GatewayCollector(board, series).collect():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -9,13 +11,20 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from kairos import __version__
 from kairos._speedups import cells
-from kairos.config.model import Backend, Route
+from kairos._speedups.breaker import FAILURE, SUCCESS, TRIAL, Gate
+from kairos.config.model import Backend, CircuitBreaker, Route
 from kairos.scoreboard import Capacity, Scoreboard, Series
 from kairos.telemetry.prometheus import GatewayCollector
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 USERS, ORDERS, ODD = "/users/{id}", "/orders", '/od"d\\{a}\n'
-APP = "http://app:80"
+APP, SPARE = "http://app:80", "http://spare:80"
+CONTACTED = {  # families that an upstream is in once it was contacted
+    "kairos_upstream_requests_in_flight", "kairos_upstream_connections", "kairos_upstream_connects_total",
+    "kairos_upstream_connect_failures_total", "kairos_upstream_reuses_total", "kairos_upstream_retries_total",
+    "kairos_upstream_attempts_total", "kairos_upstream_failures_total", "kairos_upstream_first_byte_seconds_count",
+    "kairos_upstream_first_byte_seconds_sum",
+}  # fmt: skip
 
 
 class Gateway:
@@ -105,14 +114,14 @@ def test_routes_fold_into_one_when_asked():
 
 def test_upstreams_show_their_connections_once_contacted():
     gateway = Gateway()
-    assert not any(APP in key for key in gateway.samples())
+    assert not any(key[-1] == APP and key[0] in CONTACTED for key in gateway.samples())
     for slot in (0, 1):
         block = gateway.board.upstream_block(slot, gateway.series.upstream(APP))
-        for cell, n in enumerate((1, 5, 3, 10, 2, 100, 4)):  # U_IN_FLIGHT … U_STALE_RETRIES
+        for cell, n in enumerate((1, 5, 3, 10, 2, 100, 4, 110, 8, 104, 3_000_000)):  # U_IN_FLIGHT … U_ANSWER_US
             gateway.add(block + cell, n)
     gateway.add(gateway.board.pair_block(0, gateway.series.pair(USERS, APP)) + cells.P_RETRIES, 6)
     gateway.add(gateway.board.pair_block(1, gateway.series.pair(ORDERS, APP)) + cells.P_RETRIES, 1)
-    seen = {key: value for key, value in gateway.samples().items() if APP in key}
+    seen = {key: value for key, value in gateway.samples().items() if APP in key and key[0] in CONTACTED}
     assert seen == {
         ("kairos_upstream_requests_in_flight", APP): 2,
         ("kairos_upstream_connections", "active", APP): 4,
@@ -122,7 +131,197 @@ def test_upstreams_show_their_connections_once_contacted():
         ("kairos_upstream_reuses_total", APP): 200,
         ("kairos_upstream_retries_total", "stale", APP): 8,
         ("kairos_upstream_retries_total", "policy", APP): 7,
+        ("kairos_upstream_attempts_total", APP): 220,
+        ("kairos_upstream_failures_total", APP): 16,
+        ("kairos_upstream_first_byte_seconds_count", APP): 208,
+        ("kairos_upstream_first_byte_seconds_sum", APP): 6.0,
     }
+
+
+# --- when backends fail -------------------------------------------------------------------------------------------
+
+
+class Failing(Gateway):
+    """One route with two backends, of which a test makes one fail."""
+
+    def __init__(self):
+        self.board = Scoreboard(Capacity(workers=2, routes=2, pairs=4, upstreams=3))
+        self.all = Series(self.board)
+        self.series = self.assigned("http://app", "http://spare")
+        self.shared = self.board.shared_upstream(self.series.upstream(APP))
+        self.gate = Gate(self.board.page, self.shared, CircuitBreaker(failure_threshold=2, success_threshold=2))
+
+    def assigned(self, *hosts):
+        backends = [Backend(host=host) for host in hosts]
+        return self.all.assign([Route(external_path=USERS, internal_path="/", methods=["GET"], backends=backends)])
+
+    def of(self, upstream, name):
+        """{label values but the upstream…: value} of one family."""
+        found = {key[1:]: value for key, value in self.samples().items() if key[0] == name and upstream in key}
+        return {tuple(label for label in key if label != upstream): value for key, value in found.items()}
+
+    def state(self, upstream=APP):
+        """The one state that is 1, and kairos-rs's number of it."""
+        states = self.of(upstream, "kairos_upstream_breaker_state")
+        (name,) = [name for (name,), value in states.items() if value]
+        assert states.keys() == {("closed",), ("open",), ("half_open",)}
+        return name, self.of(upstream, "kairos_circuit_breaker_state")[()]
+
+
+def test_breakers_are_shown_in_the_state_they_are_in():
+    gateway = Failing()
+    gateway.gate.settle(FAILURE, False, 0)
+    assert gateway.state() == ("closed", 0)
+    assert gateway.of(APP, "kairos_circuit_breaker_failures")[()] == 1
+    assert gateway.of(APP, "kairos_upstream_breaker_openings_total") == {}
+    gateway.gate.settle(FAILURE, False, 0)
+    assert gateway.state() == ("open", 1)
+    assert gateway.gate.admit(31_000_000) == TRIAL
+    assert gateway.state() == ("half_open", 2)
+    gateway.gate.settle(SUCCESS, True, 31_000_000)
+    assert gateway.of(APP, "kairos_circuit_breaker_successes")[()] == 1
+    assert gateway.of(APP, "kairos_circuit_breaker_failures")[()] == 0
+    assert gateway.of(APP, "kairos_upstream_breaker_openings_total") == {(): 1}
+    assert gateway.state(SPARE) == ("closed", 0)
+
+
+@pytest.mark.parametrize(
+    ("forced", "shown", "flag"),
+    [
+        (cells.FORCED_OPEN, ("open", 1), 1),
+        (cells.FORCED_CLOSED, ("closed", 0), 1),
+        (cells.FORCED_NOT, ("half_open", 2), 0),
+    ],
+)
+def test_an_operators_verdict_is_the_state(forced, shown, flag):
+    gateway = Failing()
+    for _ in range(2):
+        gateway.gate.settle(FAILURE, False, 0)
+    gateway.gate.admit(31_000_000)
+    gateway.board.page.set(gateway.shared + cells.SU_FORCED, forced)
+    assert gateway.state() == shown
+    assert gateway.of(APP, "kairos_upstream_breaker_forced") == {(): flag}
+
+
+def test_verdicts_on_backends_are_shown_from_the_start():
+    gateway = Failing()
+    for upstream in (APP, SPARE):
+        assert gateway.of(upstream, "kairos_upstream_healthy") == {(): 1}
+        assert gateway.of(upstream, "kairos_upstream_out") == {("ejected",): 0, ("drain",): 0, ("maintenance",): 0}
+        assert gateway.of(upstream, "kairos_upstream_weight_ratio") == {(): 1}
+
+
+def test_why_a_backend_is_left_out():
+    gateway = Failing()
+    page = gateway.board.page
+    page.set(gateway.shared + cells.SU_OUT, cells.OUT_DOWN | cells.OUT_DRAIN)
+    page.set(gateway.shared + cells.SU_WEIGHT, 26)
+    page.set(gateway.shared + cells.SU_SKIP_UNTIL_US, (time.monotonic_ns() + 3600 * 10**9) // 1000)
+    assert gateway.of(APP, "kairos_upstream_healthy") == {(): 0}
+    assert gateway.of(APP, "kairos_upstream_out") == {("ejected",): 1, ("drain",): 1, ("maintenance",): 0}
+    assert gateway.of(APP, "kairos_upstream_weight_ratio") == {(): 0.25}
+    page.set(gateway.shared + cells.SU_OUT, cells.OUT_MAINTENANCE)
+    page.set(gateway.shared + cells.SU_WEIGHT, 1)
+    page.set(gateway.shared + cells.SU_SKIP_UNTIL_US, time.monotonic_ns() // 1000)
+    assert gateway.of(APP, "kairos_upstream_healthy") == {(): 1}
+    assert gateway.of(APP, "kairos_upstream_out") == {("ejected",): 0, ("drain",): 0, ("maintenance",): 1}
+    assert gateway.of(APP, "kairos_upstream_weight_ratio") == {(): 0}
+
+
+def test_checks_and_ejections_are_counted():
+    gateway = Failing()
+    for cell, n in ((cells.SU_CHECKS, 10), (cells.SU_CHECKS_FAILED, 3), (cells.SU_EJECTED, 2)):
+        gateway.add(gateway.shared + cell, n)
+    assert gateway.of(APP, "kairos_upstream_health_checks_total") == {("success",): 7, ("failure",): 3}
+    assert gateway.of(APP, "kairos_upstream_ejections_total") == {(): 2}
+    assert gateway.of(SPARE, "kairos_upstream_health_checks_total") == {}
+
+
+def test_a_backend_that_is_gone_keeps_its_counts_but_no_verdict():
+    gateway = Failing()
+    gateway.add(gateway.shared + cells.SU_CHECKS, 10)
+    gateway.series = gateway.assigned("http://spare")
+    assert gateway.of(APP, "kairos_upstream_health_checks_total") == {("success",): 10}
+    assert {key[0] for key in gateway.samples() if APP in key} == {"kairos_upstream_health_checks_total"}
+    assert gateway.state(SPARE) == ("closed", 0)
+
+
+def test_hedges_are_counted_by_route_and_upstream():
+    gateway = Failing()
+    pair = gateway.board.pair_block(1, gateway.series.pair(USERS, SPARE))
+    gateway.add(pair + cells.P_HEDGES, 5)
+    gateway.add(pair + cells.P_HEDGE_WINS, 2)
+    samples = gateway.samples()
+    assert samples["kairos_upstream_hedges_total", USERS, SPARE] == 5
+    assert samples["kairos_upstream_hedge_wins_total", USERS, SPARE] == 2
+
+
+def test_what_routes_turn_away_and_let_wait():
+    gateway = Failing()
+    assert not any("queue" in key[0] or "shed_total" in key[0] for key in gateway.samples())
+    for slot in (0, 1):
+        block = gateway.board.route_block(slot, gateway.series.route(USERS))
+        for cell, n in enumerate((1, 2, 3, 4, 5, 6, 7, 8, 500_000), cells.R_SHED):  # R_SHED … R_QUEUE_US
+            gateway.add(block + cell, n)
+    seen = {key[0]: value for key, value in gateway.samples().items() if key[1:] == (USERS,)}
+    assert seen == {
+        "kairos_http_requests_shed_total": 2,
+        "kairos_http_requests_without_backend_total": 4,
+        "kairos_retry_budget_spent_total": 6,
+        "kairos_extra_attempts_in_flight": 8,
+        "kairos_queue_depth": 10,
+        "kairos_queue_full_total": 14,
+        "kairos_queue_timeouts_total": 16,
+        "kairos_queue_wait_seconds_count": 12,
+        "kairos_queue_wait_seconds_sum": 1.0,
+    }
+
+
+def test_workers_that_are_alive_tell_revision_lag_and_shedding():
+    gateway = Failing()
+    block = gateway.board.worker_block(1)
+    for cell, n in ((cells.W_PID, 7), (cells.W_REVISION, 3), (cells.W_LAG_US, 1500), (cells.W_SHED_LEVEL, 2)):
+        gateway.add(block + cell, n)
+    seen = {key: value for key, value in gateway.samples().items() if key[0].startswith("kairos_worker_")}
+    del seen[("kairos_worker_restarts_total",)]
+    assert seen == {
+        ("kairos_worker_config_revision", "1"): 3,
+        ("kairos_worker_lag_seconds", "1"): 0.0015,
+        ("kairos_worker_shed_level", "1"): 2,
+    }
+
+
+def test_reloads_and_upgrades_are_counted():
+    gateway = Failing()
+    page = gateway.board.page
+    for cell, value in (
+        (cells.H_RELOADS, 4),
+        (cells.H_RELOADS_FAILED, 2),
+        (cells.H_RELOADED_AT, 1_700_000_000_500_000),
+        (cells.H_UPGRADES_FAILED, 1),
+    ):
+        page.set(cell, value)
+    samples = gateway.samples()
+    assert samples["kairos_config_reloads_total", "success"] == 4
+    assert samples["kairos_config_reloads_total", "failure"] == 2
+    assert samples[("kairos_config_last_reload_timestamp_seconds",)] == 1_700_000_000.5
+    assert samples[("kairos_upgrades_failed_total",)] == 1
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS])
+def test_a_page_on_which_everything_moved_can_be_read_in_both_formats(accept):
+    gateway = Failing()
+    board = gateway.board
+    for cell in range(board.worker_block(0), board.worker_block(0) + board.row_stride):
+        board.page.set(cell, 1)
+    for cell in range(cells.SU_CELLS):
+        board.page.set(gateway.shared + cell, 1)
+    samples = gateway.samples(accept)
+    assert samples["kairos_queue_wait_seconds_count", USERS] == 1
+    assert samples["kairos_circuit_breaker_state", APP] == 1
+
+
+# --- the page -----------------------------------------------------------------------------------------------------
 
 
 def test_the_way_to_the_control_process_is_no_upstream():

@@ -156,14 +156,19 @@ def test_atomic_additions_of_several_processes_are_all_counted():
 
 def test_a_dead_workers_gauges_are_zeroed_and_its_totals_kept():
     board = Scoreboard(SMALL)
-    written = [first + i for first, count in blocks(board) for i in range(min(count, 64))]
+    written = [first + i for first, count in blocks(board) for i in range(min(count, 80))]
     for cell in written:
         board.page.set(cell, 7)
     board.zero_gauges(1)
-    gauges = {
-        board.worker_block(1) + gauge
-        for gauge in (cells.W_CONNECTIONS_OPEN, cells.W_REQUESTS_ACTIVE, cells.W_TUNNELS_OPEN, cells.W_PID)
-    } | {
+    of_worker = (
+        cells.W_CONNECTIONS_OPEN, cells.W_REQUESTS_ACTIVE, cells.W_TUNNELS_OPEN, cells.W_PID, cells.W_LAG_US,
+        cells.W_SHED_LEVEL,
+    )  # fmt: skip
+    gauges = {board.worker_block(1) + gauge for gauge in of_worker}
+    gauges |= {
+        board.route_block(1, i) + gauge for i in range(SMALL.routes) for gauge in (cells.R_EXTRA_ACTIVE, cells.R_QUEUED)
+    }
+    gauges |= {
         board.upstream_block(1, i) + gauge
         for i in range(SMALL.upstreams)
         for gauge in (cells.U_IN_FLIGHT, cells.U_CONNECTIONS_OPEN, cells.U_CONNECTIONS_IDLE)
@@ -206,6 +211,16 @@ def test_indices_stay_over_reloads_and_new_keys_are_added():
     assert second.pairs.items() > first.pairs.items()
     assert second.upstreams == first.upstreams
     assert first.route("/c") == 0  # what was handed out does not change
+
+
+def test_a_revision_names_the_upstreams_in_use():
+    series = Series(Scoreboard(Capacity(workers=1, routes=9, pairs=9, upstreams=9)))
+    assert series.assign([route("/a", "http://x", "http://y"), route("/b", "http://X:80")]).current == [
+        "http://x:80", "http://y:80",
+    ]  # fmt: skip
+    later = series.assign([route("/a", "http://y")])
+    assert later.current == ["http://y:80"]
+    assert "http://x:80" in later.upstreams
 
 
 def test_a_full_table_shares_index_0_and_says_so():
