@@ -24,6 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from kairos.config.model import Config  # noqa: TC001  (msgspec needs it at run time)
+from kairos.config.text import ConfigText  # noqa: TC001
 from kairos.scoreboard import Assignment  # noqa: TC001
 
 if TYPE_CHECKING:
@@ -49,10 +50,15 @@ class Prepare(_Message, frozen=True):
     revision: int
     config: Config
     series: Assignment
+    text: ConfigText | None = None
+    """As it was read; only for the control process, which keeps it."""
 
 
 class Commit(_Message, frozen=True):
-    """Use the prepared revision from the next request on."""
+    """Use the prepared revision from the next request on.
+
+    The control process also hears it of the revision it was born with, once the gateway serves with that.
+    """
 
     revision: int
 
@@ -195,6 +201,20 @@ def _decode(body: bytes) -> Message:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlBoot:
+    """What only the control process is born with."""
+
+    config_path: str
+    """The file to watch."""
+    text: ConfigText
+    """The revision in use, as it was read."""
+    state_dir: str
+    """Where what outlives the process is kept; empty: nowhere."""
+    admin: socket.socket | None
+    """Where operators connect: a unix socket in the state folder."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerBoot:
     """All that a child is born with. It is forked, not executed, so these are the supervisor's own objects."""
 
@@ -217,6 +237,8 @@ class WorkerBoot:
     control_path: str
     """Unix socket of the control process, which answers what no worker should spend time on; empty without one."""
     log_level: str
+    control: ControlBoot | None = None
+    """None in workers."""
 
     def shares(self, listener: socket.socket) -> bool:
         """Whether other workers (or the service manager) accept from the same socket: see `drain_listener`."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +16,8 @@ import click
 from kairos import __version__
 from kairos.channel import EXIT_BOOT
 from kairos.config.problems import ConfigError
+from kairos.storage.revisions import Revisions
+from kairos.storage.state import REVISIONS, default_folder
 from kairos.supervisor.arbiter import Arbiter, Options
 from kairos.supervisor.sockets import ListenError
 from kairos.telemetry.log import LEVELS, configure
@@ -37,15 +41,15 @@ ENVIRONMENT: dict[str, tuple[str, click.ParamType[Any]]] = {
     "KAIROS_PORT": ("port", PORT),
     "KAIROS_WORKERS": ("workers", WORKERS),
     "KAIROS_LOG": ("log", LEVEL),
+    "KAIROS_STATE_DIR": ("state_dir", click.STRING),
 }
 """Variable → the option it stands in for, and its type."""
 
 RESERVED: dict[str, click.ParamType[Any]] = {
     "KAIROS_ADMIN_HOST": click.STRING,
     "KAIROS_ADMIN_PORT": PORT,
-    "KAIROS_STATE_DIR": click.STRING,
 }
-"""Variables of the admin listener and the database, which this version does not have: judged all the same."""
+"""Variables of the admin listener, which this version does not have: judged all the same."""
 
 EPILOG = f"""\b
 Environment (the command line beats it, it beats the file; an empty value counts as unset):
@@ -54,7 +58,8 @@ Environment (the command line beats it, it beats the file; an empty value counts
   KAIROS_PORT         port to listen on
   KAIROS_WORKERS      number of workers
   KAIROS_LOG          log level
-  KAIROS_ADMIN_HOST, KAIROS_ADMIN_PORT, KAIROS_STATE_DIR
+  KAIROS_STATE_DIR    folder for what outlives the gateway: revisions, the socket of the kairos command
+  KAIROS_ADMIN_HOST, KAIROS_ADMIN_PORT
                       checked, and kept for the admin listener that this version does not have
   NO_COLOR            no colours, whatever the value
 
@@ -113,6 +118,15 @@ def _converted(variable: str, value: str, kind: click.ParamType[Any]) -> Any:
 @click.option("--host", metavar="H", help="Address to listen on; :: serves IPv4 too. Default: server.host of the file")
 @click.option("-p", "--port", type=PORT, metavar="P", help="Port to listen on, 0 for any. Default: server.port")
 @click.option("-l", "--log", type=LEVEL, metavar="LEVEL", help=f"{', '.join(LEVELS)}. Default: info")
+@click.option(
+    "--state-dir",
+    metavar="DIR",
+    help="Where revisions are kept and the kairos command connects; one gateway each. "
+    "Default: $STATE_DIRECTORY, $XDG_STATE_HOME/kairos, /var/lib/kairos for root or ~/.local/state/kairos",
+)
+@click.option(
+    "--last-good", is_flag=True, help="Where the file cannot be used, start with the revision that was in use last."
+)
 @click.option("--check", is_flag=True, help="Judge the configuration, print what is found, start nothing.")
 @click.option("--insecure-dev", is_flag=True, help="Accept weak secrets, for development only.")
 @click.version_option(__version__, message="kairos-gateway %(version)s")
@@ -130,6 +144,8 @@ def main(**given: Any) -> None:
         port=chosen["port"],
         workers=chosen["workers"],
         log_level=(chosen["log"] or "info").lower(),
+        state_dir=default_folder() if chosen["state_dir"] is None else chosen["state_dir"],
+        last_good=chosen["last_good"],
     )
     configure(options.log_level)
     sys.exit(check(options) if chosen["check"] else serve(options))
@@ -138,13 +154,14 @@ def main(**given: Any) -> None:
 def check(options: Options) -> int:
     """Everything there is to say about a configuration, and a verdict."""
     try:
-        config, problems = options.load()
+        loaded = options.load()
     except ConfigError as error:
         refuse(error)
         click.secho(f"{options.config_path}: cannot be used: {count(error.problems)}", fg="red", **_colors())
         return EXIT_USAGE
-    tell(problems)
-    click.secho(f"{options.config_path}: good: {summary(config)}; {count(problems)}", fg="green", **_colors())
+    tell(loaded.problems)
+    verdict = f"{options.config_path}: good: {summary(loaded.config)}; {count(loaded.problems)}"
+    click.secho(verdict, fg="green", **_colors())
     return 0
 
 
@@ -158,6 +175,7 @@ def serve(options: Options) -> int:
         arbiter = Arbiter(options, entry=worker_main, control_entry=control_main)
     except ConfigError as error:
         refuse(error)
+        point_to_last_good(options)
         return EXIT_USAGE
     except ListenError as error:
         click.secho(str(error), err=True, fg="red", **_colors())
@@ -170,6 +188,16 @@ def refuse(error: ConfigError) -> None:
     if error.heading:
         click.secho(error.heading, err=True, fg="red", **_colors())
     tell(error.problems)
+
+
+def point_to_last_good(options: Options) -> None:
+    """That there is something to start with after all, or that there is not."""
+    stored = Revisions(Path(options.state_dir, REVISIONS)).newest() if options.state_dir else None
+    if stored is not None and not options.last_good:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stored.time))
+        click.echo(f"Revision {stored.number} of {when} is the last good one: --last-good starts with it.", err=True)
+    if stored is None and options.last_good:
+        click.echo(f"--last-good: no revision is kept in {options.state_dir or 'the state folder'}.", err=True)
 
 
 def tell(problems: Iterable[Problem]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import hashlib
 import os
 import resource
 import selectors
@@ -21,27 +22,47 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from msgspec.structs import replace
 
 from kairos import __version__
 from kairos._speedups import cells
-from kairos.channel import EXIT_LOAD, Ack, ChannelError, Decoder, Nack, Prepare, Ready, WorkerBoot, encode
-from kairos.config.load import load_checked
+from kairos.channel import (
+    EXIT_LOAD,
+    Ack,
+    ChannelError,
+    ControlBoot,
+    Decoder,
+    Nack,
+    Prepare,
+    Ready,
+    ReloadRequest,
+    ReloadResult,
+    WorkerBoot,
+    encode,
+)
+from kairos.config.files import digest
+from kairos.config.load import judged, load_checked, loads
 from kairos.config.problems import ConfigError
+from kairos.config.text import ConfigText
 from kairos.scoreboard import Scoreboard, Series
+from kairos.storage.revisions import DamagedError
 from kairos.supervisor import plan
 from kairos.supervisor.notify import Notifier, inherited_sockets
 from kairos.supervisor.plan import CONTROL, Phase, Plan, Revision
 from kairos.supervisor.sockets import ControlSocket, ListenError, Listeners
+from kairos.supervisor.state import GatewayState
 from kairos.telemetry.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping
 
     from kairos.channel import Message
+    from kairos.config.load import Loaded
     from kairos.config.model import Config
     from kairos.config.problems import Problem
     from kairos.scoreboard import Assignment
@@ -72,10 +93,21 @@ class Options:
     port: int | None = None
     workers: int | None = None
     log_level: str = "info"
+    state_dir: str | None = None
+    """None: nothing is kept, and no command reaches the gateway."""
+    last_good: bool = False
+    """Where the file cannot be used at start, use the newest revision that was kept."""
 
-    def load(self) -> tuple[Config, list[Problem]]:
-        """The file with the overrides on top, and its warnings. Raises ConfigError."""
-        loaded = load_checked(self.config_path, insecure_dev=self.insecure_dev)
+    def load(self) -> Loaded:
+        """The file, judged, with the overrides on top. Raises ConfigError."""
+        return self._overridden(load_checked(self.config_path, insecure_dev=self.insecure_dev))
+
+    def load_text(self, text: ConfigText) -> Loaded:
+        """The same of a text that was kept; what its references name is looked up beside the file."""
+        loaded = loads(text.data, text.format, text.name, folder=Path(self.config_path).parent)
+        return self._overridden(judged(loaded, insecure_dev=self.insecure_dev))
+
+    def _overridden(self, loaded: Loaded) -> Loaded:
         server = loaded.config.server
         server = replace(
             server,
@@ -83,7 +115,7 @@ class Options:
             port=server.port if self.port is None else self.port,
             workers=self.workers or server.workers or cores(),
         )
-        return replace(loaded.config, server=server), loaded.problems
+        return replace_fields(loaded, config=replace(loaded.config, server=server))
 
 
 def cores() -> int:
@@ -102,6 +134,9 @@ class _Version:
     number: int
     config: Config
     series: Assignment
+    text: ConfigText
+    digest: str
+    """See `config.files.digest`."""
 
     @property
     def revision(self) -> Revision:
@@ -112,6 +147,11 @@ class _Version:
     def prepare(self) -> bytes:
         """The same frame goes to every child: encoded once."""
         return encode(Prepare(self.number, self.config, self.series))
+
+    @property
+    def prepare_control(self) -> bytes:
+        """With the text, which control keeps."""
+        return encode(Prepare(self.number, self.config, self.series, self.text))
 
 
 class _Peer:
@@ -171,17 +211,20 @@ class Arbiter:
         self._began = time.monotonic()
         self._exit_code: int | None = None
         self._peers: dict[int, _Peer] = {}
-        self._numbers = 0
-        config, problems = options.load()
-        self._report(problems)
+        self._state = GatewayState(options.state_dir)
+        loaded = self._load_first()
+        config = loaded.config
         self._listeners = Listeners.open(config.server, inherited_sockets(environ))
         for slot in range(config.server.workers or cores()):
             self._listeners.of_slot(slot)  # what cannot listen is found before anything is forked
         self._control = ControlSocket(wanted=control_entry is not None)
+        if control_entry is not None:
+            self._state.listen()
         self._notifier = Notifier(environ)
         self._scoreboard = _scoreboard(config)
         self._series = Series(self._scoreboard)
-        self._current = self._version(config)
+        self._numbers = self._last_number(loaded)
+        self._current = self._version(loaded, "start")
         self._pending: _Version | None = None
         self._scoreboard.page.set(cells.H_REVISION, self._current.number)
         self._plan = Plan(
@@ -264,6 +307,8 @@ class Arbiter:
                 return self._plan.acked(pid, revision, now)
             case Nack(revision, problems):
                 return self._plan.nacked(pid, revision, problems, now)
+            case ReloadRequest():
+                return self._plan.reload_asked(message, now)
         return []  # Drained: the exit that follows says the same
 
     def _hang_up(self, peer: _Peer) -> None:
@@ -306,12 +351,13 @@ class Arbiter:
         match action:
             case plan.Spawn(slot):
                 return self._spawn(slot)
-            case plan.Load():
-                return self._load()
+            case plan.Load(reason, if_changed):
+                return self._load(reason, if_changed=if_changed)
             case plan.Send(slot, message):
                 self._send(slot, encode(message))
             case plan.SendPrepare(slot, revision):
-                self._send(slot, self._of_number(revision).prepare)
+                version = self._of_number(revision)
+                self._send(slot, version.prepare_control if slot == CONTROL else version.prepare)
             case plan.Signal(pid, signum):
                 _kill(pid, signum)
             case plan.Adopt(revision):
@@ -319,6 +365,8 @@ class Arbiter:
                 self._scoreboard.page.set(cells.H_REVISION, revision)
             case plan.Discard():
                 self._pending = None
+            case plan.Report(asked, problems, unchanged):
+                self._report_reload(asked, list(problems), unchanged=unchanged)
             case plan.Retire(slot):
                 self._listeners.retire(slot)
             case plan.Unlisten():
@@ -342,6 +390,7 @@ class Arbiter:
             case Phase.RUNNING:
                 if not self._scoreboard.flag(cells.FLAG_READY):
                     self._log.info(self._start_line())
+                    self._state.publish()
                 self._scoreboard.set_flag(cells.FLAG_READY, on=True)
                 self._notifier.ready(f"serving on {' '.join(self._listeners.describe())}")
             case Phase.RELOADING:
@@ -360,29 +409,76 @@ class Arbiter:
 
     # --- configurations -------------------------------------------------------------------------------------------
 
-    def _version(self, config: Config) -> _Version:
+    def _load_first(self) -> Loaded:
+        """The file; where that is bad and it was allowed, what was in use last."""
+        try:
+            loaded = self._options.load()
+        except ConfigError as error:
+            if not self._options.last_good:
+                raise
+            loaded = self._last_good(error)
+        self._report(loaded.problems)
+        return loaded
+
+    def _last_good(self, refused: ConfigError) -> Loaded:
+        revisions = self._state.revisions
+        stored = revisions.newest() if revisions is not None else None
+        if revisions is None or stored is None:
+            raise refused
+        try:
+            loaded = self._options.load_text(revisions.text(stored))
+        except (ConfigError, OSError, DamagedError) as error:
+            self._log.error("the last good revision cannot be used either", revision=stored.number, reason=str(error))
+            raise refused from error
+        problems = [str(problem) for problem in refused.problems]
+        text = f"{self._options.config_path} cannot be used: starting with revision {stored.number}, the last good one"
+        self._log.warning(text, revision=stored.number, problems=problems)
+        return loaded
+
+    def _last_number(self, first: Loaded) -> int:
+        """Revisions are numbered on from the newest kept one; the same text keeps its number."""
+        newest = self._state.revisions.newest() if self._state.revisions is not None else None
+        if newest is None:
+            return 0
+        same = hashlib.sha256(first.source.data).hexdigest() == newest.sha256
+        return newest.number - 1 if same else newest.number
+
+    def _version(self, loaded: Loaded, reason: str) -> _Version:
         self._numbers += 1
-        series = self._series.assign(config.routers)
+        series = self._series.assign(loaded.config.routers)
         if series.full:
             self._log.warning("more routes and upstreams than the counters have room for; a restart makes room")
-        return _Version(self._numbers, config, series)
+        text = ConfigText(loaded.source.data, loaded.source.format, loaded.source.name, reason)
+        return _Version(self._numbers, loaded.config, series, text, digest(loaded))
 
     def _of_number(self, number: int) -> _Version:
         if self._pending is not None and self._pending.number == number:
             return self._pending
         return self._current
 
-    def _load(self) -> list[plan.Action]:
+    def _load(self, reason: str, *, if_changed: bool) -> list[plan.Action]:
         try:
-            config, problems = self._options.load()
+            loaded = self._options.load()
         except ConfigError as error:
             return self._plan.load_failed([str(problem) for problem in error.problems], time.monotonic())
         except Exception as error:  # whatever a file does to the loader, the gateway goes on with what it has
             return self._plan.load_failed([f"{type(error).__name__}: {error}"], time.monotonic())
-        self._report(problems)
-        self._warn_of_restart(config)
-        self._pending = self._version(config)
+        if if_changed and digest(loaded) == self._current.digest:
+            return self._plan.unchanged(time.monotonic())
+        self._report(loaded.problems)
+        self._warn_of_restart(loaded.config)
+        self._pending = self._version(loaded, reason)
         return self._plan.loaded(self._pending.revision, time.monotonic())
+
+    def _report_reload(self, asked: Iterable[int], problems: list[str], *, unchanged: bool) -> None:
+        page = self._scoreboard.page
+        if problems:
+            page.add(cells.H_RELOADS_FAILED, 1)
+        elif not unchanged:
+            page.add(cells.H_RELOADS, 1)
+            page.set(cells.H_RELOADED_AT, time.time_ns() // 1000)
+        for id_ in asked:
+            self._send(CONTROL, encode(ReloadResult(id_, self._current.number, problems, unchanged)))
 
     def _report(self, problems: Iterable[Problem]) -> None:
         for problem in problems:
@@ -442,7 +538,11 @@ class Arbiter:
             activated=self._listeners.activated,
             control_path=self._control.path,
             log_level=self._options.log_level,
+            control=self._boot_control() if control else None,
         )
+
+    def _boot_control(self) -> ControlBoot:
+        return ControlBoot(self._options.config_path, self._current.text, self._state.folder, self._state.admin)
 
     def _become(self, boot: WorkerBoot, ours: socket.socket, unblocked: set[int | signal.Signals]) -> NoReturn:
         """The child's life. Whatever happens in it, it never returns into the supervisor's code."""
@@ -481,6 +581,7 @@ class Arbiter:
             peer.channel.close()
         if boot.kind != "control":
             self._control.let_go()
+        self._state.let_go(admin=boot.kind != "control")
         self._listeners.keep_only(None if boot.kind == "control" else boot.slot)
         self._notifier.close()
         _name_process("kairos-control" if boot.kind == "control" else f"kairos-worker{boot.slot}")
@@ -494,6 +595,7 @@ class Arbiter:
         self._wakeup_write.close()
         self._listeners.close()
         self._control.close()
+        self._state.close()
         self._notifier.close()
 
 

@@ -12,6 +12,8 @@ Rules:
   30 s, with jitter, until the child has lived for a minute. Exit codes 3 and 4 are never answered at once.
 - Until every child was ready once, a child that exits by itself (code 3: cannot boot, 4: cannot load, or any other),
   misses its deadline or is killed repeatedly ends the whole gateway: what cannot start is reported, not retried.
+- Whoever wants a reload (HUP, the control process) while one is under way or the gateway boots waits for the next one,
+  which serves all that wait. Every reload that ends is reported once, to all who asked for it.
 - A reload is prepared by every child that serves. All must agree within the deadline; a refusal, a death of a
   worker or the deadline aborts it, and nobody switches. Children born meanwhile begin with the revision in use and
   are brought up to date after the commit. Only workers' deaths count: that of control never affects traffic.
@@ -27,7 +29,17 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from kairos.channel import EXIT_BOOT, EXIT_LOAD, Abort, Commit, Drain, ReopenLogs, Stop, ToChild
+from kairos.channel import (
+    EXIT_BOOT,
+    EXIT_LOAD,
+    Abort,
+    Commit,
+    Drain,
+    ReloadRequest,
+    ReopenLogs,
+    Stop,
+    ToChild,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +63,8 @@ BACKOFF_MAX = 30.0
 HEALTHY_LIFE = 60.0
 BOOT_DEATHS = 5
 """Times one child may be killed from outside before it is ready, until the boot is given up."""
+HUP = ReloadRequest(0, "HUP")
+ENDING = "the gateway is shutting down"
 
 
 class Phase(Enum):
@@ -131,7 +145,10 @@ class SendPrepare:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Read the configuration again, then report `loaded` or `load_failed`."""
+    """Read the configuration again, then report `loaded`, `load_failed` or, where that was asked for, `unchanged`."""
+
+    reason: str
+    if_changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +163,15 @@ class Discard:
     """The loaded revision is not wanted."""
 
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A reload ended: count it, and tell the control process how, once for each of its requests (0: it made none)."""
+
+    asked: tuple[int, ...]
+    problems: tuple[str, ...] = ()
+    unchanged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +209,9 @@ class Halt:
     code: int
 
 
-Action = Spawn | Signal | Send | SendPrepare | Load | Adopt | Discard | Retire | Unlisten | Announce | Log | Halt
+Action = (
+    Spawn | Signal | Send | SendPrepare | Load | Adopt | Discard | Report | Retire | Unlisten | Announce | Log | Halt
+)
 
 
 # --- state --------------------------------------------------------------------------------------------------------
@@ -259,7 +287,10 @@ class Plan:
         self._max_workers = max_workers
         self._jitter = jitter
         self._reload: _Reload | None = None
-        self._reload_wanted = False
+        self._wanted: list[ReloadRequest] = []
+        """Reloads that wait for their turn."""
+        self._asked: list[ReloadRequest] = []
+        """Those that the reload under way will answer."""
         self._drain_at: float | None = None
         self._terminated_at = 0.0
         self._exit_code = EXIT_OK
@@ -299,6 +330,8 @@ class Plan:
         slot.was_ready = True
         slot.move(State.SERVING)
         actions: list[Action] = [Log("debug", f"{slot.name} is ready", {"child": pid, "took": now - slot.spawned_at})]
+        if slot.number == CONTROL and self.phase is not Phase.BOOT:
+            actions.append(Send(CONTROL, Commit(self.revision.number)))
         return actions + self._maybe_running()
 
     def acked(self, pid: int, revision: int, now: float) -> list[Action]:
@@ -350,7 +383,22 @@ class Plan:
         """The file is bad: the revision in use stays."""
         if self.phase is not Phase.RELOADING:
             return []
-        return self._end_reload(Log("error", "reload refused: the configuration is bad", {"problems": problems}))
+        log = Log("error", "reload refused: the configuration is bad", {"problems": problems})
+        return self._end_reload(log, self._report(problems))
+
+    def unchanged(self, now: float) -> list[Action]:
+        """The file is the one in use."""
+        if self.phase is not Phase.RELOADING:
+            return []
+        return self._end_reload(Log("debug", "reload: nothing has changed"), self._report([], unchanged=True))
+
+    def reload_asked(self, request: ReloadRequest, now: float) -> list[Action]:
+        """Somebody wants the configuration to be read again. What is no request of control's own is asked once."""
+        if self.phase in (Phase.DRAINING, Phase.STOPPING, Phase.STOPPED):
+            return [Report((request.id,), (ENDING,))]
+        if request not in self._wanted:
+            self._wanted.append(request)
+        return self._maybe_load()
 
     def signalled(self, signum: int, now: float) -> list[Action]:
         """Somebody sent the gateway a signal."""
@@ -361,8 +409,7 @@ class Plan:
         if self.phase in (Phase.DRAINING, Phase.STOPPING, Phase.STOPPED):
             return [Log("warning", f"{signal.Signals(signum).name} ignored: the gateway is shutting down")]
         if signum == signal.SIGHUP:
-            self._reload_wanted = True
-            return self._maybe_load()
+            return self.reload_asked(HUP, now)
         if signum == signal.SIGTTIN:
             return self._add_worker(now)
         if signum == signal.SIGTTOU:
@@ -465,7 +512,10 @@ class Plan:
         if self.phase is not Phase.BOOT or any(slot.state is not State.SERVING for slot in self._all()):
             return []
         self.phase = Phase.RUNNING
-        return [Announce(Phase.RUNNING), *self._maybe_load()]
+        actions: list[Action] = [Announce(Phase.RUNNING)]
+        if CONTROL in self.slots:
+            actions.append(Send(CONTROL, Commit(self.revision.number)))
+        return actions + self._maybe_load()
 
     # --- workers more or less -------------------------------------------------------------------------------------
 
@@ -501,11 +551,18 @@ class Plan:
 
     def _maybe_load(self) -> list[Action]:
         """Reload requests during a boot or another reload wait for its end; many are one."""
-        if not self._reload_wanted or self.phase is not Phase.RUNNING:
+        if not self._wanted or self.phase is not Phase.RUNNING:
             return []
-        self._reload_wanted = False
+        self._asked, self._wanted = self._wanted, []
         self.phase = Phase.RELOADING
-        return [Announce(Phase.RELOADING), Load()]
+        reasons = dict.fromkeys(request.reason for request in self._asked)
+        if_changed = all(request.if_changed for request in self._asked)
+        return [Announce(Phase.RELOADING), Load(", ".join(reasons), if_changed)]
+
+    def _report(self, problems: list[str], *, unchanged: bool = False) -> Report:
+        asked = tuple(request.id for request in self._asked if request.id)
+        self._asked = []
+        return Report(asked or (0,), tuple(problems), unchanged)
 
     def _maybe_commit(self, now: float) -> list[Action]:
         """All have agreed: switch, and bring those up to date that were not there to be asked."""
@@ -520,7 +577,7 @@ class Plan:
             if slot.number not in voted:
                 actions.append(SendPrepare(slot.number, new.number))
             actions.append(Send(slot.number, Commit(new.number)))
-        actions += self._end_reload(Log("info", f"revision {new.number} is in use"))
+        actions += self._end_reload(Log("info", f"revision {new.number} is in use"), self._report([]))
         return actions + (self._resize(new.workers, now) if new.workers != old.workers else [])
 
     def _died_in_reload(self, slot: Slot, code: int, now: float) -> list[Action]:
@@ -539,14 +596,15 @@ class Plan:
         number, voters = self._reload.revision.number, self._reload.voters
         actions: list[Action] = [Send(s.number, Abort(number)) for s in self._living() if s.number in voters]
         log = Log("error", f"reload abandoned: {reason}", {"revision": number, "problems": problems})
-        return [*actions, Discard(number), *self._end_reload(log)]
+        report = self._report([f"reload abandoned: {reason}", *problems])
+        return [*actions, Discard(number), *self._end_reload(log, report)]
 
-    def _end_reload(self, log: Log) -> list[Action]:
+    def _end_reload(self, log: Log, report: Report) -> list[Action]:
         self._reload = None
         if self.phase is not Phase.RELOADING:
-            return [log]
+            return [log, report]
         self.phase = Phase.RUNNING
-        return [log, Announce(Phase.RUNNING), *self._maybe_load()]
+        return [log, report, Announce(Phase.RUNNING), *self._maybe_load()]
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -557,8 +615,10 @@ class Plan:
             return [Log("info", f"{name}: stopping at once"), *self._stop_all(now)]
         if self.phase in (Phase.DRAINING, Phase.STOPPING, Phase.STOPPED):
             return []
-        self._reload_wanted = False
-        actions = self._abort("the gateway is shutting down", [])
+        actions = self._abort(ENDING, [])
+        self._asked, self._wanted = self._wanted, []
+        if self._asked:
+            actions.append(self._report([ENDING]))
         self.phase = Phase.DRAINING
         self._terminated_at = now
         self._drain_at = now + self.revision.drain_delay

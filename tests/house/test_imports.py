@@ -27,13 +27,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "channel": {"scoreboard", "config", "_speedups"},
     "resolver": set(),
     "telemetry": BELOW_TELEMETRY,
+    "storage": {"config", "_speedups"},
     # the planes: none imports another, they meet in what is above
     "proxy": {"telemetry", *BELOW_TELEMETRY},
-    "control": {"telemetry", *BELOW_TELEMETRY},
-    "supervisor": {"telemetry", *BELOW_TELEMETRY},
+    "control": {"storage", "telemetry", *BELOW_TELEMETRY},
+    "supervisor": {"storage", "telemetry", *BELOW_TELEMETRY},
     # who joins them
     "worker": {"proxy", "telemetry", *BELOW_TELEMETRY},
-    "cli": {"worker", "control", "supervisor", "telemetry", *BELOW_TELEMETRY},
+    "cli": {"worker", "control", "supervisor", "storage", "telemetry", *BELOW_TELEMETRY},
 }
 LIBRARIES = {"prometheus_client": ["telemetry/prometheus.py"], "click": ["cli/"], "yaml": ["config/"]}
 """Who alone may import what is slow to load or has no place elsewhere."""

@@ -45,6 +45,7 @@ BAD = """{
 class Shell:
     def __init__(self, folder):
         self.folder = folder
+        self.state = f"{folder}-state"
         self.processes = []
 
     def write(self, text, name="config.json"):
@@ -58,7 +59,7 @@ class Shell:
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.folder,
-            env={**clean, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.folder), **env},
+            env={**clean, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.folder), "KAIROS_STATE_DIR": self.state, **env},
         )
         self.processes.append(process)
         return process

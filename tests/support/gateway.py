@@ -34,6 +34,7 @@ class Gateway:
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kairos-test-"))
         self.config_path = self.folder / "config.json"
+        self.state_dir = self.folder / "state"
         self.write(config)
         self._log = (self.folder / "log").open("wb")
         self._stdout = (self.folder / "stdout").open("wb")
@@ -42,7 +43,7 @@ class Gateway:
             [*launcher, *command, "--port", "0", "--workers", str(workers), "--log", "info"],
             stdout=self._stdout,
             stderr=self._log,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | (env or {}),
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "KAIROS_STATE_DIR": str(self.state_dir)} | (env or {}),
         )
         self.port = self._wait_ready()
 

@@ -1,0 +1,36 @@
+"""What a configuration takes from other files, so that a reload can tell whether anything has changed."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kairos.config.load import Loaded
+    from kairos.config.model import Config
+
+
+def digest(loaded: Loaded) -> str:
+    """The same while a reload would change nothing: of the text, of what its `${…}` stand for, of its TLS files."""
+    found = hashlib.sha256(loaded.source.data)
+    found.update(loaded.fingerprint.encode())
+    for name in sorted(set(tls_files(loaded.config))):
+        found.update(name.encode() + hashlib.sha256(_content(name)).digest())
+    return found.hexdigest()
+
+
+def _content(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError:  # whoever needs it says so
+        return b""
+
+
+def tls_files(config: Config) -> Iterator[str]:
+    """Every certificate and key that is named."""
+    for tls in (config.tls, *(route.tls for route in config.routers)):
+        if tls is not None:
+            yield from filter(None, (tls.ca_file, tls.cert_file, tls.key_file))

@@ -1,0 +1,23 @@
+"""A configuration as it was read: what is kept of a revision, and shown of it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+from msgspec import Struct
+
+
+class ConfigText(Struct, frozen=True):
+    """The bytes of a file, `${…}` and all, and how they came here."""
+
+    data: bytes
+    format: Literal["json", "yaml", "toml"]
+    name: str
+    """Of the file, as it was given."""
+    reason: str
+    """Why it was read: who asked."""
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
