@@ -32,7 +32,7 @@ NEVER_SHED = 10
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _CLIENTS_DOING = frozenset(range(400, 500)) - {408, 429}
 _PRIORITY = next(field.default for field in msgspec.structs.fields(Route) if field.name == "priority")
-_PATH = re.compile(r"/[!-~]*")
+_PATH = re.compile(r"/[^\x00-\x1f\x7f]*")
 _HOST = re.compile(r"[A-Za-z0-9._~\[\]:-]{1,255}")
 
 
@@ -206,7 +206,7 @@ class Resilience:
         return given
 
 
-_BAD_PATH = "must be a path that starts with '/', in printable ASCII: write anything else as %XX"
+_BAD_PATH = "must be a path that starts with '/', without control characters"
 
 
 def _check_breaker(breaker: CircuitBreaker, keys: Path, notes: Notes) -> None:
