@@ -615,9 +615,10 @@ class Plan:
             return [Log("info", f"{name}: stopping at once"), *self._stop_all(now)]
         if self.phase in (Phase.DRAINING, Phase.STOPPING, Phase.STOPPED):
             return []
+        waiting, self._wanted = self._wanted, []
         actions = self._abort(ENDING, [])
-        self._asked, self._wanted = self._wanted, []
-        if self._asked:
+        if waiting:
+            self._asked = waiting
             actions.append(self._report([ENDING]))
         self.phase = Phase.DRAINING
         self._terminated_at = now

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kairos.channel import Abort, Commit, Drain, ReopenLogs, Stop
+from kairos.channel import Abort, Commit, Drain, ReloadRequest, ReopenLogs, Stop
 from kairos.supervisor.plan import (
     BOOT_DEATHS,
     BOOT_TIMEOUT,
     CONTROL,
     CONTROL_DRAIN,
     DRAIN_GRACE,
+    ENDING,
     MOVES,
     RELOAD_TIMEOUT,
     STOP_TIMEOUT,
@@ -25,6 +26,7 @@ from kairos.supervisor.plan import (
     Log,
     Phase,
     Plan,
+    Report,
     Retire,
     Revision,
     Send,
@@ -82,7 +84,7 @@ class Gateway:
         return self.at(now, "exited", self.pid(slot), code)
 
     def reload(self, now, workers=2, number=2):
-        assert self.at(now, "signalled", signal.SIGHUP) == [Announce(Phase.RELOADING), Load()]
+        assert self.at(now, "signalled", signal.SIGHUP) == [Announce(Phase.RELOADING), Load("HUP")]
         return self.at(now, "loaded", Revision(number, workers, 0.0, 30.0))
 
 
@@ -318,7 +320,7 @@ def test_reload_is_prepared_by_all_then_committed():
     assert gateway.reload(10.0) == [SendPrepare(0, 2), SendPrepare(1, 2)]
     assert gateway.at(10.1, "acked", 100, 2) == []
     assert gateway.at(10.2, "acked", 101, 2) == [
-        Adopt(2), Send(0, Commit(2)), Send(1, Commit(2)), Announce(Phase.RUNNING),
+        Adopt(2), Send(0, Commit(2)), Send(1, Commit(2)), Report((0,)), Announce(Phase.RUNNING),
     ]  # fmt: skip
     assert gateway.plan.revision.number == 2
     assert gateway.plan.next_due() == INFINITE
@@ -329,7 +331,8 @@ def test_one_nack_and_nobody_switches():
     gateway.reload(10.0)
     gateway.at(10.1, "acked", 100, 2)
     assert gateway.at(10.2, "nacked", 101, 2, ["no such file"]) == [
-        Send(0, Abort(2)), Send(1, Abort(2)), Discard(2), Announce(Phase.RUNNING),
+        Send(0, Abort(2)), Send(1, Abort(2)), Discard(2),
+        Report((0,), ("reload abandoned: worker 1 refused it", "no such file")), Announce(Phase.RUNNING),
     ]  # fmt: skip
     assert gateway.logged[-1] == "reload abandoned: worker 1 refused it"
     assert gateway.plan.revision.number == 1
@@ -339,7 +342,9 @@ def test_silence_aborts():
     gateway = Gateway(2).running()
     gateway.reload(10.0)
     gateway.at(10.1, "acked", 100, 2)
-    assert gateway.at(10.0 + RELOAD_TIMEOUT, "tick")[-2:] == [Discard(2), Announce(Phase.RUNNING)]
+    discarded, report, running = gateway.at(10.0 + RELOAD_TIMEOUT, "tick")[-3:]
+    assert (discarded, running) == (Discard(2), Announce(Phase.RUNNING))
+    assert report == Report((0,), (gateway.logged[-1],))
     assert "no answer from worker 1" in gateway.logged[-1]
 
 
@@ -347,7 +352,10 @@ def test_a_workers_death_aborts_and_its_heir_begins_with_the_old_revision():
     gateway = Gateway(2).running()
     gateway.reload(10.0)
     gateway.at(10.1, "acked", 100, 2)
-    assert gateway.dies(10.2, 1) == [Send(0, Abort(2)), Discard(2), Announce(Phase.RUNNING), Spawn(1)]
+    assert gateway.dies(10.2, 1) == [
+        Send(0, Abort(2)), Discard(2),
+        Report((0,), ("reload abandoned: worker 1 killed by SIGKILL meanwhile",)), Announce(Phase.RUNNING), Spawn(1),
+    ]  # fmt: skip
 
 
 def test_late_votes_count_for_nothing():
@@ -362,7 +370,9 @@ def test_death_of_control_does_not_stop_a_reload():
     gateway = Gateway(1, control=True).running()
     assert gateway.reload(10.0, 1) == [SendPrepare(CONTROL, 2), SendPrepare(0, 2)]
     gateway.at(10.1, "acked", 100, 2)
-    assert gateway.dies(10.2, CONTROL) == [Adopt(2), Send(0, Commit(2)), Announce(Phase.RUNNING), Spawn(CONTROL)]
+    assert gateway.dies(10.2, CONTROL) == [
+        Adopt(2), Send(0, Commit(2)), Report((0,)), Announce(Phase.RUNNING), Spawn(CONTROL),
+    ]  # fmt: skip
 
 
 def test_a_child_born_during_the_reload_is_brought_up_to_date():
@@ -370,7 +380,7 @@ def test_a_child_born_during_the_reload_is_brought_up_to_date():
     gateway.dies(9.0, 1)  # its heir is still starting
     assert gateway.reload(10.0) == [SendPrepare(0, 2)]
     assert gateway.at(10.1, "acked", 100, 2) == [
-        Adopt(2), Send(0, Commit(2)), SendPrepare(1, 2), Send(1, Commit(2)), Announce(Phase.RUNNING),
+        Adopt(2), Send(0, Commit(2)), SendPrepare(1, 2), Send(1, Commit(2)), Report((0,)), Announce(Phase.RUNNING),
     ]  # fmt: skip
     assert gateway.at(10.2, "nacked", gateway.pid(1), 2, ["odd"]) == [Signal(102, 9)]
 
@@ -378,7 +388,9 @@ def test_a_child_born_during_the_reload_is_brought_up_to_date():
 def test_a_bad_file_changes_nothing():
     gateway = Gateway(1).running()
     gateway.at(10.0, "signalled", signal.SIGHUP)
-    assert gateway.at(10.0, "load_failed", ["config.json:3: …"]) == [Announce(Phase.RUNNING)]
+    assert gateway.at(10.0, "load_failed", ["config.json:3: …"]) == [
+        Report((0,), ("config.json:3: …",)), Announce(Phase.RUNNING),
+    ]  # fmt: skip
 
 
 def test_many_hups_during_a_reload_are_one_more():
@@ -386,7 +398,7 @@ def test_many_hups_during_a_reload_are_one_more():
     gateway.reload(10.0, 1)
     assert gateway.at(10.1, "signalled", signal.SIGHUP) == []
     assert gateway.at(10.1, "signalled", signal.SIGHUP) == []
-    assert gateway.at(10.2, "acked", 100, 2)[-3:] == [Announce(Phase.RUNNING), Announce(Phase.RELOADING), Load()]
+    assert gateway.at(10.2, "acked", 100, 2)[-3:] == [Announce(Phase.RUNNING), Announce(Phase.RELOADING), Load("HUP")]
     gateway.at(10.2, "loaded", Revision(3, 1, 0, 30))
     assert gateway.at(10.3, "acked", 100, 3)[-1] == Announce(Phase.RUNNING)
 
@@ -394,7 +406,7 @@ def test_many_hups_during_a_reload_are_one_more():
 def test_hup_during_boot_waits_for_its_end():
     gateway = Gateway(1)
     assert gateway.at(0.1, "signalled", signal.SIGHUP) == []
-    assert gateway.at(0.2, "ready", 100) == [Announce(Phase.RUNNING), Announce(Phase.RELOADING), Load()]
+    assert gateway.at(0.2, "ready", 100) == [Announce(Phase.RUNNING), Announce(Phase.RELOADING), Load("HUP")]
 
 
 def test_term_abandons_a_reload():
@@ -403,8 +415,11 @@ def test_term_abandons_a_reload():
     gateway.at(10.1, "signalled", signal.SIGHUP)
     actions = gateway.at(10.2, "signalled", signal.SIGTERM)
     assert actions[:2] == [Send(0, Abort(2)), Discard(2)]
+    assert [action for action in actions if isinstance(action, Report)] == [
+        Report((0,), (f"reload abandoned: {ENDING}",)), Report((0,), (ENDING,)),
+    ]  # fmt: skip
     assert actions[-3:] == [Announce(Phase.DRAINING), Unlisten(), Send(0, Drain(30.0))]
-    assert Load() not in actions
+    assert Load("HUP") not in actions
     assert gateway.at(10.3, "loaded", Revision(3, 1, 0, 30)) == [Discard(3)]
 
 
@@ -418,6 +433,64 @@ def test_reload_changes_the_number_of_workers():
     for slot in (0, 1, 2):
         actions = gateway.at(11.1, "acked", gateway.pid(slot), 3)
     assert actions[-2:] == [Send(2, Drain(30.0)), Send(1, Drain(30.0))]
+
+
+# --- reloads that the control process asks for ---------------------------------------------------------------------
+
+
+def asked(id_, reason="file change", *, if_changed=False):
+    return ReloadRequest(id_, reason, if_changed)
+
+
+def test_who_asks_is_answered():
+    gateway = Gateway(1, control=True).running()
+    assert gateway.at(10.0, "reload_asked", asked(7)) == [Announce(Phase.RELOADING), Load("file change")]
+    gateway.at(10.0, "loaded", Revision(2, 1, 0, 30))
+    gateway.at(10.1, "acked", gateway.pid(CONTROL), 2)
+    assert gateway.at(10.1, "acked", gateway.pid(0), 2)[-2:] == [Report((7,)), Announce(Phase.RUNNING)]
+
+
+def test_requests_during_a_reload_share_the_next_one_and_each_gets_its_answer():
+    gateway = Gateway(1, control=True).running()
+    gateway.at(10.0, "reload_asked", asked(1))
+    for request in (asked(2, "api"), asked(3, if_changed=True), asked(4, "api")):
+        assert gateway.at(10.1, "reload_asked", request) == []
+    gateway.at(10.1, "signalled", signal.SIGHUP)
+    assert gateway.at(10.2, "load_failed", ["bad"]) == [
+        Report((1,), ("bad",)), Announce(Phase.RUNNING),
+        Announce(Phase.RELOADING), Load("api, file change, HUP"),
+    ]  # fmt: skip
+    assert gateway.at(10.3, "load_failed", ["still bad"])[0] == Report((2, 3, 4), ("still bad",))
+
+
+def test_a_reload_is_conditional_only_if_all_want_it_so():
+    gateway = Gateway(1, control=True).running()
+    actions = gateway.at(10.0, "reload_asked", asked(1, if_changed=True))
+    assert actions[-1] == Load("file change", if_changed=True)
+    gateway.at(10.0, "reload_asked", asked(2, if_changed=True))
+    gateway.at(10.0, "reload_asked", asked(3, "api"))
+    assert gateway.at(10.1, "unchanged") == [
+        Report((1,), unchanged=True), Announce(Phase.RUNNING), Announce(Phase.RELOADING), Load("file change, api"),
+    ]  # fmt: skip
+    assert gateway.plan.revision.number == 1
+
+
+def test_a_gateway_that_ends_answers_too():
+    gateway = Gateway(1, control=True).running()
+    gateway.at(10.0, "reload_asked", asked(1))
+    gateway.at(10.0, "reload_asked", asked(2))
+    actions = gateway.at(10.0, "signalled", signal.SIGTERM)
+    assert Report((2,), (ENDING,)) in actions
+    assert gateway.at(10.1, "load_failed", []) == []
+    assert gateway.at(10.2, "reload_asked", asked(3)) == [Report((3,), (ENDING,))]
+
+
+def test_control_hears_when_its_first_revision_is_in_use():
+    gateway = Gateway(1, control=True)
+    gateway.at(0.1, "ready", gateway.pid(CONTROL))
+    assert gateway.at(0.2, "ready", gateway.pid(0)) == [Announce(Phase.RUNNING), Send(CONTROL, Commit(1))]
+    gateway.dies(5.0, CONTROL)
+    assert gateway.at(5.1, "ready", gateway.pid(CONTROL)) == [Send(CONTROL, Commit(1))]
 
 
 # --- workers more or less -----------------------------------------------------------------------------------------
@@ -471,7 +544,7 @@ def test_one_worker_less_during_a_reload_leaves_the_vote():
     gateway.reload(10.0)
     gateway.at(10.1, "acked", 100, 2)
     assert gateway.at(10.2, "signalled", signal.SIGTTOU) == [
-        Send(1, Drain(30.0)), Adopt(2), Send(0, Commit(2)), Announce(Phase.RUNNING),
+        Send(1, Drain(30.0)), Adopt(2), Send(0, Commit(2)), Report((0,)), Announce(Phase.RUNNING),
     ]  # fmt: skip
 
 
@@ -536,7 +609,7 @@ def test_whatever_happens_the_gateway_can_be_ended(events, control):
                     happen(gateway.plan.spawn_failed(slot, "EAGAIN", now))
                 case Spawn(slot):
                     happen(gateway.plan.spawned(slot, next(gateway.pids), now))
-                case Load():
+                case Load("HUP"):
                     number = next(numbers)
                     happen(gateway.plan.loaded(Revision(number, 1 + number % 3, number % 2 * 5.0, 30.0), now))
                 case Signal(pid):
