@@ -18,7 +18,7 @@ import select
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -72,11 +72,11 @@ class Victim:
         return failure.port in self.ports and failure.began <= self.after and failure.ended >= self.before
 
 
-class _Gone(Exception):
+class EndedError(EOFError):
     """The connection ended without a byte of an answer."""
 
 
-class _WrongAnswer(Exception):
+class WrongAnswerError(ValueError):
     """An answer, but not the one to this request."""
 
 
@@ -160,9 +160,7 @@ class Client(threading.Thread):
         began = time.monotonic()
         try:
             self._ask(request, began)
-        except _Gone:
-            self.failures.append(self._failure(request, "connection ended", began))
-        except (OSError, EOFError, _WrongAnswer) as error:
+        except (OSError, EOFError, WrongAnswerError) as error:
             self.failures.append(self._failure(request, f"{type(error).__name__}: {error}", began))
             self.hang_up()
 
@@ -172,7 +170,7 @@ class Client(threading.Thread):
             return self._attempt(request)
         try:
             self._attempt(request)
-        except _Gone:
+        except EndedError:
             if request.method == "POST":
                 self.unsure.append(self._failure(request, "kept-alive connection ended", began))
             else:
@@ -192,7 +190,7 @@ class Client(threading.Thread):
             surplus = b""
         self.hang_up()
         if surplus:
-            raise _WrongAnswer(f"an answer nobody asked for: {surplus!r}")
+            raise WrongAnswerError(f"an answer nobody asked for: {surplus!r}")
 
     def _attempt(self, request: Request) -> None:
         if self.peer is None:
@@ -218,26 +216,27 @@ class Client(threading.Thread):
             self.hang_up()
             if pending:
                 raise
-            raise _Gone from None
+            raise EndedError("closed before an answer") from None
 
     def _judge(self, request: Request, peer: Peer, head: bytes, body: bytes) -> None:
         """Exactly one answer, and the right one."""
         status = status_of(head)
         self.answers[request.method, status] += 1
         if peer.pending:
-            raise _WrongAnswer(f"bytes behind the answer: {peer.pending[:200]!r}")
+            raise WrongAnswerError(f"bytes behind the answer: {peer.pending[:200]!r}")
         if status != 200:
             what = f"{status} {orjson.loads(body).get('code')}"
             if what not in self.load.accepted:
-                raise _WrongAnswer(what)
+                raise WrongAnswerError(what)
         elif body != content(request.id, request.answer_size):
-            raise _WrongAnswer(f"somebody else's answer, or part of one: {body[:200]!r}")
+            raise WrongAnswerError(f"somebody else's answer, or part of one: {body[:200]!r}")
 
 
 class Load:
     """Clients at work for the length of a with block: half on kept-alive connections, half on fresh ones.
 
-    `accepted` holds refusals ("503 overloaded") that count as answers like any other; `posts` is the share of POSTs.
+    `accepted` holds refusals ("503 overloaded") that count as answers like any other; `posts` is the share of
+    POSTs; `pause` the mean time between an answer and the next request.
     """
 
     def __init__(
@@ -250,6 +249,7 @@ class Load:
         posts: float = 0.3,
         accepted: Iterable[str] = (),
         pause: float = 0.0,
+        answer_sizes: Sequence[int] = (0, 0, 100, 100, 5_000, 100_000),
     ) -> None:
         self.port = port
         self.seed = seed
@@ -257,6 +257,7 @@ class Load:
         self.posts = posts
         self.accepted = frozenset(accepted)
         self.pause = pause
+        self.answer_sizes = answer_sizes
         self.over = threading.Event()
         self.clients = [Client(self, number, kept=(1, 500)[number % 2]) for number in range(clients)]
 
@@ -278,7 +279,7 @@ class Load:
         return Request(
             id=f"{self.seed}-{id_}",
             method="POST" if dice.random() < self.posts else "GET",
-            answer_size=dice.choice((0, 0, 100, 100, 5_000, 100_000)),
+            answer_size=dice.choice(self.answer_sizes),
             body_size=dice.choice((1, 1000, 1000, 40_000)),
             wait_ms=dice.choice((0,) * 8 + (5, 30)),
         )

@@ -145,7 +145,9 @@ class Site:
                 wanted[method, status // 100] += count
 
         def off() -> int:
-            counted = Counter({(m, int(c)): int(n) for c, m, n in _REQUESTS.findall(self.gateway.metrics())})
+            counted: Counter[tuple[str, int]] = Counter()
+            for status_class, method, count in _REQUESTS.findall(self.gateway.metrics()):
+                counted[method, int(status_class)] += int(count)
             return sum(abs(counted[key] - wanted[key]) for key in counted | wanted)
 
         wait_for(lambda: off() <= tolerance, f"agreement with {wanted} (off by more than {tolerance}): {off()}", 5)

@@ -1,4 +1,4 @@
-"""kill -9 of the gateway's own processes under load: a worker's death costs what it had in flight, control's nothing."""
+"""kill -9 of the gateway's own processes under load: a worker costs what it had in flight, control nothing."""
 
 from __future__ import annotations
 
