@@ -20,9 +20,11 @@ cdef class Balancer:
         uint64_t random  # state of this process's generator
 
     # Index of the backend for a request, or -1 where there are none. `key` is a hash of the client, for ip_hash.
-    cdef int pick(self, uint64_t key, int64_t now_us) noexcept nogil
+    cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil
     # A response of this backend took so long. Every balancer takes it; only ewma asks.
     cdef void observe_latency(self, int backend, int64_t us, int64_t now_us) noexcept nogil
+
+    cdef void observe_attempt(self, int backend, int64_t us, bint ok, int64_t now_us) noexcept nogil
 
     cdef int _take(self, Page page, Py_ssize_t cursor, list backends) except -1
     cdef bint available(self, int backend, int64_t now_us) noexcept nogil

@@ -107,15 +107,19 @@ cdef class Balancer:
         """A random number from 0 to bound - 1."""
         return <int>((next_random(&self.random) >> 32) * <uint64_t>bound >> 32)
 
-    cdef int pick(self, uint64_t key, int64_t now_us) noexcept nogil:
+    cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
         return -1
 
     cdef void observe_latency(self, int backend, int64_t us, int64_t now_us) noexcept nogil:
         pass
 
-    def choose(self, uint64_t key=0, int64_t now_us=0):
+    cdef void observe_attempt(self, int backend, int64_t us, bint ok, int64_t now_us) noexcept nogil:
+        if us >= 0:
+            self.observe_latency(backend, us, now_us)
+
+    def choose(self, uint64_t key=0, int64_t now_us=0, uint64_t tried=0):
         """`pick` for Python; -1 where there are no backends."""
-        return self.pick(key, now_us)
+        return self.pick(key, now_us, tried)
 
     def observe(self, int backend, int64_t us, int64_t now_us):
         """`observe_latency` for Python."""
@@ -127,7 +131,7 @@ cdef class Balancer:
 @cython.final
 cdef class RoundRobin(Balancer):
 
-    cdef int pick(self, uint64_t key, int64_t now_us) noexcept nogil:
+    cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
         cdef:
             uint64_t turn
             int backend, up
@@ -146,7 +150,7 @@ cdef class RoundRobin(Balancer):
 @cython.final
 cdef class LeastConnections(Balancer):
 
-    cdef int pick(self, uint64_t key, int64_t now_us) noexcept nogil:
+    cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
         cdef:
             int first, step, backend, best = -1
             int64_t load, least = INT64_MAX
@@ -169,7 +173,7 @@ cdef class LeastConnections(Balancer):
 @cython.final
 cdef class Random(Balancer):
 
-    cdef int pick(self, uint64_t key, int64_t now_us) noexcept nogil:
+    cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
         cdef int up
         if self.count == 0:
             return -1
@@ -180,7 +184,7 @@ cdef class Random(Balancer):
 @cython.final
 cdef class PowerOfTwo(Balancer):
 
-    cdef int pick(self, uint64_t key, int64_t now_us) noexcept nogil:
+    cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
         cdef int up, one, other
         if self.count == 0:
             return -1
@@ -268,7 +272,7 @@ cdef class Weighted(Balancer):
                     break
         return last
 
-    cdef int pick(self, uint64_t key, int64_t now_us) noexcept nogil:
+    cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
         cdef:
             uint64_t turn
             int backend, other
@@ -297,7 +301,7 @@ cdef class IpHash(Balancer):
     def __dealloc__(self):
         PyMem_RawFree(self.down)
 
-    cdef int pick(self, uint64_t key, int64_t now_us) noexcept nogil:
+    cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
         cdef:
             uint64_t place = hash_word(key)
             int backend = self.ring.pick(place, NULL)
@@ -340,7 +344,7 @@ cdef class Ewma(Balancer):
                 least = latency
         return 1 if least == INT64_MAX else least
 
-    cdef int pick(self, uint64_t key, int64_t now_us) noexcept nogil:
+    cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
         cdef:
             int first, step, backend, best = -1
             int64_t latency, unknown

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import orjson
 
 Source = Literal["client", "upstream", "kairos"]
-Retryable = Literal["no", "reused", "yes"]
+Retryable = Literal["no", "idempotent", "yes"]
 
 
 class Kind(NamedTuple):
@@ -22,7 +22,7 @@ class Kind(NamedTuple):
     status: int
     source: Source
     retryable: Retryable
-    """Whether another attempt may be made: never, only when a reused connection proved stale, or whenever safe."""
+    """Whether another attempt may be made: never, where doing it twice is harmless, or always: nothing was sent."""
     type: str
     """kairos-rs's name where it has one."""
     flag: str
@@ -67,9 +67,9 @@ KINDS: dict[str, Kind] = {
     "connect_failed": Kind(502, "upstream", "yes", "upstream", "UF", "Upstream refused the connection"),
     "tls_failed": Kind(502, "upstream", "yes", "upstream", "UF", "Upstream TLS handshake failed"),
     "connect_timeout": Kind(504, "upstream", "yes", "timeout", "UF,URX", "Upstream connection timed out"),
-    "upstream_reset": Kind(502, "upstream", "reused", "upstream", "UC", "Upstream closed the connection early"),
-    "upstream_protocol": Kind(502, "upstream", "no", "upstream", "UPE", "Upstream sent a malformed response"),
-    "upstream_timeout": Kind(504, "upstream", "no", "timeout", "UT", "Upstream did not answer in time"),
+    "upstream_reset": Kind(502, "upstream", "idempotent", "upstream", "UC", "Upstream closed the connection early"),
+    "upstream_protocol": Kind(502, "upstream", "idempotent", "upstream", "UPE", "Upstream sent a malformed response"),
+    "upstream_timeout": Kind(504, "upstream", "idempotent", "timeout", "UT", "Upstream did not answer in time"),
     "total_timeout": Kind(504, "upstream", "no", "timeout", "UT", "Request took too long"),
     "internal": Kind(500, "kairos", "no", "internal", "LR", "Internal error"),
 }

@@ -7,6 +7,7 @@ from kairos._speedups.http1 cimport Chunks, Head, Limits, Span
 from kairos._speedups.routes cimport Match, RouteTable, Template
 from kairos.proxy.peers cimport Networks
 from kairos.proxy.pump cimport Pump, Tunnel
+from kairos.proxy.upstream.policy cimport Policy
 from kairos.proxy.wire cimport Clock, Wire, iovec
 from kairos.telemetry.accesslog cimport AccessLog
 
@@ -68,6 +69,11 @@ cdef class Target:
     cdef int64_t* pair                  # P_* cells of (route, upstream) in this worker's row
     cdef int64_t* row                   # U_* cells in this worker's row
     cdef int64_t* shared                # SU_* cells all workers write
+    cdef readonly int index             # in plan.targets
+    cdef bint guarded                   # the shared cells are its own, so there is a breaker
+    cdef int64_t limit                  # requests under way at once over all workers, 0 for no limit
+    cdef int64_t* in_flight             # first worker's U_IN_FLIGHT, for the limit
+    cdef Py_ssize_t workers, stride     # how many such cells, and how far apart
 
 
 cdef class Filter:
@@ -80,8 +86,11 @@ cdef class Filter:
 cdef class Handler:
     """What ends a route's chain."""
     cpdef object handle(self, Exchange x)
-    cdef int upstream_connected(self, Exchange x, Upstream up) except -1
-    cdef int upstream_failed(self, Exchange x, str kind) except -1
+    cdef int upstream_connected(self, Exchange x, Target target, bint trial, Upstream up) except -1
+    cdef int upstream_failed(self, Exchange x, Target target, bint trial, str kind, bint stale) except -1
+    cdef bint upstream_declined(self, Exchange x, Target target, const char* base, Head* head) except -1
+    cdef int resume(self, Exchange x) except -1
+    cdef int hedge(self, Exchange x) except -1
 
 
 cdef class Plan:
@@ -104,6 +113,10 @@ cdef class Plan:
     cdef bint preserve_host
     cdef bint needs_key                 # the balancer hashes the client's address
     cdef bint measures                  # the balancer wants to know how long responses took
+    cdef Policy policy                  # what a backend's failures lead to; None where nothing is forwarded
+    cdef readonly object queue          # upstream.queue.WaitQueue where backends have limits, else None
+    cdef readonly object hedger         # upstream.hedge.Hedger, or None
+    cdef int shed_from                  # shed level from which on requests may be turned away
 
 
 cdef class Runtime:
@@ -124,6 +137,11 @@ cdef class Runtime:
     cdef public bint draining
     cdef dict per_ip                    # address -> open connections, where limited
     cdef public int64_t max_connections  # of clients; 0 for no limit
+    cdef public int shed_level          # see shed.py; 0: nothing is turned away
+    cdef readonly list queues           # WaitQueues somebody waits in
+    cdef object queue_timer             # looks at them while there are any
+    cdef bint queues_due                # a look at them is planned for this turn of the loop
+    cdef int serve_queues_soon(self) except -1
     cdef char* room(self, Py_ssize_t n) except NULL
     cdef Exchange acquire(self)
 
@@ -156,7 +174,7 @@ cdef class Upstream(Wire):
     """Who answers: a connection that carries one exchange at a time, later also one stream of many."""
     cdef int request_body(self, Exchange x, Slices* slices, bytes owner) except -1
     cdef int request_end(self, Exchange x, bytes trailers) except -1
-    cdef int cancel(self, Exchange x) except -1
+    cdef int cancel(self, Exchange x, int outcome) except -1
     cdef int release(self, Exchange x) except -1
     cdef int tunnel_bytes(self, Exchange x, bytes owner, const char* p, Py_ssize_t n) except -1
 
@@ -166,8 +184,14 @@ cdef class Exchange:
     cdef Downstream down
     cdef Upstream up                    # None until the handler has one
     cdef readonly Plan plan
+    cdef Upstream rival                 # a hedge beside `up`, until one of them answers
     cdef Target target                  # backend picked, None for answers of our own
-    cdef int pick                       # its index in plan.targets
+    cdef uint64_t tried                 # bit per backend asked so far, of the first 64
+    cdef int retries                    # further attempts begun
+    cdef bint extra                     # counted in R_EXTRA_ACTIVE
+    cdef bint hedging                   # a hedge is being dialled
+    cdef bint queued                    # waits in plan.queue
+    cdef str failure                    # why the last attempt failed
     # request
     cdef bytes data                     # holds the head
     cdef const char* base               # the head's first byte in data
@@ -184,6 +208,9 @@ cdef class Exchange:
     cdef int64_t body_left              # of a Content-Length body
     cdef Chunks chunks
     cdef bytes request_trailers
+    cdef list kept                      # body passed on so far, for being sent again; None: not kept
+    cdef Py_ssize_t kept_bytes
+    cdef bint body_lost                 # more was passed on than was kept
     cdef int64_t bytes_in
     cdef int64_t paced_from             # monotonic µs since when the body's rate is judged
     cdef int64_t paced_bytes            # bytes_in then
@@ -200,10 +227,10 @@ cdef class Exchange:
     cdef int64_t bytes_out
     cdef int64_t promised               # bytes of an announced length that a Python handler has still to write
     # account
-    cdef int64_t started, sent, answered, upstream_us  # monotonic µs; upstream_us is a duration
+    cdef int64_t started, sent, answered, upstream_us  # monotonic µs, sent is the first attempt's; a duration
     cdef int64_t total_deadline
     cdef readonly int attempts          # requests sent upstream
-    cdef bint fresh_only                # a pooled connection proved stale: use a new one
+    cdef bint fresh_only                # never on a pooled connection
     cdef const char* flag
     cdef const char* detail
     cdef char request_id[40]            # generated, where the client sent none that may be kept
@@ -225,6 +252,11 @@ cdef class Exchange:
     cdef int advance(self) except -1
     cdef int take_body(self, Slices* slices, bytes owner) except -1
     cdef int end_body(self) except -1
+    cdef int rewind_body(self) except -1
+    cdef int _pass_body(self, Slices* slices) except -1
+    cdef int let_go(self, int outcome) except -1
+    cdef int _turn_away(self) except -1
+    cdef bint _sheds(self) noexcept
     cdef int fail(self, str kind) except -1
     cdef int fail_with(self, str kind, object headers) except -1
     cdef int set_upstream_head(self, Head* head) except -1

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from kairos._speedups.balance import Balancer
@@ -9,6 +9,9 @@ from kairos.proxy.client import ClientConnection
 from kairos.proxy.peers import Networks
 from kairos.proxy.snapshot import Snapshot
 from kairos.proxy.upstream.connection import Origin
+from kairos.proxy.upstream.hedge import Hedger
+from kairos.proxy.upstream.policy import Policy
+from kairos.proxy.upstream.queue import WaitQueue
 from kairos.proxy.wire import Clock, Wire
 from kairos.scoreboard import Scoreboard
 from kairos.telemetry.accesslog import AccessLog
@@ -37,7 +40,23 @@ class Target:
     def origin(self) -> Origin: ...
     @property
     def key(self) -> str: ...
-    def __init__(self, origin: Origin, key: str, page: Page, pair: int, row: int, shared: int) -> None: ...
+    @property
+    def index(self) -> int: ...
+    def __init__(
+        self,
+        origin: Origin,
+        key: str,
+        page: Page,
+        pair: int,
+        row: int,
+        shared: int,
+        index: int = 0,
+        guarded: bool = False,
+        limit: int = 0,
+        in_flight: int = 0,
+        workers: int = 0,
+        stride: int = 0,
+    ) -> None: ...
 
 class Plan:
     @property
@@ -69,13 +88,21 @@ class Plan:
         balancer: Balancer | None = None,
         targets: Sequence[Target] = (),
         body_limit: int = 0,
+        policy: Policy | None = None,
+        queue: WaitQueue | None = None,
+        hedge: Callable[[Plan], Hedger] | None = None,
     ) -> None: ...
+    @property
+    def queue(self) -> WaitQueue | None: ...
+    @property
+    def hedger(self) -> Hedger | None: ...
     def live_targets(self) -> list[Target]: ...
 
 def overrides(filter_: Filter, hook: str) -> bool: ...
 
 class Runtime:
     max_connections: int
+    shed_level: int
     draining: bool
     @property
     def clock(self) -> Clock: ...
@@ -85,6 +112,9 @@ class Runtime:
     def clients(self) -> list[ClientConnection]: ...
     def __init__(self, clock: Clock, scoreboard: Scoreboard, slot: int, log: AccessLog | None, seed: int) -> None: ...
     def serve(self, snapshot: Snapshot) -> None: ...
+    def wait_in(self, queue: WaitQueue) -> None: ...
+    @property
+    def queues(self) -> list[WaitQueue]: ...
     def switch_log(self, log: AccessLog | None) -> None: ...
 
 class Downstream(Wire): ...

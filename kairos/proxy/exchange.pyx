@@ -14,10 +14,10 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.string cimport memchr, memcpy, memset
 
-from kairos._speedups.breaker cimport blocked
+from kairos._speedups.breaker cimport FAILURE, NO_VERDICT, blocked
 from kairos._speedups.cells cimport (
-    CLASSES, P_CELLS, P_CONNECT_ERRORS, P_TIMEOUTS, Page, R_BYTES_IN, R_BYTES_OUT, R_CELLS, R_GATEWAY, R_TOTAL,
-    R_UPSTREAM, SU_CELLS, SU_OUT, SU_SKIP_UNTIL_US, U_CELLS, W_CELLS, W_REQUESTS_ACTIVE, W_REQUESTS_PEAK,
+    CLASSES, P_CELLS, P_CONNECT_ERRORS, P_TIMEOUTS, Page, R_BYTES_IN, R_BYTES_OUT, R_CELLS, R_EXTRA_ACTIVE,
+    R_GATEWAY, R_SHED, R_TOTAL, R_UPSTREAM, SU_CELLS, SU_OUT, SU_SKIP_UNTIL_US, U_CELLS, W_CELLS, W_REQUESTS_ACTIVE, W_REQUESTS_PEAK,
     W_REQUESTS_UNROUTED, atomic_load, observe, status_class,
 )
 from kairos._speedups.hashing cimport next_random
@@ -48,8 +48,10 @@ cdef extern from *:
     """
     void bound "kairos_bound"(const char* p, size_t n, size_t size) noexcept nogil
 
+QUEUE_TICK = 0.01  # seconds between two looks at queues that nothing else moves
 METHOD_NAMES = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
 cdef enum:
+    SHED_STEP = 256             # shed levels per priority, a power of two
     INBOX_BYTES = 65536         # request body held for a reader before the client is told to wait
     MAX_HOST = 260
 
@@ -118,13 +120,25 @@ cdef class Handler:
     cpdef object handle(self, Exchange x):
         raise NotImplementedError
 
-    cdef int upstream_connected(self, Exchange x, Upstream up) except -1:
+    cdef int upstream_connected(self, Exchange x, Target target, bint trial, Upstream up) except -1:
         """The connection opened for x is there."""
         raise NotImplementedError
 
-    cdef int upstream_failed(self, Exchange x, str kind) except -1:
-        """The upstream connection of x failed before any of the response went out."""
+    cdef int upstream_failed(self, Exchange x, Target target, bint trial, str kind, bint stale) except -1:
+        """An attempt failed before any of the response went out; stale: on a connection that had been idle."""
         return x.fail(kind)
+
+    cdef bint upstream_declined(self, Exchange x, Target target, const char* base, Head* head) except -1:
+        """The answer's head is one to be retried. True: it is not passed on, the handler goes on with x."""
+        return False
+
+    cdef int resume(self, Exchange x) except -1:
+        """x waited in its plan's queue, and a backend may have room."""
+        raise NotImplementedError
+
+    cdef int hedge(self, Exchange x) except -1:
+        """x is slow: begin a second attempt beside the first."""
+        raise NotImplementedError
 
 
 class Response:
@@ -165,13 +179,23 @@ cdef class Settings:
 cdef class Target:
     """Made by snapshot.py; the cells belong to the scoreboard's page, which outlives it."""
 
-    def __init__(self, origin, str key, Page page, Py_ssize_t pair, Py_ssize_t row, Py_ssize_t shared):
+    def __init__(self, origin, str key, Page page, Py_ssize_t pair, Py_ssize_t row, Py_ssize_t shared, int index=0,
+                 bint guarded=False, int64_t limit=0, Py_ssize_t in_flight=0, Py_ssize_t workers=0,
+                 Py_ssize_t stride=0):
         self.origin = origin
         self.key = key
         self.log_key = json_text(key)
         self.pair = page.at(pair, P_CELLS)
         self.row = page.at(row, U_CELLS)
         self.shared = page.at(shared, SU_CELLS)
+        self.index = index
+        self.guarded = guarded
+        self.limit = limit
+        if limit:
+            self.in_flight = page.at(in_flight, 1)
+            self.workers = workers
+            self.stride = stride
+            page.at(in_flight + (workers - 1) * stride, 1)
 
 
 cdef class Plan:
@@ -179,7 +203,7 @@ cdef class Plan:
 
     def __init__(self, str name, route, Settings settings, Handler handler, filters, timeouts,
                  Page page, Py_ssize_t cells, Py_ssize_t pair, Template template=None, Balancer balancer=None,
-                 targets=(), int64_t body_limit=0):
+                 targets=(), int64_t body_limit=0, Policy policy=None, queue=None, hedge=None):
         self.name = name
         self.log_name = json_text(name)
         self.route = route
@@ -199,6 +223,10 @@ cdef class Plan:
         self.read_idle_us = int(timeouts.read_idle * 1e6)
         self.total_us = int((timeouts.total or 0) * 1e6)
         self.tunnel_idle_us = int(timeouts.tunnel_idle * 1e6)
+        self.policy = policy
+        self.queue = queue
+        self.hedger = None if hedge is None else hedge(self)
+        self.shed_from = (10 if route is None else route.priority) * SHED_STEP
         if route is not None:
             self.websocket = route.protocol == "websocket"
             self.upgrade = route.upgrade or self.websocket
@@ -235,6 +263,7 @@ cdef class Runtime:
         self.worker = page.at(scoreboard.worker_block(slot), W_CELLS)
         self.log = log
         self.per_ip = {}
+        self.queues = []
         self.random = seed
 
     def __cinit__(self):
@@ -259,6 +288,35 @@ cdef class Runtime:
     def clients(self):
         """Open client connections: those of the clock's wires, for no other list is kept of them."""
         return [wire for wire in self.clock.wires() if isinstance(wire, Downstream)]
+
+    def wait_in(self, queue):
+        """Somebody waits in this queue now: it is served whenever a slot becomes free, and looked at in between."""
+        self.queues.append(queue)
+        if self.queue_timer is None:
+            self.queue_timer = self.clock.loop.call_later(QUEUE_TICK, self._queue_tick)
+
+    def _queue_tick(self):
+        """Slots that other workers gave back, and those who waited too long."""
+        self.queue_timer = None
+        self._serve_queues()
+        if self.queues:
+            self.queue_timer = self.clock.loop.call_later(QUEUE_TICK, self._queue_tick)
+
+    cdef int serve_queues_soon(self) except -1:
+        """In the next turn of the loop: who gives a slot back is in the middle of something."""
+        if not self.queues_due:
+            self.queues_due = True
+            self.clock.loop.call_soon(self._serve_queues)
+        return 0
+
+    def _serve_queues(self):
+        """Each queue in turn until nobody waits or nothing is free; the first one is another one each time."""
+        self.queues_due = False
+        if len(self.queues) > 1:
+            self.queues.append(self.queues.pop(0))
+        for queue in self.queues[:]:
+            if not queue.serve(monotonic_us()):
+                self.queues.remove(queue)
 
     def switch_log(self, AccessLog log):
         """Use another access log (or none) from now on."""
@@ -352,7 +410,7 @@ cdef class Upstream(Wire):
     cdef int request_end(self, Exchange x, bytes trailers) except -1:
         raise NotImplementedError
 
-    cdef int cancel(self, Exchange x) except -1:
+    cdef int cancel(self, Exchange x, int outcome) except -1:
         raise NotImplementedError
 
     cdef int release(self, Exchange x) except -1:
@@ -381,6 +439,8 @@ cdef class Exchange:
         self.bytes_in = self.head.length + self.body_size
         if not self._route():
             return 0
+        if runtime.shed_level > self.plan.shed_from and self._sheds():
+            return self._turn_away()
         if self.plan.total_us:
             self.total_deadline = self.started + self.plan.total_us
         if self.plan.body_limit and (self.body_left + self.body_size) > self.plan.body_limit:
@@ -390,6 +450,17 @@ cdef class Exchange:
         if (self.head.connection & C_UPGRADE or self.plan.websocket) and not self._check_upgrade():
             return 0
         return self.advance()
+
+    cdef bint _sheds(self) noexcept:
+        """Of the priority at the edge of the shed level, the part that lies below it; of lower ones, all."""
+        cdef Runtime runtime = self.runtime
+        cdef int above = runtime.shed_level - self.plan.shed_from
+        return above >= SHED_STEP or <int>(next_random(&runtime.random) & (SHED_STEP - 1)) < above
+
+    cdef int _turn_away(self) except -1:
+        """Behind with our work: say so while it still costs next to nothing."""
+        self.plan.cells[R_SHED] += 1
+        return self.fail("shed")
 
     cdef bint _normalize(self) except -1:
         """Target to path and query, once; everything later reads these bytes."""
@@ -586,6 +657,8 @@ cdef class Exchange:
         if self.plan.body_limit and self.bytes_in - self.head.length > self.plan.body_limit:
             return self.fail("payload_too_large")
         if self.up is not None:
+            if not self.body_lost:
+                self._pass_body(slices)
             return self.up.request_body(self, slices, owner)
         if self.inbox is None:
             self.inbox = []
@@ -600,6 +673,25 @@ cdef class Exchange:
         if self.inbox_bytes > INBOX_BYTES:
             self.down.hold(self)
         return self.wake()
+
+    cdef int _pass_body(self, Slices* slices) except -1:
+        """Keep a copy of what is passed on, while it may have to be sent again and is not too much."""
+        if self.kept is None or self.kept_bytes + slices.total > self.plan.policy.buffer_bytes:
+            self.body_lost = True
+            self.kept = None
+            return 0
+        self.kept.append(joined(slices))
+        self.kept_bytes += slices.total
+        return 0
+
+    cdef int rewind_body(self) except -1:
+        """The next attempt sends the body from its beginning: what was kept goes before what is still to be passed."""
+        if self.kept:
+            self.inbox = self.kept + (self.inbox or [])
+            self.inbox_bytes += self.kept_bytes
+            self.kept = []
+            self.kept_bytes = 0
+        return 0
 
     cdef int end_body(self) except -1:
         """The request is complete."""
@@ -651,16 +743,16 @@ cdef class Exchange:
         self.flag = _literal(row.flag)
         self.detail = _literal(kind)
         self._count_failure(kind, row)
-        if self.up is not None:
-            self.up.cancel(self)
-            self.up = None
+        self.failure = kind
+        # Of what a client or the gateway does wrong, or a client that sends slowly, nothing is learned about a backend.
+        self.let_go(FAILURE if row.source == "upstream" and self.request_done else NO_VERDICT)
         if self.head_sent and not self.down.withdraw(self):
             self.down.cut(self)
             return self.finish()
         detail, more = extra if isinstance(extra, tuple) else (
             (None, extra) if isinstance(extra, list) else (extra, ()))
         headers = [(b"Content-Type", b"application/problem+json"), *more]
-        if row.status == 503:
+        if row.status == 503 and not any(name == b"Retry-After" for name, _ in more):
             headers.append((b"Retry-After", b"1"))
         if row.close:
             headers.append((b"Connection", b"close"))
@@ -705,9 +797,7 @@ cdef class Exchange:
         cdef bytes body = response.body
         if self.finished or self.head_sent:
             raise RuntimeError("the exchange has its answer already")
-        if self.up is not None:
-            self.up.cancel(self)
-            self.up = None
+        self.let_go(NO_VERDICT)
         if self.flag[0] == c"-":
             self.flag = b"LR"
             self.detail = b"direct_response"
@@ -834,10 +924,18 @@ cdef class Exchange:
         self.status = 499
         self.flag = b"DC"
         self.detail = b"client_gone"
-        if self.up is not None:
-            self.up.cancel(self)
-            self.up = None
+        self.let_go(NO_VERDICT)
         return self.finish()
+
+    cdef int let_go(self, int outcome) except -1:
+        """Nothing more is wanted from upstream; `outcome` is what its breaker is told."""
+        cdef Upstream up = self.up, rival = self.rival
+        self.up = self.rival = None
+        if up is not None:
+            up.cancel(self, outcome)
+        if rival is not None:
+            rival.cancel(self, NO_VERDICT)
+        return 0
 
     cdef int finish(self) except -1:
         """The one end of every exchange: release, count, log, tell the client connection."""
@@ -865,8 +963,12 @@ cdef class Exchange:
             observe(cells + R_GATEWAY, total - upstream)
             if self.attempts:
                 observe(cells + R_UPSTREAM, upstream)
-                if plan.measures and self.answered:
-                    plan.balancer.observe_latency(self.pick, self.answered - self.sent, now)
+        if self.extra:
+            cells[R_EXTRA_ACTIVE] -= 1
+        if self.queued:
+            plan.queue.forget(self)
+        if plan.hedger is not None:
+            plan.hedger.forget(self)
         if self.runtime.log is not None:
             self._log(now, total, upstream)
         if plan.finish_filters:

@@ -5,6 +5,8 @@ the gateway writes itself: a second Content-Length or Host would be read differe
 from __future__ import annotations
 
 import re
+import time
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -73,3 +75,14 @@ def _check(name: bytes, value: bytes) -> None:
         raise ValueError(f"not a header name: {name!r}")
     if _BREAKS.search(value):
         raise ValueError(f"header {name.decode()}: the value holds a line break or NUL")
+
+
+def retry_after(value: bytes) -> float | None:
+    """Seconds a Retry-After asks for, given as such or as a date (RFC 9110 section 10.2.3); None: it is neither."""
+    text = value.decode("latin-1")
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None

@@ -7,6 +7,7 @@ connections) is kept by `Origins` under a key and taken over.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kairos._speedups.balance import make as make_balancer
@@ -21,6 +22,9 @@ from kairos.proxy.handlers import builtin
 from kairos.proxy.handlers.forward import Forward
 from kairos.proxy.peers import Networks
 from kairos.proxy.upstream.connection import Origin
+from kairos.proxy.upstream.hedge import Hedger
+from kairos.proxy.upstream.policy import Policy
+from kairos.proxy.upstream.queue import WaitQueue
 from kairos.scoreboard import NO_ROUTE, route_key, upstream_key
 
 if TYPE_CHECKING:
@@ -75,8 +79,6 @@ class Origins:
                 config.keepalive,
                 self._scoreboard.page,
                 self._scoreboard.upstream_block(self._slot, upstream),
-                self._scoreboard.shared_upstream(upstream),
-                upstream != 0,  # index 0 is shared by all that have no series of their own
             )
             self._pools[key] = pool
         return pool
@@ -109,6 +111,7 @@ class Snapshot:
         self._series = revision.series
         self._scoreboard = scoreboard
         self._slot = slot
+        self._policies: dict[tuple[int, int, int], Policy] = {}
         trusted = Networks(config.trusted_proxies) if config.trusted_proxies else None
         self.settings = Settings(config, trusted)
         self.unrouted = self._plan(NO_ROUTE, None, builtin.NotFound(), [], config.timeouts)
@@ -167,7 +170,8 @@ class Snapshot:
     ) -> Plan:
         board, slot = self._scoreboard, self._slot
         number = self._series.route(name) if self.config.metrics.per_route else 0
-        targets = self._targets(name, route, upstream_name) if handler is FORWARD and route is not None else []
+        forwards = handler is FORWARD and route is not None
+        targets = self._targets(name, route, upstream_name) if forwards and route is not None else []
         return Plan(
             name,
             route,
@@ -182,17 +186,33 @@ class Snapshot:
             balancer=self._balancer(name, route) if route is not None and len(targets) > 1 else None,
             targets=targets,
             body_limit=self._body_limit(route),
+            policy=self._policy(route) if forwards and route is not None else None,
+            queue=self._queue(route, number) if forwards and route is not None else None,
+            hedge=partial(Hedger, route.hedge) if forwards and route is not None and route.hedge else None,
         )
 
     def _body_limit(self, route: Route | None) -> int:
         own = route.body_bytes if route is not None else None
         return self.config.limits.body_bytes if own is None else own
 
+    def _policy(self, route: Route) -> Policy:
+        """Routes with the same settings share one."""
+        breaker = route.circuit_breaker or self.config.circuit_breaker
+        key = (id(breaker), id(route.retry), len(route.backends))
+        if key not in self._policies:
+            self._policies[key] = Policy(breaker, route.retry, len(route.backends))
+        return self._policies[key]
+
+    def _queue(self, route: Route, number: int) -> WaitQueue | None:
+        if all(backend.max_requests is None for backend in route.backends):
+            return None
+        return WaitQueue(route.queue, self._scoreboard.page, self._scoreboard.route_block(self._slot, number))
+
     def _targets(self, name: str, route: Route, shown: str | None) -> list[Target]:
         """The backends of a route; `shown` is written in logs instead of an address that is nobody's business."""
         board, slot, series = self._scoreboard, self._slot, self._series
         targets = []
-        for backend in route.backends:
+        for index, backend in enumerate(route.backends):
             address = parse_backend(backend, route.protocol)
             key = upstream_key(backend)
             upstream = series.upstream(key)
@@ -200,7 +220,21 @@ class Snapshot:
             self.origins.add(pool)
             pair = board.pair_block(slot, series.pair(name, key))
             row = board.upstream_block(slot, upstream)
-            targets.append(Target(pool, shown or key, board.page, pair, row, board.shared_upstream(upstream)))
+            target = Target(
+                pool,
+                shown or key,
+                board.page,
+                pair,
+                row,
+                board.shared_upstream(upstream),
+                index,
+                guarded=upstream != 0,  # index 0 is shared by all that have no series of their own
+                limit=backend.max_requests or 0,
+                in_flight=board.upstream_block(0, upstream) + U_IN_FLIGHT,
+                workers=board.capacity.workers,
+                stride=board.row_stride,
+            )
+            targets.append(target)
         return targets
 
     def _balancer(self, name: str, route: Route) -> Balancer:

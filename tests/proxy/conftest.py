@@ -88,8 +88,12 @@ class Stage:
 
 @contextlib.contextmanager
 def staged(config: dict[str, Any] | None = None, *, workers: int = 1, **members: Any) -> Iterator[Stage]:
-    """A Stage whose one route takes everything; `members` are the route's, `config` the rest."""
+    """A Stage whose one route takes everything; `members` are the route's, `config` the rest.
+
+    No breaker: what an origin does wrong in one scene is nothing to the next.
+    """
     stage = Stage()
+    members.setdefault("circuit_breaker", {"enabled": False})
     with origin(stage.run) as stage.origin:
         everything = route("/{rest:path}", stage.origin.url, "/{rest}", **{"methods": ALL_METHODS, **members})
         with gateway({"routers": [everything], **(config or {})}, workers=workers) as stage.gateway:

@@ -1,26 +1,39 @@
-"""The common handler: pick a backend, take a connection, send the request on.
+"""The common handler: pick a backend, take a connection, send the request; where that fails, perhaps once more.
 
-Rules here: the request head is built once per attempt, in scratch, from the bytes that were read; framing and
-forwarding fields are ours (RFC 9110 section 7.6, RFC 7239), everything else is copied as it stands.
+An attempt is one try at one backend (upstream/attempt.pyx). What a failed one leads to is the route's policy
+(upstream/policy.pyx). Rules here:
+- what may have been done once is done again only where repeating is harmless (RFC 9110 section 9.2.2) or the route
+  says so, with a body still whole in our hands, before anything of an answer went out, and within the budget;
+- what could not be sent costs nobody anything: it goes elsewhere without a budget, and at once;
+- the next attempt goes to a backend not tried yet, as long as there is one.
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdio cimport snprintf
-from libc.string cimport memchr, memcpy
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport int64_t, uint64_t
 
-from kairos._speedups.cells cimport P_RETRIES, U_IN_FLIGHT, U_STALE_RETRIES
+from kairos._speedups.breaker cimport ADMITTED, FAILURE, NO_VERDICT, REFUSED, TRIAL, admit, blocked
+from kairos._speedups.cells cimport (
+    OUT_DRAIN, OUT_MAINTENANCE, P_HEDGES, P_RETRIES, R_BUDGET_SPENT, R_EXTRA_ACTIVE, R_NO_BACKEND, SU_OPEN_UNTIL_US,
+    SU_OUT, SU_SKIP_UNTIL_US, SU_WEIGHT, U_IN_FLIGHT, U_STALE_RETRIES, atomic_load
+)
 from kairos._speedups.hashing cimport hash_bytes
 from kairos._speedups.http1 cimport (
-    C_NAMES, DELETE, GET, HEAD as HEAD_, Head, OPTIONS, PUT, REQUEST, Span, TRACE, copy_fields, cut_named, equals,
-    has_token, next_field,
+    DELETE, GET, HEAD as HEAD_, Head, OPTIONS, PUT, Span, TRACE, equals, next_field
 )
 from kairos.proxy.exchange cimport Exchange, Handler, Plan, Target, Upstream
+from kairos.proxy.upstream.attempt cimport enter, full, leave
 from kairos.proxy.upstream.connection cimport Origin, UpstreamConnection
+from kairos.proxy.upstream.head cimport write_head
+from kairos.proxy.upstream.policy cimport Policy
 from kairos.proxy.wire cimport monotonic_us
 
 from kairos.proxy.errors import KINDS
-from kairos.proxy.fields import edit_lines
+from kairos.proxy.fields import retry_after
+
+cdef enum:  # what pick() answers where it has no backend
+    NONE_LEFT = -1
+    ALL_FULL = -2
 
 
 @cython.final
@@ -28,58 +41,236 @@ cdef class Forward(Handler):
     """Stateless: one serves all routes. What a route wants stands in its plan."""
 
     cpdef object handle(self, Exchange x):
-        cdef Plan plan = x.plan
-        cdef int index = 0
         x.sent = monotonic_us()
-        if plan.balancer is not None:
-            index = plan.balancer.pick(_key(x) if plan.needs_key else 0, x.sent)
+        if (not x.request_done or x.inbox) and x.plan.policy.max_retries and _repeatable(x):
+            x.kept = []
+        self._next(x, x.sent)
+
+    # -- an attempt ---------------------------------------------------------------------------------------------------
+
+    cdef int _next(self, Exchange x, int64_t now) except -1:
+        """Begin an attempt at a backend that has room and whose breaker lets it through."""
+        cdef Plan plan = x.plan
+        cdef Target target
+        cdef int index = NONE_LEFT, turn, admitted
+        for turn in range(len(plan.targets) + 1):  # each refusal marks its backend as tried
+            index = _pick(x, now)
             if index < 0:
-                x.fail("no_backend")
-                return
-        x.pick = index
-        x.target = <Target>plan.targets[index]
-        self._attempt(x)
+                break
+            target = <Target>plan.targets[index]
+            admitted = _enter(x, target, now)
+            if admitted != REFUSED:
+                return self._begin(x, target, admitted == TRIAL, now)
+            index = ALL_FULL if full(target) else NONE_LEFT
+        return self._nobody(x, index, now)
 
-    cdef int _attempt(self, Exchange x) except -1:
-        """Send on a pooled connection, or open one."""
-        cdef Origin origin = <Origin>x.target.origin
+    cdef int _begin(self, Exchange x, Target target, bint trial, int64_t now) except -1:
+        """On a pooled connection, or open one."""
+        cdef Origin origin = <Origin>target.origin
         cdef UpstreamConnection connection = None if x.fresh_only else origin.take()
-        origin.row[U_IN_FLIGHT] += 1
+        if x.queued:
+            x.plan.queue.forget(x)
+        if x.retries:
+            target.pair[P_RETRIES] += 1
+        x.target = target
         if connection is None:
-            return origin.connect(x)
-        return self._send(x, connection)
+            return origin.connect(x, target, trial)
+        return self._send(x, target, trial, connection, now)
 
-    cdef int upstream_connected(self, Exchange x, Upstream up) except -1:
-        return self._send(x, <UpstreamConnection>up)
+    cdef int upstream_connected(self, Exchange x, Target target, bint trial, Upstream up) except -1:
+        return self._send(x, target, trial, <UpstreamConnection>up, monotonic_us())
 
-    cdef int _send(self, Exchange x, UpstreamConnection connection) except -1:
+    cdef int _send(self, Exchange x, Target target, bint trial, UpstreamConnection connection, int64_t now) except -1:
         cdef char* scratch
         cdef Py_ssize_t n = write_head(x, connection.origin.authority, &scratch)
         if n < 0:
-            connection.origin.row[U_IN_FLIGHT] -= 1
+            leave(x, target, trial, NO_VERDICT, -1)
             connection.close()
             return x.fail("head_too_large")
-        return connection.begin(x, scratch, n)
+        if x.plan.hedger is not None and x.attempts == 0 and x.request_done and _repeatable(x):
+            x.plan.hedger.watch(x, now)
+        return connection.begin(x, target, trial, now, scratch, n)
 
-    cdef int upstream_failed(self, Exchange x, str kind) except -1:
-        """Once more where that is safe: a pooled connection was dead, and nothing can have been done with the request.
+    cdef int _nobody(self, Exchange x, int why, int64_t now) except -1:
+        """No backend may take it: wait where they are merely full, else say when to come again."""
+        if why == ALL_FULL and x.plan.queue is not None:
+            return 0 if x.queued else x.plan.queue.push(x, now)
+        x.plan.cells[R_NO_BACKEND] += 1
+        seconds = _opens_in(x.plan, now)
+        if seconds < 0:
+            return x.fail("no_backend")
+        return x.fail_with("circuit_open", [(b"Retry-After", b"%d" % seconds)])
 
-        RFC 9110 section 9.2.2: only idempotent methods, and only with a body that is still whole in our hands.
-        """
-        if KINDS[kind].retryable == "reused" and x.fresh_only and x.attempts == 1 and _replayable(x):
-            x.target.pair[P_RETRIES] += 1
-            x.target.row[U_STALE_RETRIES] += 1
-            return self._attempt(x)
-        if kind != "upstream_reset":
-            x.target.row[U_IN_FLIGHT] -= 1
+    cdef int resume(self, Exchange x) except -1:
+        return self._next(x, monotonic_us())
+
+    # -- once more ----------------------------------------------------------------------------------------------------
+
+    cdef int upstream_failed(self, Exchange x, Target target, bint trial, str kind, bint stale) except -1:
+        """Nothing of an answer went out. A pooled connection that was dead says nothing about its backend."""
+        if stale and _repeatable(x) and not x.body_lost and not x.hedging:
+            target.pair[P_RETRIES] += 1
+            target.row[U_STALE_RETRIES] += 1
+            x.rewind_body()
+            return (<Origin>target.origin).connect(x, target, trial)
+        x.failure = kind
+        leave(x, target, trial, NO_VERDICT if stale else FAILURE, -1)
+        if x.up is not None:
+            return 0  # the first attempt goes on without its hedge
+        if x.hedging:
+            return self._wait_on_client(x)  # the hedge is all that is left
+        if self._again(x, kind):
+            return 0
         return x.fail(kind)
 
+    cdef bint _again(self, Exchange x, str kind) except -1:
+        """Retry after an attempt without an answer, where that is wanted and allowed."""
+        cdef Policy policy = x.plan.policy
+        cdef int64_t now = monotonic_us(), wait = 0
+        cdef str retryable = KINDS[kind].retryable
+        cdef bint sent = retryable != "yes"
+        if not policy.on_errors or retryable == "no" or x.retries >= policy.max_retries:
+            return False
+        if sent and (not _repeatable(x) or x.body_lost or (kind == "upstream_timeout" and not policy.on_timeouts)):
+            return False
+        if not _elsewhere(x, now):
+            if not policy.repeats:
+                return False
+            wait = policy.wait_us(x.retries + 1, &x.runtime.random)
+        if not _in_time(x, now + wait) or (sent and not _spend(x)):
+            return False
+        return self._retry_in(x, wait)
 
-cdef bint _replayable(Exchange x) noexcept:
-    cdef int method = x.head.method
-    return x.request_done and not x.head.chunked and not x.upgrading and (
-        method == GET or method == HEAD_ or method == OPTIONS or method == TRACE or method == PUT or method == DELETE
-    ) and x.body_size == (x.head.content_length if x.head.content_length > 0 else 0)
+    cdef bint upstream_declined(self, Exchange x, Target target, const char* base, Head* head) except -1:
+        """An answer that the route would rather have from another attempt, where that is allowed."""
+        cdef Policy policy = x.plan.policy
+        cdef int64_t now = monotonic_us(), wait
+        if x.retries >= policy.max_retries or not _repeatable(x) or x.body_lost:
+            return False
+        wait = policy.wait_us(x.retries + 1, &x.runtime.random)
+        if not _elsewhere(x, now):
+            after = _retry_after(base, head)
+            if after is not None:
+                if after * 1e6 > policy.most_us:
+                    return False
+                wait = max(wait, <int64_t>(after * 1e6))
+        if not _in_time(x, now + wait) or not _spend(x):
+            return False
+        x.failure = f"status {head.status}"
+        return self._retry_in(x, wait or 1)
+
+    cdef bint _retry_in(self, Exchange x, int64_t wait) except -1:
+        x.retries += 1
+        x.fresh_only = x.upgrading
+        x.rewind_body()
+        if wait:
+            x.task = x.runtime.clock.loop.call_later(wait / 1e6, self._retry, x)
+            self._wait_on_client(x)
+        else:
+            self._next(x, monotonic_us())
+        return True
+
+    def _retry(self, Exchange x):
+        """The back-off is over."""
+        x.task = None
+        if not x.finished:
+            self._next(x, monotonic_us())
+
+    cdef int _wait_on_client(self, Exchange x) except -1:
+        """No upstream's deadline covers x for now: its client's does."""
+        if x.request_done:
+            x.down.deadline = x.total_deadline
+        return 0
+
+    # -- two at once --------------------------------------------------------------------------------------------------
+
+    cdef int hedge(self, Exchange x) except -1:
+        """A second attempt beside one that is slow, at another backend."""
+        cdef UpstreamConnection connection
+        cdef Target target
+        cdef int64_t now = monotonic_us()
+        cdef int index, admitted
+        if x.up is None or x.answered or (<UpstreamConnection>x.up).relayed or not _elsewhere(x, now) or not _spend(x):
+            return 0
+        index = _pick(x, now)
+        if index < 0 or _was_tried(x, index):
+            return 0
+        target = <Target>x.plan.targets[index]
+        admitted = _enter(x, target, now)
+        if admitted == REFUSED:
+            return 0
+        target.pair[P_HEDGES] += 1
+        connection = (<Origin>target.origin).take()
+        if connection is not None:
+            return self._send(x, target, admitted == TRIAL, connection, now)
+        x.hedging = True
+        return (<Origin>target.origin).connect(x, target, admitted == TRIAL)
+
+
+# ---- which backend --------------------------------------------------------------------------------------------------
+
+cdef int _pick(Exchange x, int64_t now) except -3:
+    """Index of a backend, NONE_LEFT or ALL_FULL."""
+    cdef Plan plan = x.plan
+    cdef Target target
+    if plan.balancer is not None:
+        return plan.balancer.pick(_key(x) if plan.needs_key else 0, now, x.tried)
+    target = <Target>plan.targets[0]
+    if _withdrawn(target) or (plan.policy.breaker.enabled and target.guarded and blocked(target.shared, now)):
+        return NONE_LEFT
+    return ALL_FULL if full(target) else 0
+
+
+cdef inline bint _withdrawn(Target target) noexcept nogil:
+    """By an operator."""
+    return (
+        atomic_load(target.shared + SU_OUT) & (OUT_DRAIN | OUT_MAINTENANCE)
+        or atomic_load(target.shared + SU_WEIGHT) == 1
+    )
+
+
+cdef int _enter(Exchange x, Target target, int64_t now) except -1:
+    """Take a slot and ask the breaker: ADMITTED, TRIAL or REFUSED. Either way it counts as tried."""
+    cdef int admitted = ADMITTED
+    if target.index < 64:
+        x.tried |= <uint64_t>1 << target.index
+    if not enter(target):
+        return REFUSED
+    if target.guarded:
+        admitted = admit(target.shared, &x.plan.policy.breaker, now)
+        if admitted == REFUSED:
+            leave(x, target, False, NO_VERDICT, -1)
+    return admitted
+
+
+cdef inline bint _was_tried(Exchange x, int index) noexcept nogil:
+    return index < 64 and x.tried >> index & 1
+
+
+cdef bint _elsewhere(Exchange x, int64_t now) noexcept:
+    """Whether there is a backend, healthy and not tried yet."""
+    cdef Target target
+    for item in x.plan.targets:
+        target = <Target>item
+        if (
+            not _was_tried(x, target.index) and atomic_load(target.shared + SU_OUT) == 0 and not _withdrawn(target)
+            and atomic_load(target.shared + SU_SKIP_UNTIL_US) <= now
+            and not (x.plan.policy.breaker.enabled and target.guarded and blocked(target.shared, now))
+        ):
+            return True
+    return False
+
+
+cdef object _opens_in(Plan plan, int64_t now):
+    """Seconds until a breaker lets somebody through, at least 1; -1 where none is in the way."""
+    cdef Target target
+    cdef int64_t first = -1, left
+    for item in plan.targets:
+        target = <Target>item
+        if plan.policy.breaker.enabled and target.guarded and blocked(target.shared, now):
+            left = max(0, atomic_load(target.shared + SU_OPEN_UNTIL_US) - now)
+            first = left if first < 0 else min(first, left)
+    return first if first < 0 else first // 1000000 + 1
 
 
 cdef unsigned long long _key(Exchange x) noexcept:
@@ -88,137 +279,42 @@ cdef unsigned long long _key(Exchange x) noexcept:
     return hash_bytes(text, n, 0)
 
 
-# ---- the head -------------------------------------------------------------------------------------------------------
+# ---- whether once more ----------------------------------------------------------------------------------------------
 
-cdef inline char* _put(char* out, const char* text, Py_ssize_t n) noexcept nogil:
-    memcpy(out, text, n)
-    return out + n
-
-
-cdef Py_ssize_t write_head(Exchange x, bytes authority, char** start) except -2:
-    """Build the upstream request head in scratch. Its length, or -1 when the client's cannot be taken apart."""
-    cdef Head* head = &x.head
-    cdef Plan plan = x.plan
-    cdef Py_ssize_t path = plan.template.size(&x.match)
-    cdef bytes names, edits = b""
-    cdef bint trailers
-    cdef char* out
-    if head.connection & C_NAMES and cut_named(x.base, head, NULL, 0, REQUEST) < 0:
-        return -1
-    if x.request_edits is not None:
-        names, edits = edit_lines(x.request_edits)
-        if cut_named(x.base, head, PyBytes_AS_STRING(names), len(names), REQUEST) < 0:
-            return -1
-    # twice the head: Host, Via, X-Forwarded-* and Forwarded may be written from its parts more than once
-    start[0] = x.runtime.room(3 * head.length + path + len(authority) + len(edits) + len(plan.settings.via) + 1024)
-    out = _request_line(x, start[0], path)
-    out = _host(x, authority, out)
-    out = copy_fields(x.base, head, out)
-    if head.chunked:
-        out = _put(out, b"Transfer-Encoding: chunked\r\n", 28)
-    elif head.content_length >= 0:
-        out += snprintf(out, 48, b"Content-Length: %lld\r\n", <long long>head.content_length)
-    trailers = head.te.end > head.te.start and has_token(
-        x.base + head.te.start, head.te.end - head.te.start, b"trailers", 8)
-    if x.upgrading:
-        out = _put(out, b"Upgrade: websocket\r\nConnection: Upgrade\r\n", 41)
-    elif trailers:
-        out = _put(out, b"TE: trailers\r\nConnection: TE\r\n", 30)
-    if head.chunked and head.trailer.end > head.trailer.start:
-        out = _field(out, b"Trailer: ", 9, x.base, head.trailer)
-    out = _forwarding(x, out)
-    out = _put(out, PyBytes_AS_STRING(edits), len(edits))
-    out = _put(out, b"\r\n", 2)
-    return out - start[0]
+cdef bint _repeatable(Exchange x) noexcept:
+    """Whether it is harmless, or declared to be, that the request is done twice."""
+    cdef int method = x.head.method
+    return not x.upgrading and (
+        method == GET or method == HEAD_ or method == OPTIONS or method == TRACE or method == PUT or method == DELETE
+        or x.plan.policy.any_method
+    )
 
 
-cdef char* _request_line(Exchange x, char* out, Py_ssize_t room) noexcept:
-    cdef Head* head = &x.head
-    cdef Py_ssize_t n = head.verb.end
-    cdef Py_ssize_t query = head.target.end - x.query
-    out = _put(out, x.base, n)
-    out[0] = c" "
-    out += 1
-    out += x.plan.template.render(x.path_start, &x.match, out, room)
-    if query > 1:
-        out = _put(out, x.base + x.query, query)
-        if x.plan.template.has_query:
-            (out - query)[0] = c"&"
-    return _put(out, b" HTTP/1.1\r\n", 11)
+cdef bint _in_time(Exchange x, int64_t at) noexcept:
+    return not x.total_deadline or at < x.total_deadline
 
 
-cdef inline char* _field(char* out, const char* name, Py_ssize_t n, const char* base, Span value) noexcept nogil:
-    out = _put(out, name, n)
-    out = _put(out, base + value.start, value.end - value.start)
-    return _put(out, b"\r\n", 2)
+cdef bint _spend(Exchange x) noexcept:
+    """Have a retry or hedge from the route's budget, once for all those of an exchange."""
+    cdef int64_t* cells = x.plan.cells
+    cdef int64_t live = 0
+    if x.extra:
+        return True
+    for item in x.plan.targets:
+        live += (<Target>item).row[U_IN_FLIGHT]
+    if not x.plan.policy.affords(cells[R_EXTRA_ACTIVE], live):
+        cells[R_BUDGET_SPENT] += 1
+        return False
+    cells[R_EXTRA_ACTIVE] += 1
+    x.extra = True
+    return True
 
 
-cdef char* _host(Exchange x, bytes authority, char* out) noexcept:
-    if x.plan.preserve_host and x.head.host.end > x.head.host.start:
-        return _field(out, b"Host: ", 6, x.base, x.head.host)
-    out = _put(out, b"Host: ", 6)
-    out = _put(out, PyBytes_AS_STRING(authority), PyBytes_GET_SIZE(authority))
-    return _put(out, b"\r\n", 2)
-
-
-cdef char* _forwarding(Exchange x, char* out) noexcept:
-    """X-Forwarded-*, Forwarded, Via and X-Request-Id: what a trusted peer says is kept and added to, else ours."""
-    cdef Head* head = &x.head
-    cdef bytes via = x.plan.settings.via
-    cdef bint trusted = x.trusted_peer()
-    cdef Py_ssize_t n = 0
-    cdef const char* text = x.down.address(&n)
-    out = _put(out, b"X-Forwarded-For: ", 17)
-    if trusted and head.forwarded_for_lines:
-        out = _joined(x, b"x-forwarded-for", 15, out)
-    out = _put(out, text, n)
-    if trusted and head.forwarded_proto.end > head.forwarded_proto.start:
-        out = _put(out, b"\r\n", 2)
-        out = _field(out, b"X-Forwarded-Proto: ", 19, x.base, head.forwarded_proto)
-    else:
-        out = _put(out, b"\r\nX-Forwarded-Proto: http\r\n", 27)
-    if trusted and head.forwarded_host.end > head.forwarded_host.start:
-        out = _field(out, b"X-Forwarded-Host: ", 18, x.base, head.forwarded_host)
-    elif head.host.end > head.host.start:
-        out = _field(out, b"X-Forwarded-Host: ", 18, x.base, head.host)
-    if trusted and head.forwarded_port.end > head.forwarded_port.start:
-        out = _field(out, b"X-Forwarded-Port: ", 18, x.base, head.forwarded_port)
-    elif x.down.local_port:
-        out += snprintf(out, 32, b"X-Forwarded-Port: %d\r\n", x.down.local_port)
-    out = _forwarded(x, out, text, n, trusted)
-    if via:
-        out = _put(out, b"Via: 1.1 " if head.minor else b"Via: 1.0 ", 9)
-        out = _put(out, PyBytes_AS_STRING(via), PyBytes_GET_SIZE(via))
-        out = _put(out, b"\r\n", 2)
-    text = x.id_text(&n)
-    out = _put(out, b"X-Request-Id: ", 14)
-    out = _put(out, text, n)
-    return _put(out, b"\r\n", 2)
-
-
-cdef char* _joined(Exchange x, const char* name, Py_ssize_t n, char* out) noexcept:
-    """All values of a field, each with ", " behind it."""
-    cdef Py_ssize_t pos = x.head.fields
-    cdef Span key, value
-    while next_field(x.base, &x.head, &pos, &key, &value):
-        if value.end > value.start and equals(x.base + key.start, key.end - key.start, name, n):
-            out = _put(out, x.base + value.start, value.end - value.start)
-            out = _put(out, b", ", 2)
-    return out
-
-
-cdef char* _forwarded(Exchange x, char* out, const char* address, Py_ssize_t n, bint trusted) noexcept:
-    """RFC 7239: for, host and proto of this hop; addresses of IPv6 and hosts with a port need quotes."""
-    cdef bint six = memchr(address, c":", n) != NULL
-    out = _put(out, b"Forwarded: ", 11)
-    if trusted and x.head.forwarded.end > x.head.forwarded.start:
-        out = _joined(x, b"forwarded", 9, out)
-    out = _put(out, b"for=\"[" if six else b"for=", 6 if six else 4)
-    out = _put(out, address, n)
-    if six:
-        out = _put(out, b"]\"", 2)
-    if x.head.host.end > x.head.host.start:
-        out = _put(out, b";host=\"", 7)
-        out = _put(out, x.base + x.head.host.start, x.head.host.end - x.head.host.start)
-        out = _put(out, b"\"", 1)
-    return _put(out, b";proto=http\r\n", 13)
+cdef object _retry_after(const char* base, Head* head):
+    """Seconds the answer asks to wait, or None (RFC 9110 section 10.2.3)."""
+    cdef Py_ssize_t pos = head.fields
+    cdef Span name, value
+    while next_field(base, head, &pos, &name, &value):
+        if equals(base + name.start, name.end - name.start, b"retry-after", 11):
+            return retry_after(base[value.start:value.end])
+    return None

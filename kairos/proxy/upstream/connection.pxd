@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 
 from kairos._speedups.http1 cimport Chunks, Head
-from kairos.proxy.exchange cimport Exchange, Runtime, Slices, Upstream
+from kairos.proxy.exchange cimport Exchange, Runtime, Slices, Target, Upstream
 
 
 cdef class Origin:
@@ -18,23 +18,27 @@ cdef class Origin:
     cdef int64_t max_idle
     cdef int64_t max_requests
     cdef int64_t* row                   # U_* cells of this worker
-    cdef int64_t* shared                # SU_* cells
     cdef bint retired                   # no snapshot in force names it
-    cdef bint marks                     # the shared cells are this origin's own, not those of "no upstream"
     cdef bint unreachable               # the last attempt to connect failed
 
     cdef UpstreamConnection take(self)
-    cdef int connect(self, Exchange x) except -1
+    cdef int connect(self, Exchange x, Target target, bint trial) except -1
 
 
 cdef class UpstreamConnection(Upstream):
     cdef readonly Origin origin
     cdef Exchange x                     # being served, None while idle
+    cdef Target target                  # the attempt that x makes here ...
+    cdef bint trial                     # ... is a half-open breaker's trial
+    cdef bint settled                   # the breaker was told already
+    cdef int64_t sent                   # monotonic µs at which the request was out
+    cdef int64_t answered               # monotonic µs of the response head, 0 before
     cdef int state
     cdef bint reused                    # has answered before
     cdef bint answering                 # a byte of the current response came
     cdef bint keep                      # may serve another exchange after this one
-    cdef bint at_once               # head and body came in one read
+    cdef bint at_once                   # head and body came in one read
+    cdef bint relayed                   # an interim response went out to the client
     cdef bint until_close               # the response body ends with the connection
     cdef int informational              # 1xx heads so far
     cdef int64_t requests               # sent in its life
@@ -45,7 +49,12 @@ cdef class UpstreamConnection(Upstream):
     cdef bytes trailers                 # section as it came, then what of it may go on
     cdef bytes trailer                  # names announced in the head
 
-    cdef int begin(self, Exchange x, const char* head, Py_ssize_t n) except -1
+    cdef int begin(self, Exchange x, Target target, bint trial, int64_t now, const char* head, Py_ssize_t n) except -1
+    cdef bint wins(self, Exchange x) except -1
+    cdef bint _declined(self, Exchange x, bytes data, Py_ssize_t offset) except -1
+    cdef int _stand_down(self, Exchange x, int outcome) except -1
+    cdef int _part(self, Exchange x, int outcome) except -1
+    cdef int give_back(self, int64_t now) except -1
     cdef int _sent(self, Exchange x) except -1
     cdef int _arm(self, Exchange x, int64_t wait, int64_t now) except -1
     cdef int _heads(self, bytes data) except -1

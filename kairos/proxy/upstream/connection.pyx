@@ -12,16 +12,17 @@ from libc.stdint cimport int64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memset
 
+from kairos._speedups.breaker cimport FAILURE, NO_VERDICT, SUCCESS
 from kairos._speedups.cells cimport (
-    Page, SU_CELLS, U_CELLS, U_CONNECT_FAILURES, U_CONNECTIONS_IDLE, U_CONNECTIONS_OPEN, U_CONNECTS, U_IN_FLIGHT,
-    U_REUSES,
+    P_HEDGE_WINS, Page, U_CELLS, U_CONNECT_FAILURES, U_CONNECTIONS_IDLE, U_CONNECTIONS_OPEN, U_CONNECTS, U_REUSES,
 )
 from kairos._speedups.hashing cimport next_random
 from kairos._speedups.http1 cimport (
     C_CLOSE, C_DATA, C_END, C_ERROR, C_KEEP_ALIVE, C_UPGRADE, Chunks, Head, NEED_MORE,
     has_token, scan_response, worth_scanning,
 )
-from kairos.proxy.exchange cimport Exchange, Runtime, Slices, add_slice, clear_slices, gather, joined
+from kairos.proxy.exchange cimport Exchange, Runtime, Slices, Target, add_slice, clear_slices, gather, joined
+from kairos.proxy.upstream.attempt cimport leave, report
 from kairos.proxy.wire cimport iovec, monotonic_us
 
 from kairos.proxy.trailers import announced
@@ -41,8 +42,7 @@ cdef enum:
 cdef class Origin:
     """Made by snapshot.py, kept over reloads by its key."""
 
-    def __init__(self, Runtime runtime, address, tls, server_name, keepalive, Page page, Py_ssize_t row,
-                 Py_ssize_t shared, bint marks):
+    def __init__(self, Runtime runtime, address, tls, server_name, keepalive, Page page, Py_ssize_t row):
         self.runtime = runtime
         self.address = address
         self.authority = address.authority
@@ -50,8 +50,6 @@ cdef class Origin:
         self.server_name = server_name
         self.idle = []
         self.row = page.at(row, U_CELLS)
-        self.shared = page.at(shared, SU_CELLS)
-        self.marks = marks
         self.configure(keepalive)
 
     def configure(self, keepalive):
@@ -82,15 +80,16 @@ cdef class Origin:
                 return connection
         return None
 
-    cdef int connect(self, Exchange x) except -1:
-        """Open a connection for x; the handler hears of a failure, or its exchange goes on."""
+    cdef int connect(self, Exchange x, Target target, bint trial) except -1:
+        """Open a connection for an attempt of x; the handler hears of a failure, or its exchange goes on."""
         x.task = self.runtime.clock.loop.create_task(dial(self, x.plan.connect_us / 1e6))
-        x.task.add_done_callback(partial(self._dialled, x))
+        x.task.add_done_callback(partial(self._dialled, x, target, trial))
         return 0
 
-    def _dialled(self, Exchange x, task):
-        """The dial ended, one way or another: also for an exchange that is over by now."""
+    def _dialled(self, Exchange x, Target target, bint trial, task):
+        """The dial ended, one way or another: also for an exchange that is over by now, or has its answer."""
         x.task = None
+        x.hedging = False
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.row[U_CONNECT_FAILURES] += 1
@@ -99,22 +98,23 @@ cdef class Origin:
             self.unreachable = True
         elif not task.cancelled():
             self.unreachable = False
-        if x.finished:
-            self.row[U_IN_FLIGHT] -= 1
+        if x.finished or x.answered:
+            leave(x, target, trial, NO_VERDICT, -1)
             if error is None and not task.cancelled():
-                (<UpstreamConnection>task.result()).close()
+                (<UpstreamConnection>task.result()).give_back(monotonic_us())
         elif isinstance(error, DialError):
-            x.plan.handler.upstream_failed(x, error.kind)
+            x.plan.handler.upstream_failed(x, target, trial, error.kind, False)
         elif error is not None:
-            self.row[U_IN_FLIGHT] -= 1
+            leave(x, target, trial, NO_VERDICT, -1)
             x._crashed(error)
         else:
-            x.plan.handler.upstream_connected(x, <UpstreamConnection>task.result())
+            x.plan.handler.upstream_connected(x, target, trial, <UpstreamConnection>task.result())
 
     def protocol(self):
         """A new connection for dial() to attach to a transport."""
         cdef UpstreamConnection connection = UpstreamConnection.__new__(UpstreamConnection)
         connection.origin = self
+        connection.keep = True
         return connection
 
 
@@ -176,7 +176,7 @@ cdef class UpstreamConnection(Upstream):
             return x.finish()
         if x.total_deadline and now >= x.total_deadline:
             return x.fail("total_timeout")
-        return x.fail("upstream_timeout")
+        return self._broken("upstream_timeout")
 
     cdef int on_broken_pipe(self) except -1:
         """The origin takes no more, but what it answered before it hung up is still to be read (RFC 9112 9.5)."""
@@ -195,16 +195,26 @@ cdef class UpstreamConnection(Upstream):
 
     # -- request ------------------------------------------------------------------------------------------------------
 
-    cdef int begin(self, Exchange x, const char* head, Py_ssize_t n) except -1:
-        """Send the request head (scratch) and what is there of the body."""
+    cdef int begin(self, Exchange x, Target target, bint trial, int64_t now, const char* head, Py_ssize_t n) except -1:
+        """Send the request head (scratch) and what is there of the body. Beside an attempt under way it is a hedge."""
         cdef iovec iov[2]
         self.x = x
-        x.up = self
+        if x.up is None:
+            x.up = self
+            x.target = target
+        else:
+            x.rival = self
+        self.target = target
+        self.trial = trial
+        self.settled = False
+        self.sent = now
+        self.answered = 0
         self.state = U_HEAD
         self.reused = self.requests > 0
         self.requests += 1
         self.answering = False
         self.informational = 0
+        self.relayed = False
         x.attempts += 1
         iov[0].iov_base = <void*>head
         iov[0].iov_len = n
@@ -222,7 +232,7 @@ cdef class UpstreamConnection(Upstream):
 
     cdef int _sent(self, Exchange x) except -1:
         """The request is out: the upstream's time begins to run."""
-        return self._arm(x, x.plan.first_byte_us, x.sent)
+        return self._arm(x, x.plan.first_byte_us, self.sent)
 
     cdef int _arm(self, Exchange x, int64_t wait, int64_t now) except -1:
         self.deadline = now + wait
@@ -234,11 +244,14 @@ cdef class UpstreamConnection(Upstream):
         """Body bytes that came while there was no connection."""
         cdef Slices slices
         cdef bytes piece
-        self._arm(x, x.plan.first_byte_us, x.sent)
+        self._arm(x, x.plan.first_byte_us, self.sent)
         pieces, x.inbox = x.inbox or (), None
+        x.inbox_bytes = 0
         for piece in pieces:
             clear_slices(&slices)
             add_slice(&slices, PyBytes_AS_STRING(piece), len(piece))
+            if not x.body_lost:
+                x._pass_body(&slices)
             if self.x is x:
                 self.request_body(x, &slices, piece)
         if self.x is x and not self.write_paused:
@@ -267,8 +280,10 @@ cdef class UpstreamConnection(Upstream):
             tail = b"0\r\n" + (trailers or b"") + b"\r\n"
             self.send(PyBytes_AS_STRING(tail), len(tail))
         if self.x is x:
-            x.sent = monotonic_us()
-            self._arm_request(x, x.sent)
+            self.sent = monotonic_us()
+            if x.retries == 0:
+                x.sent = self.sent
+            self._arm_request(x, self.sent)
         return 0
 
     cdef int _arm_request(self, Exchange x, int64_t now) except -1:
@@ -297,7 +312,7 @@ cdef class UpstreamConnection(Upstream):
                 self.pending = data[offset:] if offset else data
                 return 0
             if n < 0:
-                return x.fail("upstream_protocol")
+                return self._broken("upstream_protocol")
             if self.head.status >= 200:
                 return self._respond(data, offset)
             if self.head.status == 101:
@@ -313,8 +328,10 @@ cdef class UpstreamConnection(Upstream):
         cdef Exchange x = self.x
         self.informational += 1
         if self.informational > x.plan.settings.max_informational:
-            return x.fail("upstream_protocol")
-        if self.head.status != 100 and x.head.minor == 1:
+            self._broken("upstream_protocol")
+            return 0
+        if self.head.status != 100 and x.head.minor == 1 and x.rival is None:
+            self.relayed = True
             x.down.informational(x, base, &self.head)
         return 0
 
@@ -327,10 +344,12 @@ cdef class UpstreamConnection(Upstream):
         if not x.upgrading or not head.connection & C_UPGRADE or not has_token(
             base + head.upgrade.start, head.upgrade.end - head.upgrade.start, b"websocket", 9
         ):
-            return x.fail("upstream_protocol")
+            return self._broken("upstream_protocol")
         self.state = U_TUNNEL
         self.keep = False
-        x.answered = monotonic_us()
+        self.answered = x.answered = monotonic_us()
+        self.settled = True  # it may stay open for hours
+        report(x, self.target, self.trial, SUCCESS)
         x.upstream_us = x.answered - x.sent
         x.set_upstream_head(head)
         if self.x is not x:
@@ -346,6 +365,9 @@ cdef class UpstreamConnection(Upstream):
         cdef Exchange x = self.x
         cdef Head* head = &self.head
         cdef int64_t now = monotonic_us()
+        self.answered = now
+        if x.rival is not None and not self.wins(x):
+            return 0
         x.answered = now
         self.state = U_BODY
         self.until_close = False
@@ -370,6 +392,8 @@ cdef class UpstreamConnection(Upstream):
             self.until_close = True
             self.keep = False
             self.remaining = -1
+        if x.plan.policy.retries(head.status) and self._declined(x, data, offset):
+            return 0
         x.set_upstream_head(head)
         if self.x is not x:
             return 0
@@ -379,6 +403,8 @@ cdef class UpstreamConnection(Upstream):
         if self._is_event_stream(PyBytes_AS_STRING(data) + offset):
             x.event_stream = True
             x.total_deadline = 0
+            self.settled = True
+            report(x, self.target, self.trial, FAILURE if x.plan.policy.fails(head.status) else SUCCESS)
         self._arm_body(x, now)
         return self._body(data, offset + head.length)
 
@@ -458,30 +484,86 @@ cdef class UpstreamConnection(Upstream):
     cdef int _broken(self, str kind) except -1:
         """The connection is of no more use, and x was not done."""
         cdef Exchange x = self.x
-        if self.answering:
+        cdef bint stale = self.reused and not self.answering and kind == "upstream_reset"
+        if self.state != U_HEAD or self.relayed:
             return x.fail(kind)
+        if x.rival is not None:
+            return self._stand_down(x, FAILURE)
         self.x = None
         x.up = None
         self.state = U_DONE
-        x.fresh_only = self.reused
-        self.origin.row[U_IN_FLIGHT] -= 1
-        return x.plan.handler.upstream_failed(x, kind)
+        if not self.closed:
+            self.abort()
+        return x.plan.handler.upstream_failed(x, self.target, self.trial, kind, stale)
 
-    cdef int cancel(self, Exchange x) except -1:
+    # -- two attempts at once -----------------------------------------------------------------------------------------
+
+    cdef bint wins(self, Exchange x) except -1:
+        """Of an attempt and its hedge, the first good answer is the one; False: the other one is left to go on."""
+        cdef Upstream other = x.rival if x.up is self else x.up
+        if x.plan.policy.fails(self.head.status) or x.plan.policy.retries(self.head.status):
+            self._stand_down(x, FAILURE if x.plan.policy.fails(self.head.status) else SUCCESS)
+            return False
+        if x.rival is self:
+            self.target.pair[P_HEDGE_WINS] += 1
+        x.up = self
+        x.rival = None
+        x.target = self.target
+        other.cancel(x, NO_VERDICT)
+        return True
+
+    cdef int _stand_down(self, Exchange x, int outcome) except -1:
+        """This one of the two has failed."""
+        cdef UpstreamConnection other = <UpstreamConnection>(x.rival if x.up is self else x.up)
+        x.up = other
+        x.rival = None
+        x.target = other.target
+        return self.cancel(x, outcome)
+
+    cdef bint _declined(self, Exchange x, bytes data, Py_ssize_t offset) except -1:
+        """Whether the answer is dropped and the request made once more. One that is here whole leaves a connection."""
+        cdef Head* head = &self.head
+        cdef int outcome = FAILURE if x.plan.policy.fails(head.status) else SUCCESS
+        if not x.plan.handler.upstream_declined(x, self.target, PyBytes_AS_STRING(data) + offset, head):
+            return False
+        x.up = None
+        x.answered = 0
+        self.keep = self.keep and self.remaining == len(data) - offset - head.length
+        self.x = None
+        self._part(x, outcome)
+        self.give_back(self.answered)
+        return True
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    cdef int _part(self, Exchange x, int outcome) except -1:
+        """The attempt is over."""
+        if self.settled:
+            self.trial = False
+            if outcome == SUCCESS:
+                outcome = NO_VERDICT
+        return leave(x, self.target, self.trial, outcome, self.answered - self.sent if self.answered else -1)
+
+    cdef int cancel(self, Exchange x, int outcome) except -1:
         """Nobody wants the response any more."""
         self.x = None
         self.state = U_DONE
-        self.origin.row[U_IN_FLIGHT] -= 1
+        self._part(x, outcome)
         return self.abort()
 
     cdef int release(self, Exchange x) except -1:
         """The exchange is over: back to the pool, or close."""
-        cdef Origin origin = self.origin
-        cdef int64_t jitter
         self.x = None
-        origin.row[U_IN_FLIGHT] -= 1
+        self._part(x, FAILURE if x.plan.policy.fails(x.status) else SUCCESS)
         if x.tunnelling:
             self.deadline = monotonic_us() + x.plan.settings.write_idle_us  # for what is still to be written
+        return self.give_back(x.answered)
+
+    cdef int give_back(self, int64_t now) except -1:
+        """To the pool, where it may serve another exchange and there is room; else close."""
+        cdef Origin origin = self.origin
+        cdef int64_t jitter
+        self.target = None
         if (
             not self.keep or self.closed or origin.retired or self.read_paused
             or (self.queued and self.transport.get_write_buffer_size() != 0)
@@ -492,7 +574,7 @@ cdef class UpstreamConnection(Upstream):
             return self.close()
         self.state = U_IDLE
         jitter = <int64_t>(next_random(&origin.runtime.random) % (origin.idle_us // 10 + 1))
-        self.deadline = x.answered + origin.idle_us - jitter
+        self.deadline = now + origin.idle_us - jitter
         origin.idle.append(self)
         origin.row[U_CONNECTIONS_IDLE] += 1
         return 0

@@ -1,0 +1,3 @@
+from structlog.typing import FilteringBoundLogger
+
+log: FilteringBoundLogger
