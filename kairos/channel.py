@@ -4,7 +4,7 @@ Sans-IO: `encode` gives the bytes of one message, `Decoder.receive` the messages
 big-endian length and the message in MessagePack. A frame that lies about its size or its content is a `ChannelError`:
 the reader then drops the peer, for a stream out of step cannot be put right.
 
-    supervisor → child   Prepare → Commit or Abort;  Drain;  Stop;  ReopenLogs
+    supervisor → child   Prepare → Commit or Abort;  Listen;  Drain;  Stop;  ReopenLogs
     child → supervisor   Ready;  Ack or Nack (to Prepare);  Drained
     control ↔ supervisor ReloadRequest → ReloadResult;  UpgradeRequest → UpgradeResult
 
@@ -69,6 +69,10 @@ class Abort(_Message, frozen=True):
     revision: int
 
 
+class Listen(_Message, frozen=True):
+    """To a child born on `standby`: the listeners are ours now, accept from them."""
+
+
 class Drain(_Message, frozen=True):
     """Accept nothing new, finish what is open within `deadline_s`, cut the rest, say `Drained`, exit 0."""
 
@@ -107,7 +111,7 @@ class UpgradeResult(_Message, frozen=True):
 
 
 class Ready(_Message, frozen=True):
-    """The first revision is in use and connections are accepted."""
+    """The first revision is in use and connections are accepted (on `standby`: will be)."""
 
     pid: int
 
@@ -145,7 +149,7 @@ class Drained(_Message, frozen=True):
     """Nothing is left open; the process exits."""
 
 
-ToChild = Prepare | Commit | Abort | Drain | Stop | ReopenLogs | ReloadResult | UpgradeResult
+ToChild = Prepare | Commit | Abort | Listen | Drain | Stop | ReopenLogs | ReloadResult | UpgradeResult
 FromChild = Ready | Ack | Nack | Drained | ReloadRequest | UpgradeRequest
 Message = ToChild | FromChild
 
@@ -237,6 +241,8 @@ class WorkerBoot:
     control_path: str
     """Unix socket of the control process, which answers what no worker should spend time on; empty without one."""
     log_level: str
+    standby: bool = False
+    """Another gateway accepts from the listeners still: get ready, touch nothing that is shared, wait for `Listen`."""
     control: ControlBoot | None = None
     """None in workers."""
 

@@ -2,6 +2,9 @@
 
 Without a service manager nothing is sent and nothing is inherited. The variables are taken out of the environment, so
 that no child believes they were meant for it.
+
+In a binary upgrade one process speaks at a time, so that `NotifyAccess=main` is enough: the old supervisor until it
+names the new one as the main process, from then on the new one, which is silent before.
 """
 
 from __future__ import annotations
@@ -21,8 +24,11 @@ _FIRST_FD = 3
 class Notifier:
     """Tells the service manager what the gateway is doing, and that it lives."""
 
-    def __init__(self, environ: MutableMapping[str, str]) -> None:
-        self._socket = _connect(environ.pop("NOTIFY_SOCKET", ""))
+    def __init__(self, environ: MutableMapping[str, str], *, silent: bool = False) -> None:
+        self.silent = silent
+        """Whether another process is the main one still."""
+        self._address = environ.pop("NOTIFY_SOCKET", "")
+        self._socket = _connect(self._address)
         self._watchdog = _watchdog_interval(environ) if self._socket else None
         self._next_beat = 0.0
 
@@ -40,22 +46,35 @@ class Notifier:
 
     def beat(self, now: float) -> None:
         """Feed the watchdog if it is time."""
-        if self._watchdog is not None and now >= self._next_beat:
+        if self._watchdog is not None and now >= self.next_beat():
             self._next_beat = now + self._watchdog
             self._send("WATCHDOG=1")
 
     def next_beat(self) -> float:
         """When `beat` wants to be called; infinite without a watchdog."""
-        return self._next_beat if self._watchdog is not None else float("inf")
+        return self._next_beat if self._watchdog is not None and not self.silent else float("inf")
+
+    def for_successor(self) -> dict[str, str]:
+        """The variables by which a new gateway finds the manager."""
+        if self._socket is None:
+            return {}
+        usec = {} if self._watchdog is None else {"WATCHDOG_USEC": str(round(self._watchdog * 2e6))}
+        return {"NOTIFY_SOCKET": self._address, **usec}
+
+    def hand_over(self, pid: int) -> None:
+        """The new gateway is the main process, and has the word from here on."""
+        self._send(f"MAINPID={pid}")
+        self.close()
 
     def close(self) -> None:
-        """In a forked child, which has nothing to report."""
+        """Nothing more to report: in a forked child, and at the end."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        self._watchdog = None
 
     def _send(self, *assignments: str) -> None:
-        if self._socket is not None:
+        if self._socket is not None and not self.silent:
             with contextlib.suppress(OSError):  # a manager that does not listen must not stop the gateway
                 self._socket.send("\n".join(assignments).encode())
 

@@ -19,6 +19,14 @@ Rules:
   are brought up to date after the commit. Only workers' deaths count: that of control never affects traffic.
 - The gateway drains: not ready for `drain_delay`, then workers drain, then control, then it halts. TERM or INT once
   more cuts that short. Whoever overstays a deadline is killed.
+- An upgrade: the gateway starts its heir with the listeners of its slots. The heir boots (`Phase.STANDBY`: ready, and
+  nothing accepted) and says so; then it is told to go, workers whose listeners it has stop accepting, the others drain
+  as ever. Until then nothing has changed for anybody, and an heir that dies, refuses or is silent is given up. Reloads
+  wait for the end of an upgrade, an upgrade for that of a reload; TERM ends both gateways.
+- A PID 1 stays when it is replaced: it forwards signals until no process is left, and ends like the last heir.
+- A serving worker whose loop gives no sign of life for `HANG_TIMEOUT` in two looks is hung: SIGABRT for a traceback,
+  SIGKILL at the next look, and then it is a death like any other. One look is not enough: a machine that stood still
+  makes all of them old at once.
 """
 
 from __future__ import annotations
@@ -35,18 +43,22 @@ from kairos.channel import (
     Abort,
     Commit,
     Drain,
+    Listen,
     ReloadRequest,
     ReopenLogs,
     Stop,
     ToChild,
+    UpgradeResult,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 CONTROL = -1
 
 EXIT_OK = 0
+EXIT_USAGE = 2
+"""The gateway does not start: bad command line, environment or configuration."""
 
 BOOT_TIMEOUT = 30.0
 RELOAD_TIMEOUT = 30.0
@@ -63,6 +75,9 @@ BACKOFF_MAX = 30.0
 HEALTHY_LIFE = 60.0
 BOOT_DEATHS = 5
 """Times one child may be killed from outside before it is ready, until the boot is given up."""
+UPGRADE_TIMEOUT = BOOT_TIMEOUT + 15.0
+"""For an heir to be ready: it gives up itself when one of its children takes longer than they may."""
+HANG_TIMEOUT = 30.0
 HUP = ReloadRequest(0, "HUP")
 ENDING = "the gateway is shutting down"
 
@@ -71,11 +86,20 @@ class Phase(Enum):
     """Of the gateway as a whole."""
 
     BOOT = "boot"
+    STANDBY = "standby"
+    """Booted as an heir, and waiting to be told to go."""
     RUNNING = "running"
     RELOADING = "reloading"
+    UPGRADING = "upgrading"
+    """An heir boots."""
+    HANDED_OVER = "handed over"
+    """The heir serves; what is open here is finished."""
     DRAINING = "draining"
     STOPPING = "stopping"
     STOPPED = "stopped"
+
+
+_ENDING = (Phase.HANDED_OVER, Phase.DRAINING, Phase.STOPPING, Phase.STOPPED)
 
 
 class State(Enum):
@@ -175,6 +199,25 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class StartHeir:
+    """Execute the new gateway with the listeners of these slots, then report `heir_started` or `heir_failed`."""
+
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Tell the heir to go, and let go of what is its now."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUpHeir:
+    """The upgrade has failed: count it, and forget the line to the heir."""
+
+
+@dataclass(frozen=True, slots=True)
 class Retire:
     """The slot is gone for good: close its listeners."""
 
@@ -210,7 +253,22 @@ class Halt:
 
 
 Action = (
-    Spawn | Signal | Send | SendPrepare | Load | Adopt | Discard | Report | Retire | Unlisten | Announce | Log | Halt
+    Spawn
+    | Signal
+    | Send
+    | SendPrepare
+    | Load
+    | Adopt
+    | Discard
+    | Report
+    | StartHeir
+    | HandOver
+    | GiveUpHeir
+    | Retire
+    | Unlisten
+    | Announce
+    | Log
+    | Halt
 )
 
 
@@ -231,6 +289,8 @@ class Slot:
     """Deaths since the slot last held a child for `HEALTHY_LIFE`."""
     was_ready: bool = False
     """Whether the child at hand has reported ready."""
+    hung: int = 0
+    """Looks in a row that found its loop silent for too long."""
 
     @property
     def name(self) -> str:
@@ -255,6 +315,18 @@ class _Reload:
     voters: frozenset[int]
 
 
+@dataclass(slots=True)
+class _Upgrade:
+    """An heir on trial, or one that is wanted as soon as nothing else is under way."""
+
+    request: int
+    """Of the control process; 0: nobody there asked."""
+    pid: int = 0
+    due: float = float("inf")
+    problem: str = ""
+    """Why it is being ended."""
+
+
 def describe_exit(code: int) -> str:
     """An exit status as people say it; negative codes are signals, as in `subprocess`."""
     if code < 0:
@@ -262,7 +334,11 @@ def describe_exit(code: int) -> str:
             return f"killed by {signal.Signals(-code).name}"
         except ValueError:
             return f"killed by signal {-code}"
-    meaning = {EXIT_BOOT: " (could not boot)", EXIT_LOAD: " (could not load its configuration)"}
+    meaning = {
+        EXIT_USAGE: " (bad command line, environment or configuration)",
+        EXIT_BOOT: " (could not boot)",
+        EXIT_LOAD: " (could not load its configuration)",
+    }
     return f"exited with code {code}{meaning.get(code, '')}"
 
 
@@ -278,6 +354,8 @@ class Plan:
         *,
         control: bool = False,
         max_workers: int = 512,
+        heir: bool = False,
+        stays: bool = False,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.revision = revision
@@ -291,8 +369,13 @@ class Plan:
         """Reloads that wait for their turn."""
         self._asked: list[ReloadRequest] = []
         """Those that the reload under way will answer."""
+        self._upgrade: _Upgrade | None = None
+        self._standby = heir
+        self._stays = stays
+        self._heirs: list[int] = []
+        """Supervisors that took over from this one, the last of which serves."""
         self._drain_at: float | None = None
-        self._terminated_at = 0.0
+        self._terminated_at: float | None = None
         self._exit_code = EXIT_OK
 
     def __repr__(self) -> str:
@@ -312,7 +395,7 @@ class Plan:
     def spawned(self, number: int, pid: int, now: float) -> list[Action]:
         """The slot has a process."""
         slot = self.slots[number]
-        slot.pid, slot.spawned_at, slot.was_ready = pid, now, False
+        slot.pid, slot.spawned_at, slot.was_ready, slot.hung = pid, now, False, 0
         slot.move(State.STARTING, now + BOOT_TIMEOUT)
         return []
 
@@ -330,7 +413,7 @@ class Plan:
         slot.was_ready = True
         slot.move(State.SERVING)
         actions: list[Action] = [Log("debug", f"{slot.name} is ready", {"child": pid, "took": now - slot.spawned_at})]
-        if slot.number == CONTROL and self.phase is not Phase.BOOT:
+        if slot.number == CONTROL and not self.standby and self.phase is not Phase.BOOT:
             actions.append(Send(CONTROL, Commit(self.revision.number)))
         return actions + self._maybe_running()
 
@@ -358,7 +441,7 @@ class Plan:
         """A process was reaped. Unknown ones are orphans handed to PID 1: nobody's business."""
         slot = self._by_pid(pid)
         if slot is None:
-            return []
+            return self._heir_exited(pid, code, now)
         slot.pid = 0
         actions: list[Action] = [self._obituary(slot, pid, code)]
         if self._reload is not None:
@@ -394,7 +477,7 @@ class Plan:
 
     def reload_asked(self, request: ReloadRequest, now: float) -> list[Action]:
         """Somebody wants the configuration to be read again. What is no request of control's own is asked once."""
-        if self.phase in (Phase.DRAINING, Phase.STOPPING, Phase.STOPPED):
+        if self.phase in _ENDING:
             return [Report((request.id,), (ENDING,))]
         if request not in self._wanted:
             self._wanted.append(request)
@@ -402,14 +485,20 @@ class Plan:
 
     def signalled(self, signum: int, now: float) -> list[Action]:
         """Somebody sent the gateway a signal."""
+        forwarded: list[Action] = [Signal(self._heirs[-1], signum)] if self._stays and self._heirs else []
         if signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            return self._terminate(signum, now)
+            return forwarded + self._terminate(signum, now)
         if signum == signal.SIGUSR1:
-            return [Send(slot.number, ReopenLogs()) for slot in self._living()]
-        if self.phase in (Phase.DRAINING, Phase.STOPPING, Phase.STOPPED):
-            return [Log("warning", f"{signal.Signals(signum).name} ignored: the gateway is shutting down")]
+            return forwarded + [Send(slot.number, ReopenLogs()) for slot in self._living()]
+        if self.phase in _ENDING:
+            why = f"process {self._heirs[-1]} has taken over" if self._heirs else ENDING
+            return forwarded or [Log("warning", f"{signal.Signals(signum).name} ignored: {why}")]
         if signum == signal.SIGHUP:
             return self.reload_asked(HUP, now)
+        if signum == signal.SIGUSR2:
+            return self.upgrade_asked(0, now)
+        if self.phase is Phase.UPGRADING:  # the heir counts on the listeners as they are
+            return [Log("warning", f"{signal.Signals(signum).name} ignored: an upgrade is under way")]
         if signum == signal.SIGTTIN:
             return self._add_worker(now)
         if signum == signal.SIGTTOU:
@@ -427,6 +516,8 @@ class Plan:
         if self._reload is not None and now >= self._reload.due:
             silent = ", ".join(self.slots[number].name for number in sorted(self._reload.waiting))
             actions += self._abort(f"no answer from {silent} within {RELOAD_TIMEOUT:g} s", [])
+        if self._upgrade is not None and now >= self._upgrade.due:
+            actions += self._heir_overdue(self._upgrade, now)
         for slot in self._living():
             if now >= slot.due:
                 actions += self._overdue(slot, now)
@@ -437,6 +528,8 @@ class Plan:
         dues = [slot.due for slot in self._all()]
         if self._reload is not None:
             dues.append(self._reload.due)
+        if self._upgrade is not None:
+            dues.append(self._upgrade.due)
         if self._drain_at is not None:
             dues.append(self._drain_at)
         return min(dues, default=float("inf"))
@@ -461,7 +554,7 @@ class Plan:
     def _respawns(self, slot: Slot) -> bool:
         """While load balancers look away (`drain_delay`) everything must still work."""
         delayed = self.phase is Phase.DRAINING and self._drain_at is not None
-        return delayed or self.phase in (Phase.BOOT, Phase.RUNNING, Phase.RELOADING)
+        return delayed or self.phase not in _ENDING
 
     def _maybe_spawn(self, now: float) -> list[Action]:
         for slot in self._all():
@@ -503,7 +596,7 @@ class Plan:
         slot.move(State.GONE)
         del self.slots[slot.number]
         actions: list[Action] = [Retire(slot.number)]
-        if self.phase in (Phase.DRAINING, Phase.STOPPING):
+        if self.phase in _ENDING:
             actions += self._maybe_halt(now)
         return actions + self._maybe_running()
 
@@ -511,11 +604,17 @@ class Plan:
         """The boot is over once everybody serves."""
         if self.phase is not Phase.BOOT or any(slot.state is not State.SERVING for slot in self._all()):
             return []
+        if self._standby:
+            self.phase = Phase.STANDBY
+            return [Announce(Phase.STANDBY)]
+        return self._run()
+
+    def _run(self) -> list[Action]:
         self.phase = Phase.RUNNING
         actions: list[Action] = [Announce(Phase.RUNNING)]
         if CONTROL in self.slots:
             actions.append(Send(CONTROL, Commit(self.revision.number)))
-        return actions + self._maybe_load()
+        return actions + self._next_job()
 
     # --- workers more or less -------------------------------------------------------------------------------------
 
@@ -549,8 +648,12 @@ class Plan:
 
     # --- reload ---------------------------------------------------------------------------------------------------
 
+    def _next_job(self) -> list[Action]:
+        """What waited for its turn."""
+        return self._maybe_load() or self._maybe_start_heir()
+
     def _maybe_load(self) -> list[Action]:
-        """Reload requests during a boot or another reload wait for its end; many are one."""
+        """Reload requests during a boot, an upgrade or another reload wait for its end; many are one."""
         if not self._wanted or self.phase is not Phase.RUNNING:
             return []
         self._asked, self._wanted = self._wanted, []
@@ -604,19 +707,162 @@ class Plan:
         if self.phase is not Phase.RELOADING:
             return [log, report]
         self.phase = Phase.RUNNING
-        return [log, report, Announce(Phase.RUNNING), *self._maybe_load()]
+        return [log, report, Announce(Phase.RUNNING), *self._next_job()]
+
+    # --- upgrade --------------------------------------------------------------------------------------------------
+
+    @property
+    def standby(self) -> bool:
+        """Whether another gateway accepts from the listeners still: children born now wait for `Listen`."""
+        return self._standby
+
+    def upgrade_asked(self, request: int, now: float) -> list[Action]:
+        """Somebody wants the new version to take over. `request`: of the control process, 0 for a signal."""
+        if refusal := ENDING if self.phase in _ENDING else "another is under way" if self._upgrade else "":
+            return [Log("warning", f"upgrade refused: {refusal}"), *self._answer_upgrade(request, 0, refusal)]
+        self._upgrade = _Upgrade(request)
+        return self._maybe_start_heir()
+
+    def heir_started(self, pid: int, now: float) -> list[Action]:
+        """The new gateway has a process."""
+        assert self._upgrade is not None
+        self._upgrade.pid, self._upgrade.due = pid, now + UPGRADE_TIMEOUT
+        return [Log("info", "upgrade: the new gateway boots", {"child": pid})]
+
+    def heir_failed(self, problem: str, now: float) -> list[Action]:
+        """The new gateway says why it does not come up, or the system gives it no process."""
+        if self._upgrade is None:
+            return []
+        self._upgrade.problem = self._upgrade.problem or problem
+        return [] if self._upgrade.pid else self._give_up_heir(self._upgrade)
+
+    def heir_ready(self, slots: Iterable[int], now: float) -> list[Action]:
+        """The new gateway has booted, and goes on with the listeners of these slots."""
+        upgrade = self._upgrade
+        if upgrade is None or upgrade.problem or self.phase is not Phase.UPGRADING:
+            return []
+        self._upgrade = None
+        self._heirs.append(upgrade.pid)
+        self.phase = Phase.HANDED_OVER
+        taken = frozenset(slots)
+        left = [slot.number for slot in self._workers() if slot.number not in taken]
+        timeout = self.revision.drain_timeout
+        text = f"upgrade: process {upgrade.pid} has taken over; draining for up to {timeout:g} s"
+        actions: list[Action] = [Log("info", text, {"slots": sorted(taken), "slots_left": left}), HandOver(upgrade.pid)]
+        actions += self._answer_upgrade(upgrade.request, upgrade.pid)
+        actions += self._pass_on_reloads(upgrade.pid)
+        for slot in self._workers():
+            actions += self._drain(slot, now, handed_over=slot.number in taken)
+        return actions
+
+    def heir_followed(self, pid: int) -> list[Action]:
+        """Only as a PID 1 that stays: another supervisor serves now."""
+        if pid not in self._heirs:
+            self._heirs.append(pid)
+        return []
+
+    def taken_over(self, now: float) -> list[Action]:
+        """As an heir: the old gateway has stopped accepting."""
+        if self.phase is not Phase.STANDBY:
+            return []
+        self._standby = False
+        return [*(Send(slot.number, Listen()) for slot in self._living()), *self._run()]
+
+    def abandoned(self, now: float) -> list[Action]:
+        """As an heir: the old gateway is gone or does not want us any more, and nothing was handed over."""
+        if not self._standby or self.phase in _ENDING:
+            return []
+        return self._give_up("the gateway that was to be replaced is gone", EXIT_BOOT, now)
+
+    def childless(self, now: float) -> list[Action]:
+        """No child is left, not even a stranger's: what a PID 1 that stays has waited for."""
+        if not (self._stays and self._heirs) or self.slots or self.phase is Phase.STOPPED:
+            return []
+        self.phase = Phase.STOPPED
+        return [Announce(Phase.STOPPED), Halt(self._exit_code)]
+
+    def _maybe_start_heir(self) -> list[Action]:
+        if self._upgrade is None or self.phase is not Phase.RUNNING:
+            return []
+        self.phase = Phase.UPGRADING
+        return [Announce(Phase.UPGRADING), StartHeir(tuple(slot.number for slot in self._workers()))]
+
+    def _heir_overdue(self, upgrade: _Upgrade, now: float) -> list[Action]:
+        if upgrade.problem:  # it was told to end
+            upgrade.due = float("inf")
+            return [Signal(upgrade.pid, signal.SIGKILL)]
+        return self._end_heir(upgrade, f"the new gateway was not ready within {UPGRADE_TIMEOUT:g} s", now)
+
+    def _end_heir(self, upgrade: _Upgrade, problem: str, now: float) -> list[Action]:
+        """Not by SIGKILL at first: it has children to end."""
+        upgrade.problem = upgrade.problem or problem
+        upgrade.due = now + STOP_TIMEOUT + DRAIN_GRACE
+        return [Signal(upgrade.pid, signal.SIGTERM)] if upgrade.pid else self._give_up_heir(upgrade)
+
+    def _heir_exited(self, pid: int, code: int, now: float) -> list[Action]:
+        """A process that is no child of a slot: an heir, on trial or after; else an orphan, nobody's business."""
+        if self._upgrade is not None and pid == self._upgrade.pid:
+            self._upgrade.problem = self._upgrade.problem or f"the new gateway {describe_exit(code)}"
+            fate = Log("debug", f"the new gateway {describe_exit(code)}", {"child": pid})
+            return [fate, *self._give_up_heir(self._upgrade), *self._maybe_halt(now)]
+        if pid not in self._heirs:
+            return []
+        if pid == self._heirs[-1] or code != EXIT_OK:  # an earlier heir answers for a later one that was its child
+            self._exit_code = code if code >= 0 else 128 - code
+        return [Log("info" if code == EXIT_OK else "error", f"the new gateway {describe_exit(code)}", {"child": pid})]
+
+    def _give_up_heir(self, upgrade: _Upgrade) -> list[Action]:
+        self._upgrade = None
+        log = Log("error", f"upgrade failed, nothing has changed: {upgrade.problem}")
+        actions: list[Action] = [log, GiveUpHeir(), *self._answer_upgrade(upgrade.request, 0, upgrade.problem)]
+        if self.phase is not Phase.UPGRADING:
+            return actions
+        self.phase = Phase.RUNNING
+        return [*actions, Announce(Phase.RUNNING), *self._next_job()]
+
+    def _answer_upgrade(self, request: int, pid: int, problem: str = "") -> list[Action]:
+        return [Send(CONTROL, UpgradeResult(request, pid, problem))] if CONTROL in self.slots else []
+
+    def _pass_on_reloads(self, heir: int) -> list[Action]:
+        """Those that waited: the heir may have read the file before it was changed."""
+        self._asked, self._wanted = self._wanted, []
+        if not self._asked:
+            return []
+        return [
+            self._report(["an upgrade came first: the new gateway reads the file again"]),
+            Signal(heir, signal.SIGHUP),
+        ]
+
+    # --- hung workers ---------------------------------------------------------------------------------------------
+
+    def beat(self, number: int, age: float, now: float) -> list[Action]:
+        """A look at a worker: the last sign of life of its loop was `age` seconds ago."""
+        slot = self.slots.get(number)
+        if slot is None or slot.state is not State.SERVING:
+            return []
+        if min(age, now - slot.spawned_at) < HANG_TIMEOUT:
+            slot.hung = 0
+            return []
+        slot.hung += 1
+        if slot.hung < 2:
+            return []
+        text = f"{slot.name} has been stuck for {age:.0f} s; killing it"
+        signum = signal.SIGABRT if slot.hung == 2 else signal.SIGKILL
+        return [Log("error", text, {"child": slot.pid}), Signal(slot.pid, signum)]
 
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _terminate(self, signum: int, now: float) -> list[Action]:
         name = signal.Signals(signum).name
-        again = self.phase is Phase.DRAINING and signum != signal.SIGQUIT and now - self._terminated_at >= REPEAT
-        if again or self.phase is Phase.BOOT:
+        since, draining = self._terminated_at, self.phase in (Phase.DRAINING, Phase.HANDED_OVER)
+        again = draining and signum != signal.SIGQUIT and since is not None and now - since >= REPEAT
+        if again or self.phase in (Phase.BOOT, Phase.STANDBY):
             return [Log("info", f"{name}: stopping at once"), *self._stop_all(now)]
-        if self.phase in (Phase.DRAINING, Phase.STOPPING, Phase.STOPPED):
-            return []
+        if self.phase in _ENDING:
+            return self._already_draining(name, now)
         waiting, self._wanted = self._wanted, []
-        actions = self._abort(ENDING, [])
+        actions = self._end_heir(self._upgrade, ENDING, now) if self._upgrade is not None else []
+        actions += self._abort(ENDING, [])
         if waiting:
             self._asked = waiting
             actions.append(self._report([ENDING]))
@@ -626,6 +872,12 @@ class Plan:
         text = f"{name}: draining for up to {self.revision.drain_delay + self.revision.drain_timeout:g} s"
         return [*actions, Log("info", text), Announce(Phase.DRAINING)]
 
+    def _already_draining(self, name: str, now: float) -> list[Action]:
+        if self.phase is not Phase.HANDED_OVER or self._terminated_at is not None:
+            return []
+        self._terminated_at = now
+        return [Log("info", f"{name}: this gateway was replaced and is draining; once more stops it at once")]
+
     def _drain_workers(self, now: float) -> list[Action]:
         self._drain_at = None
         actions: list[Action] = [Unlisten()]
@@ -633,13 +885,13 @@ class Plan:
             actions += self._drain(slot, now)
         return actions
 
-    def _drain(self, slot: Slot, now: float) -> list[Action]:
+    def _drain(self, slot: Slot, now: float, *, handed_over: bool = False) -> list[Action]:
         """A child that serves finishes what is open; any other has nothing to finish."""
         if slot.state is not State.SERVING:
             return self._stop(slot, now)
         deadline = CONTROL_DRAIN if slot.number == CONTROL else self.revision.drain_timeout
         slot.move(State.DRAINING, now + deadline + DRAIN_GRACE)
-        return [Send(slot.number, Drain(deadline))]
+        return [Send(slot.number, Drain(deadline, handed_over))]
 
     def _stop(self, slot: Slot, now: float) -> list[Action]:
         if not slot.pid:
@@ -667,9 +919,11 @@ class Plan:
 
     def _maybe_halt(self, now: float) -> list[Action]:
         """Control goes last: it writes what the workers logged."""
-        if self.phase is Phase.STOPPED:
+        if self.phase is Phase.STOPPED or self.phase not in _ENDING:
             return []
         if not self.slots:
+            if self._upgrade is not None or (self._stays and self._heirs):
+                return []  # its end is still to come
             self.phase = Phase.STOPPED
             return [Announce(Phase.STOPPED), Halt(self._exit_code)]
         control = self.slots.get(CONTROL)

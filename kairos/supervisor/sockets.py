@@ -5,6 +5,8 @@
 - A unix socket, and sockets given by the service manager, are one for all workers ("shared").
 - Closing a listener resets whatever waits in its queue; how a worker closes one without losing any stands in
   `kairos.proxy.listener`.
+- In a binary upgrade the new gateway inherits the sockets (`Estate`). Until it has taken over it changes nothing that
+  the old one would notice: sockets it adds do not listen yet, and no file is its own to remove.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from kairos.config.model import Server
 
@@ -34,37 +38,114 @@ class ListenError(Exception):
     """A socket cannot listen where it should; the text says why and what to do."""
 
 
+class Asked(Struct, frozen=True):
+    """What the configuration said when the sockets were made: a change of it waits for a restart."""
+
+    host: str
+    port: int
+    unix: str | None
+    backlog: int
+
+    @classmethod
+    def of(cls, server: Server) -> Asked:
+        return cls(server.host, server.port, server.unix, server.backlog)
+
+
+class Estate(Struct, frozen=True):
+    """The sockets that a gateway leaves to the next one, as descriptor numbers: the same in both processes."""
+
+    asked: Asked
+    activated: bool
+    claims: list[int]
+    shared: list[int]
+    slots: dict[int, list[int]]
+    files: list[tuple[str, int]]
+    """Paths and inodes of the unix sockets, to be removed at the end."""
+
+    @property
+    def descriptors(self) -> list[int]:
+        return [*self.claims, *self.shared, *(fd for own in self.slots.values() for fd in own)]
+
+
 class Listeners:
     """Every listening socket of the gateway, by the worker slot that accepts from it."""
 
     def __init__(
-        self, claims: list[socket.socket], shared: list[socket.socket], *, backlog: int, activated: bool
+        self, claims: list[socket.socket], shared: list[socket.socket], *, asked: Asked, activated: bool
     ) -> None:
         self.activated = activated
+        self.asked = asked
         self._claims = claims
-        self._backlog = backlog
         self._shared = shared
         self._own: dict[int, list[socket.socket]] = {}
-        self._paths = [] if activated else [_UnixPath.of(sock) for sock in shared]
+        self._silent = False
+        """Whether sockets that are made now are not to listen yet."""
+        self._paths: list[_UnixPath] = []
 
     @classmethod
     def open(cls, server: Server, inherited: list[socket.socket]) -> Listeners:
         """As configured, or the service manager's sockets instead if it gave any."""
+        asked = Asked.of(server)
         if inherited:
-            return cls([], inherited, backlog=server.backlog, activated=True)
+            return cls([], inherited, asked=asked, activated=True)
         claims = _claim_all(resolve(server.host, server.port))
         try:
             shared = [listen_unix(server.unix, server.backlog)] if server.unix else []
         except BaseException:
             _close(claims)
             raise
-        return cls(claims, shared, backlog=server.backlog, activated=False)
+        listeners = cls(claims, shared, asked=asked, activated=False)
+        listeners._paths = [_UnixPath.of(sock) for sock in shared]
+        return listeners
+
+    @classmethod
+    def adopt(cls, estate: Estate, workers: int) -> Listeners:
+        """Those of the gateway before us. Of its slots only as many as there are workers: the rest it drains itself."""
+        listeners = cls(_adopt(estate.claims), _adopt(estate.shared), asked=estate.asked, activated=estate.activated)
+        for slot, fds in estate.slots.items():
+            if slot < workers:
+                listeners._own[slot] = _adopt(fds)
+            else:
+                _close(_adopt(fds))
+        listeners._silent = True
+        return listeners
+
+    def take_over(self, estate: Estate) -> None:
+        """The gateway before us has left them to us."""
+        self._silent = False
+        for sockets in self._own.values():
+            self._listen(sockets)
+        self._paths = [_UnixPath(Path(path), inode) for path, inode in estate.files]
+
+    def estate(self, slots: Collection[int]) -> Estate:
+        """What the next gateway is to have: everything shared, and what the workers of these slots accept from."""
+        return Estate(
+            asked=self.asked,
+            activated=self.activated,
+            claims=[sock.fileno() for sock in self._claims],
+            shared=[sock.fileno() for sock in self._shared],
+            slots={slot: [sock.fileno() for sock in self._own.get(slot, [])] for slot in slots},
+            files=[(str(path.path), path.inode) for path in self._paths],
+        )
+
+    def hand_over(self) -> None:
+        """The next gateway has taken over: close our copies, and leave the files alone."""
+        self._paths = []
+        self.close()
 
     def of_slot(self, slot: int) -> list[socket.socket]:
         """What the slot's worker accepts from; made when first asked for and kept until `retire`."""
         if slot not in self._own:
-            self._own[slot] = [_listen_beside(claim, self._backlog) for claim in self._claims]
+            sockets = [_bind_beside(claim) for claim in self._claims]
+            if not self._silent:
+                self._listen(sockets)
+            self._own[slot] = sockets
         return self._own[slot] + self._shared
+
+    def _listen(self, sockets: list[socket.socket]) -> None:
+        for sock in sockets:
+            with _explained(sock.getsockname()[:2]):
+                sock.listen(self.asked.backlog)
 
     def retire(self, slot: int) -> None:
         """The slot is gone: close what only it listened on."""
@@ -165,15 +246,14 @@ def _claim(family: socket.AddressFamily, name: tuple[str, int]) -> socket.socket
     return sock
 
 
-def _listen_beside(claim: socket.socket, backlog: int) -> socket.socket:
-    """A further socket on a claimed address, which listens."""
+def _bind_beside(claim: socket.socket) -> socket.socket:
+    """A further socket on a claimed address. The kernel sends it nobody before it listens."""
     name = claim.getsockname()[:2]
     sock = _tcp_socket(claim.family, name)
     try:
         with _explained(name):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(name)
-            sock.listen(backlog)
     except BaseException:
         sock.close()
         raise
@@ -243,6 +323,15 @@ def _remove_stale(path: str) -> None:
             os.unlink(path)
         except BlockingIOError:
             pass  # somebody listens, with a full queue: bind will say that it is in use
+
+
+def _adopt(fds: list[int]) -> list[socket.socket]:
+    """Inherited sockets, which are not to be inherited further."""
+    sockets = [socket.socket(fileno=fd) for fd in fds]
+    for sock in sockets:
+        sock.set_inheritable(False)
+        sock.setblocking(False)
+    return sockets
 
 
 def _close(sockets: list[socket.socket]) -> None:
