@@ -105,6 +105,8 @@ async def _connect(
 
 
 def _failure(error: OSError) -> ProbeError | CannotProbeError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ProbeError(f"TLS: certificate not accepted: {error.verify_message}")
     if isinstance(error, ssl.SSLError):
         return ProbeError(f"TLS: {error.reason or error}")
     if isinstance(error, ConnectionRefusedError):
