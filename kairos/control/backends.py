@@ -35,7 +35,8 @@ State = Literal["active", "drain", "maintenance"]
 Force = Literal["auto", "open", "closed"]
 Condition = Literal["healthy", "unhealthy", "draining", "maintenance", "ejected"]
 
-_OUT: dict[State, int] = {"active": 0, "drain": cells.OUT_DRAIN, "maintenance": cells.OUT_MAINTENANCE}
+_OUT: dict[State, int] = {"maintenance": cells.OUT_MAINTENANCE, "drain": cells.OUT_DRAIN, "active": 0}
+"""The strongest first."""
 _FORCED: dict[Force, int] = {
     "auto": cells.FORCED_NOT, "open": cells.FORCED_OPEN, "closed": cells.FORCED_CLOSED,
 }  # fmt: skip
@@ -203,11 +204,11 @@ def _write(upstream: Upstream, override: Override) -> None:
 
 
 def _found(upstream: Upstream) -> Override:
-    """What the cells say."""
-    out, forced = upstream.get(cells.SU_OUT) & _OPERATORS, upstream.get(cells.SU_FORCED)
+    """What the cells say; both bits are there when a control process died on the way from one to the other."""
+    out, forced = upstream.get(cells.SU_OUT), upstream.get(cells.SU_FORCED)
     weight = upstream.get(cells.SU_WEIGHT)
     return Override(
-        state=next(state for state, bits in _OUT.items() if bits == out),
+        state=next(state for state, why in _OUT.items() if out & why == why),
         weight=weight - 1 if weight else 100,
         breaker=next(force for force, value in _FORCED.items() if value == forced),
     )
