@@ -113,8 +113,10 @@ class Resilience:
 
     def _check_repeatable(self, route: Route, retry: Retry, keys: Path) -> None:
         unsafe = [method for method in route.methods if method not in REPEATABLE]
-        repeated = route.methods if retry.retry_non_idempotent else [m for m in route.methods if m in REPEATABLE]
-        if retry.retry_non_idempotent and unsafe:
+        repeated = _repeatable(route)
+        if route.protocol == "websocket":
+            self.notes.hint(keys, "of handshakes only what was not sent at all is sent to another backend")
+        elif retry.retry_non_idempotent and unsafe:
             message = f"{' and '.join(unsafe)} may take effect twice: set this only where the backend tells repetitions"
             self.notes.warning((*keys, "retry_non_idempotent"), message)
         elif not repeated:
@@ -125,11 +127,13 @@ class Resilience:
             self.notes.hint((*keys, "buffer_bytes"), message)
 
     def _check_hedge(self, route: Route, hedge: Hedge, keys: Path, *, alone: bool) -> None:
-        if REPEATABLE.isdisjoint(route.methods):
+        if route.protocol == "websocket":
+            self.notes.warning(keys, "handshakes are never hedged")
+        elif not _repeatable(route):
             message = f"only idempotent methods are hedged, and this route has {' and '.join(route.methods)} only"
             self.notes.warning(keys, message)
         elif alone:
-            self.notes.hint(keys, "with one backend there is nowhere else to ask: a hedge only adds to its load")
+            self.notes.hint(keys, "with one backend there is nowhere else to ask: no hedge is ever made")
         first_byte = self._seconds(route, "first_byte")
         if first_byte and hedge.min_delay_ms / 1000 >= first_byte:
             message = "the attempt has run into timeouts.first_byte by then: no hedge is ever made"
@@ -207,6 +211,15 @@ class Resilience:
 
 
 _BAD_PATH = "must be a path that starts with '/', without control characters"
+
+
+def _repeatable(route: Route) -> list[str]:
+    """The methods whose requests may be sent twice."""
+    if route.protocol == "websocket":
+        return []
+    if route.retry is not None and route.retry.retry_non_idempotent:
+        return [*route.methods]
+    return [method for method in route.methods if method in REPEATABLE]
 
 
 def _check_breaker(breaker: CircuitBreaker, keys: Path, notes: Notes) -> None:

@@ -85,7 +85,7 @@ _WORKER_COUNTERS = (
 _WORKER_GAUGES = (
     (cells.W_REVISION, "kairos_worker_config_revision", "Configuration revision a worker serves", 1),
     (cells.W_LAG_US, "kairos_worker_lag_seconds", "How late a worker's event loop was throughout the last second", 1e6),
-    (cells.W_SHED_LEVEL, "kairos_worker_shed_level", "Routes of a priority below this are shed by the worker", 1),
+    (cells.W_SHED_LEVEL, "kairos_worker_shed_level", "From p * 256 on requests of priority p are shed; 0: none", 1),
 )
 _BREAKER_STATES = {breaker.CLOSED: "closed", breaker.OPEN: "open", breaker.HALF_OPEN: "half_open"}
 _FORCED = {cells.FORCED_OPEN: breaker.OPEN, cells.FORCED_CLOSED: breaker.CLOSED}
