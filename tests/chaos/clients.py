@@ -13,6 +13,7 @@ What a client does, and what counts as what:
 
 from __future__ import annotations
 
+import itertools
 import random
 import select
 import threading
@@ -28,6 +29,7 @@ from tests.chaos.origins import content
 from tests.support.net import Peer, connect, status_of
 
 PATIENCE_S = 30.0
+_LOADS = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Tally:
         victims = list(victims)
         clients = [client for load in loads for client in load.clients]
         unsure = [failure for client in clients for failure in client.unsure]
-        carried_out = [failure for failure in unsure if executions["POST", failure.id]]
+        carried_out = [failure for failure in unsure if executions[failure.method, failure.id]]
         failures = [failure for client in clients for failure in client.failures] + carried_out
         blamed = [failure for failure in failures if not any(victim.excuses(failure) for victim in victims)]
         return cls(
@@ -137,14 +139,14 @@ class Client(threading.Thread):
         self.latencies: list[float] = []
         self.failures: list[Failure] = []
         self.unsure: list[Failure] = []
-        """POSTs whose kept-alive connection ended without a byte of an answer."""
+        """Requests without an answer that are no failure if no origin carried them out."""
         self.peer: Peer | None = None
         self.port = 0
         self.left = 0
 
     def run(self) -> None:
         while not self.load.over.is_set():
-            self.ask(self.load.make(self.random, f"{self.number}-{self.sent}"))
+            self.ask(self.load.make(self.random, f"{self.number}.{self.sent}"))
             if self.left <= 0:
                 self.hang_up()
         self.hang_up()
@@ -160,6 +162,8 @@ class Client(threading.Thread):
         began = time.monotonic()
         try:
             self._ask(request, began)
+        except EndedError:
+            (self.unsure if self.load.crowded else self.failures).append(self._failure(request, "no answer", began))
         except (OSError, EOFError, WrongAnswerError) as error:
             self.failures.append(self._failure(request, f"{type(error).__name__}: {error}", began))
             self.hang_up()
@@ -235,8 +239,9 @@ class Client(threading.Thread):
 class Load:
     """Clients at work for the length of a with block: half on kept-alive connections, half on fresh ones.
 
-    `accepted` holds refusals ("503 overloaded") that count as answers like any other; `posts` is the share of
-    POSTs; `pause` the mean time between an answer and the next request.
+    `accepted` holds refusals ("503 overloaded") that count as answers like any other. Where it is `crowded`, a fresh
+    connection too may end without an answer: its request must not have been taken. `posts` is the share of POSTs,
+    `pause` the mean time between an answer and the next request.
     """
 
     def __init__(
@@ -248,14 +253,17 @@ class Load:
         path: str = "/work",
         posts: float = 0.3,
         accepted: Iterable[str] = (),
+        crowded: bool = False,
         pause: float = 0.0,
         answer_sizes: Sequence[int] = (0, 0, 100, 100, 5_000, 100_000),
     ) -> None:
+        self.number = next(_LOADS)
         self.port = port
         self.seed = seed
         self.path = path
         self.posts = posts
         self.accepted = frozenset(accepted)
+        self.crowded = crowded
         self.pause = pause
         self.answer_sizes = answer_sizes
         self.over = threading.Event()
@@ -277,7 +285,7 @@ class Load:
         if self.pause:
             self.over.wait(dice.uniform(0, 2 * self.pause))
         return Request(
-            id=f"{self.seed}-{id_}",
+            id=f"{self.number}.{id_}",
             method="POST" if dice.random() < self.posts else "GET",
             answer_size=dice.choice(self.answer_sizes),
             body_size=dice.choice((1, 1000, 1000, 40_000)),

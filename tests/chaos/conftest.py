@@ -123,7 +123,7 @@ class Site:
     def judge(self, *loads: Load, metrics: bool = True) -> Tally:
         """Every request had its one answer, nothing was done twice, and the gateway counted what the clients did."""
         tally = self.tell(*loads)
-        assert tally.failures == []
+        assert not tally.failures, Counter((f.method, f.what) for f in tally.failures)
         assert tally.duplicates == []
         assert tally.sent == tally.answered + tally.not_taken + tally.excused
         if metrics:

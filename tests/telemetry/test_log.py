@@ -73,3 +73,9 @@ def test_a_terminal_gets_readable_lines():
 def test_an_unknown_level_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'loud' is not one of debug, info, warning, error"):
         log.configure("loud")
+
+
+def test_a_full_disk_ends_no_process() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-c", SCRIPT.format(level="debug")], stderr=full, check=False)
+    assert done.returncode == 0
