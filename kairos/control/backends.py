@@ -8,10 +8,7 @@ What an operator set is in the shared cells, and in a file, to outlive a restart
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import os
-import tempfile
 from collections.abc import Sequence  # noqa: TC003  (msgspec needs it at run time)
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +19,7 @@ from msgspec.structs import replace
 from kairos._speedups import breaker, cells
 from kairos.control.health import CheckStatus  # noqa: TC001  (msgspec needs it at run time)
 from kairos.control.upstreams import Upstream, known_upstreams, monotonic_us, users
+from kairos.storage.files import replace_file
 from kairos.telemetry.log import get_logger
 
 if TYPE_CHECKING:
@@ -186,7 +184,7 @@ class Backends:
             return
         said = {key: override for key, override in self._overrides.items() if override != NOTHING}
         try:
-            _replace(self._file, msgspec.json.format(msgspec.json.encode(said)))
+            replace_file(self._file, msgspec.json.format(msgspec.json.encode(said)))
         except OSError as error:
             log.error("cannot keep what was set for backends", file=str(self._file), error=str(error))
 
@@ -242,23 +240,3 @@ def _read(file: Path) -> dict[str, Override]:
     except (OSError, msgspec.MsgspecError) as error:
         log.error("cannot read what was set for backends", file=str(file), error=str(error))
         return {}
-
-
-def _replace(file: Path, data: bytes) -> None:
-    """Whole or not at all, also over a power failure."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")  # mode 0600
-    try:
-        with open(descriptor, "wb") as temporary:
-            temporary.write(data)
-            temporary.flush()
-            os.fsync(temporary.fileno())
-        os.replace(name, file)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -11,13 +11,13 @@ restarts, with gaps where a reload was refused or changed no text.
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec import Struct
 
 from kairos.config.text import ConfigText
+from kairos.storage.files import NEW, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 KEPT = 50
 _META = ".meta"
-_NEW = ".new"
 
 
 class Stored(Struct, frozen=True):
@@ -82,8 +81,8 @@ class Revisions:
         if newest is not None and newest.sha256 == text.sha256:
             return False
         stored = Stored(number, time, text.reason, text.sha256, version, text.format, text.name)
-        self._write(self._text_path(stored), text.data)
-        self._write(self._meta_path(number), msgspec.json.format(msgspec.json.encode(stored)) + b"\n")
+        replace_file(self._text_path(stored), text.data)
+        replace_file(self._meta_path(number), msgspec.json.format(msgspec.json.encode(stored)) + b"\n")
         for old in self.kept()[:-KEPT]:
             self._remove(old)
         return True
@@ -101,20 +100,6 @@ class Revisions:
     def _meta_path(self, number: int) -> Path:
         return self._folder / f"{number:06}{_META}"
 
-    def _write(self, path: Path, data: bytes) -> None:
-        new = path.with_name(path.name + _NEW)
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(path)
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
     def _remove(self, stored: Stored) -> None:
         for path in (self._meta_path(stored.number), self._text_path(stored)):
             path.unlink(missing_ok=True)
@@ -124,5 +109,5 @@ class Revisions:
         kept = {path.stem for path in self._folder.glob(f"*{_META}")}
         for path in self._folder.iterdir():
             ours = path.stem.partition(".")[0].isdigit()
-            if ours and (path.suffix == _NEW or path.stem not in kept):
+            if ours and (path.suffix == NEW or path.stem not in kept):
                 path.unlink(missing_ok=True)
