@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from kairos.config.legacy import normalise
+from kairos.config.problems import Findings
+from kairos.config.syntax import parse
+
 if TYPE_CHECKING:
     from kairos.config.model import Config
+    from kairos.config.text import ConfigText
 
 MASK = "***"
 SECRET_KEYS = frozenset({"secret", "api_key"})
@@ -20,6 +25,12 @@ def masked(config: Config) -> dict[str, Any]:
     """The canonical form, without what equals the defaults."""
     shown: dict[str, Any] = _masked(msgspec.to_builtins(config))
     return shown
+
+
+def masked_text(text: ConfigText) -> Any:
+    """A text that was read, in the canonical form. References are not resolved: what they stand for stays out."""
+    value, _ = parse(text.data.decode("utf-8-sig"), text.format)
+    return _masked(normalise(value, Findings())[0]) if isinstance(value, dict) else None
 
 
 def _masked(value: Any) -> Any:

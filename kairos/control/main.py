@@ -1,6 +1,9 @@
-"""The control process: serves /metrics to the workers, writes their access log, follows the supervisor's messages.
+"""The control process: what is done once for all workers, put together, and the supervisor's messages followed.
 
-It carries no traffic: when it dies the workers go on, and the next one takes up the rings where they are.
+It serves /metrics to the workers and commands to operators, writes the access log, checks backends, watches the
+configuration file and keeps revisions. It carries no traffic: when it dies the workers go on, and the next one takes up
+everything where it is: rings and verdicts in the shared page, revisions in the state folder, and a change of the file
+that nobody saw by asking for a reload.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -26,13 +30,25 @@ from kairos.channel import (
     Nack,
     Prepare,
     Ready,
+    ReloadResult,
     ReopenLogs,
     Stop,
+    UpgradeResult,
     WorkerBoot,
     encode,
 )
-from kairos.control.http import Responder
+from kairos.control import api
+from kairos.control.backends import Backends
+from kairos.control.commands import Commands
+from kairos.control.health import HealthChecker
+from kairos.control.http import Request, Responder, Response, Router
 from kairos.control.logwriter import STDOUT, LogWriter, open_log
+from kairos.control.outlier import OutlierDetector
+from kairos.control.requests import Requests
+from kairos.control.revisions import Keeper
+from kairos.control.watch import FileWatch
+from kairos.storage.revisions import Revisions
+from kairos.storage.state import BACKENDS, REVISIONS
 from kairos.telemetry.log import configure, get_logger
 from kairos.telemetry.prometheus import GatewayCollector
 
@@ -40,6 +56,8 @@ if TYPE_CHECKING:
     import socket
 
     from kairos.config.model import Config
+    from kairos.config.text import ConfigText
+    from kairos.scoreboard import Assignment
 
 METRICS_PATH = "/metrics"
 STOP_TIMEOUT = 1.0  # seconds for the last lines when told to stop; the supervisor kills after two
@@ -61,28 +79,75 @@ class Control:
         self._boot = boot
         self._config = boot.config
         self._prepared: Prepare | None = None
+        self._unkept: ConfigText | None = boot.control.text if boot.control else None
+        """The first revision's text, until the gateway serves with it."""
+        self._asking: set[asyncio.Task[None]] = set()
         self._collector = GatewayCollector(boot.scoreboard, boot.series, per_route=boot.config.metrics.per_route)
         self._log = LogWriter(boot.scoreboard, _log_path(boot.config))
+        self._checker = HealthChecker(boot.scoreboard)
+        self._outliers = OutlierDetector(boot.scoreboard)
+        folder = Path(boot.control.state_dir) if boot.control and boot.control.state_dir else None
+        self._backends = Backends(boot.scoreboard, self._checker, folder / BACKENDS if folder else None)
+        self._requests = Requests(self._say)
+        revisions = Revisions(folder / REVISIONS) if folder else None
+        self._keeper = Keeper(revisions) if revisions else None
+        self._commands = Commands(boot, self._backends, self._requests, revisions)
+        self._watch = FileWatch(boot.control.config_path, self._reload_if_changed) if boot.control else None
 
     async def run(self) -> None:
         """Serve and obey; returns once the last lines are written."""
         reader, self._channel = await asyncio.open_unix_connection(sock=self._boot.channel)
-        servers = [await self._serve(listener) for listener in self._boot.listeners]
+        servers = await self._serve()
         self._log.start()
+        self._apply(self._boot.config, self._boot.series)
         self._say(Ready(os.getpid()))
+        self._watch_or_not()
         patience = await self._obey(reader)
         for server in servers:
             server.close()
-        await asyncio.to_thread(self._log.stop, patience)
+        await self._end(patience)
         self._say(Drained())
         self._channel.close()
         with contextlib.suppress(ConnectionError):  # nobody is there to hear it
             await self._channel.wait_closed()
 
-    async def _serve(self, listener: socket.socket) -> asyncio.Server:
-        answers = {METRICS_PATH: self._collector.expose}
-        loop = asyncio.get_running_loop()
-        return await loop.create_unix_server(lambda: Responder(answers), sock=listener)
+    async def _serve(self) -> list[asyncio.Server]:
+        """Each socket has its own table."""
+        metrics, commands = Router({METRICS_PATH: {"GET": self._metrics}}), api.router(self._commands)
+        tables = [(listener, metrics) for listener in self._boot.listeners]
+        if self._boot.control and self._boot.control.admin:
+            tables.append((self._boot.control.admin, commands))
+        return [await _serve(listener, table) for listener, table in tables]
+
+    def _metrics(self, request: Request) -> Response:
+        return Response(*self._collector.expose(request.accept))
+
+    def _watch_or_not(self) -> None:
+        """As configured. What changed while nobody watched is found by asking once."""
+        if self._watch is None:
+            return
+        if not self._config.server.watch:
+            self._watch.stop()
+        elif self._watch.start():
+            self._reload_if_changed()
+
+    def _reload_if_changed(self) -> None:
+        task = asyncio.create_task(self._ask_for_reload())
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _ask_for_reload(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await self._requests.reload("file change", if_changed=True)
+
+    async def _end(self, patience: float) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+        await self._outliers.close()
+        await self._checker.close()
+        if self._keeper is not None:
+            await self._keeper.close(min(patience, STOP_TIMEOUT))
+        await asyncio.to_thread(self._log.stop, patience)
 
     async def _obey(self, reader: asyncio.StreamReader) -> float:
         """Act on messages until one ends the process; how many seconds the end may take."""
@@ -106,6 +171,13 @@ class Control:
                 self._prepare(message)
             case Commit(revision) if self._prepared is not None and self._prepared.revision == revision:
                 self._commit(self._prepared)
+            case Commit(revision) if revision == self._boot.revision and self._unkept is not None:
+                self._keep(revision, self._unkept)
+            case ReloadResult():
+                self._commands.note(message)
+                self._requests.reloaded(message)
+            case UpgradeResult():
+                self._requests.upgraded(message)
             case Abort(revision) if self._prepared is not None and self._prepared.revision == revision:
                 self._prepared = None
             case ReopenLogs():
@@ -123,10 +195,26 @@ class Control:
         self._say(Ack(message.revision))
 
     def _commit(self, prepared: Prepare) -> None:
-        self._config, self._prepared = prepared.config, None
+        self._prepared = None
         self._collector.assignment = prepared.series
         self._collector.per_route = prepared.config.metrics.per_route
         self._log.switch(_log_path(prepared.config))
+        self._apply(prepared.config, prepared.series)
+        self._watch_or_not()
+        if prepared.text is not None:
+            self._keep(prepared.revision, prepared.text)
+
+    def _apply(self, config: Config, series: Assignment) -> None:
+        """A configuration is in use from here on."""
+        self._config = config
+        self._checker.apply(config, series)
+        self._outliers.apply(config, series)
+        self._backends.apply(config, series)
+
+    def _keep(self, revision: int, text: ConfigText) -> None:
+        self._unkept = None
+        if self._keeper is not None:
+            self._keeper.keep(revision, text)
 
     def _say(self, message: FromChild) -> None:
         self._channel.write(encode(message))
@@ -142,6 +230,10 @@ class Control:
         board = self._boot.scoreboard
         pids = [board.page.get(board.worker_block(slot) + cells.W_PID) for slot in range(board.capacity.workers)]
         return [pid for pid in pids if pid]
+
+
+async def _serve(listener: socket.socket, table: Router) -> asyncio.Server:
+    return await asyncio.get_running_loop().create_unix_server(lambda: Responder(table), sock=listener)
 
 
 def _log_path(config: Config) -> str:

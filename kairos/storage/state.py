@@ -1,8 +1,9 @@
 """The state folder: where it is, and the lock that gives it to one gateway.
 
-    DIR/lock        held by the supervisor with flock; its text is the holder's pid, for people
-    DIR/admin.sock  where the running gateway is managed
-    DIR/revisions/  configurations that were in use, see revisions.py
+    DIR/lock           held by the supervisor with flock; its text is the holder's pid, for people
+    DIR/admin.sock     where the running gateway is managed
+    DIR/revisions/     configurations that were in use, see revisions.py
+    DIR/backends.json  what operators set for backends
 
 The lock belongs to the open file, so whoever inherits the descriptor holds it as well: an upgrade hands it on without a
 moment in which it is free. Children must close theirs, or they would hold the folder for a gateway that is gone.
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 ADMIN_SOCKET = "admin.sock"
 REVISIONS = "revisions"
+BACKENDS = "backends.json"
 _LOCK = "lock"
 
 

@@ -609,9 +609,9 @@ class Plan:
             return [Announce(Phase.STANDBY)]
         return self._run()
 
-    def _run(self) -> list[Action]:
+    def _run(self, *first: Action) -> list[Action]:
         self.phase = Phase.RUNNING
-        actions: list[Action] = [Announce(Phase.RUNNING)]
+        actions: list[Action] = [Announce(Phase.RUNNING), *first]
         if CONTROL in self.slots:
             actions.append(Send(CONTROL, Commit(self.revision.number)))
         return actions + self._next_job()
@@ -658,9 +658,11 @@ class Plan:
             return []
         self._asked, self._wanted = self._wanted, []
         self.phase = Phase.RELOADING
-        reasons = dict.fromkeys(request.reason for request in self._asked)
         if_changed = all(request.if_changed for request in self._asked)
-        return [Announce(Phase.RELOADING), Load(", ".join(reasons), if_changed)]
+        return [Announce(Phase.RELOADING), Load(self._reason(), if_changed)]
+
+    def _reason(self) -> str:
+        return ", ".join(dict.fromkeys(request.reason for request in self._asked))
 
     def _report(self, problems: list[str], *, unchanged: bool = False) -> Report:
         asked = tuple(request.id for request in self._asked if request.id)
@@ -680,7 +682,8 @@ class Plan:
             if slot.number not in voted:
                 actions.append(SendPrepare(slot.number, new.number))
             actions.append(Send(slot.number, Commit(new.number)))
-        actions += self._end_reload(Log("info", f"revision {new.number} is in use"), self._report([]))
+        log = Log("info", f"revision {new.number} is in use", {"reason": self._reason()})
+        actions += self._end_reload(log, self._report([]))
         return actions + (self._resize(new.workers, now) if new.workers != old.workers else [])
 
     def _died_in_reload(self, slot: Slot, code: int, now: float) -> list[Action]:
@@ -766,7 +769,7 @@ class Plan:
         if self.phase is not Phase.STANDBY:
             return []
         self._standby = False
-        return [*(Send(slot.number, Listen()) for slot in self._living()), *self._run()]
+        return self._run(*(Send(slot.number, Listen()) for slot in self._living()))
 
     def abandoned(self, now: float) -> list[Action]:
         """As an heir: the old gateway is gone or does not want us any more, and nothing was handed over."""

@@ -1,0 +1,253 @@
+"""What an operator can ask of a running gateway: plain calls with typed answers, whatever carries them.
+
+To be used on the control process's loop. What cannot be done is a `CommandError` that says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from msgspec import Struct
+
+from kairos import __version__
+from kairos._speedups import cells
+from kairos.config.mask import masked_text
+from kairos.control.backends import Force, State, UnknownBackendError
+from kairos.control.health import NotCheckedError
+from kairos.storage.revisions import DamagedError, Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from kairos.channel import ReloadResult, WorkerBoot
+    from kairos.control.backends import Backends, BackendStatus
+    from kairos.control.requests import Requests
+    from kairos.storage.revisions import Revisions
+
+_Result = TypeVar("_Result")
+Why = Literal["unknown", "invalid", "refused", "unavailable", "timeout"]
+
+
+class CommandError(Exception):
+    """A command that was not carried out."""
+
+    def __init__(self, why: Why, detail: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(detail)
+        self.why: Why = why
+        self.problems = list(problems)
+
+
+class WorkerStatus(Struct, frozen=True):
+    """One worker process."""
+
+    slot: int
+    pid: int
+    """0 while there is none."""
+    revision: int
+    """That it serves with."""
+    started_at: float
+    """Unix seconds."""
+    connections: int
+    requests: int
+    """Under way."""
+
+
+class ReloadStatus(Struct, frozen=True):
+    """Of reloads since the start."""
+
+    done: int
+    failed: int
+    last_at: float | None
+    """Unix seconds at which one last brought a new revision into use."""
+    problems: list[str]
+    """Why the last one was refused; empty when it was not."""
+
+
+class Status(Struct, frozen=True):
+    """The gateway at this moment."""
+
+    version: str
+    pid: int
+    """Of the supervisor: signals go there."""
+    phase: Literal["starting", "running", "draining"]
+    revision: int
+    """In use."""
+    uptime: float
+    """Seconds."""
+    config: str
+    """The configuration file."""
+    state_dir: str
+    workers: list[WorkerStatus]
+    reloads: ReloadStatus
+
+
+class BackendChange(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator sets; what is left out stays."""
+
+    state: State | None = None
+    weight: int | None = None
+    """Percent of its share."""
+    breaker: Force | None = None
+
+
+class Reloaded(Struct, frozen=True):
+    """A reload that was not refused."""
+
+    revision: int
+    """In use."""
+    unchanged: bool
+
+
+class RevisionText(Struct, frozen=True):
+    """A kept revision and what it says."""
+
+    revision: Stored
+    config: Any
+    """In the canonical form, references unresolved, secrets masked."""
+
+
+class Upgraded(Struct, frozen=True):
+    """The installed version took over."""
+
+    pid: int
+    """Of the new supervisor."""
+
+
+class Commands:
+    """Everything that can be asked, of this gateway."""
+
+    def __init__(self, boot: WorkerBoot, backends: Backends, requests: Requests, revisions: Revisions | None) -> None:
+        self._boot = boot
+        self._board = boot.scoreboard
+        self._backends = backends
+        self._requests = requests
+        self._revisions = revisions
+        self._problems: list[str] = []
+
+    def note(self, result: ReloadResult) -> None:
+        """A reload ended, whoever asked for it."""
+        self._problems = result.problems
+
+    # --- the gateway ------------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """How it is."""
+        control = self._boot.control
+        return Status(
+            version=__version__,
+            pid=os.getppid(),
+            phase=self._phase(),
+            revision=self._board.page.get(cells.H_REVISION),
+            uptime=time.time() - self._board.started_at,
+            config=os.path.abspath(control.config_path) if control else "",
+            state_dir=control.state_dir if control else "",
+            workers=[self._worker(slot) for slot in range(self._board.capacity.workers) if self._is_used(slot)],
+            reloads=self._reloads(),
+        )
+
+    async def reload(self, reason: str) -> Reloaded:
+        """Read the configuration again and put it in use. Raises CommandError."""
+        result = await _answered(self._requests.reload(reason))
+        if result.problems:
+            raise CommandError("refused", f"revision {result.revision} stays in use", result.problems)
+        return Reloaded(result.revision, result.unchanged)
+
+    async def upgrade(self) -> Upgraded:
+        """Replace the program by the one that is installed now. Raises CommandError."""
+        result = await _answered(self._requests.upgrade())
+        if not result.pid:
+            raise CommandError("refused", result.problem)
+        return Upgraded(result.pid)
+
+    def _phase(self) -> Literal["starting", "running", "draining"]:
+        if self._board.flag(cells.FLAG_DRAINING):
+            return "draining"
+        return "running" if self._board.flag(cells.FLAG_READY) else "starting"
+
+    def _is_used(self, slot: int) -> bool:
+        return self._board.page.get(self._board.worker_block(slot) + cells.W_PID) != 0
+
+    def _worker(self, slot: int) -> WorkerStatus:
+        block, get = self._board.worker_block(slot), self._board.page.get
+        return WorkerStatus(
+            slot=slot,
+            pid=get(block + cells.W_PID),
+            revision=get(block + cells.W_REVISION),
+            started_at=get(block + cells.W_STARTED_AT) / 1e6,
+            connections=get(block + cells.W_CONNECTIONS_OPEN),
+            requests=get(block + cells.W_REQUESTS_ACTIVE),
+        )
+
+    def _reloads(self) -> ReloadStatus:
+        get = self._board.page.get
+        at = get(cells.H_RELOADED_AT)
+        return ReloadStatus(
+            done=get(cells.H_RELOADS),
+            failed=get(cells.H_RELOADS_FAILED),
+            last_at=at / 1e6 if at else None,
+            problems=self._problems,
+        )
+
+    # --- backends ---------------------------------------------------------------------------------------------------
+
+    def backends(self) -> Sequence[BackendStatus]:
+        """All of the configuration in use."""
+        return self._backends.list()
+
+    def backend(self, key: str) -> BackendStatus:
+        """One of them. Raises CommandError."""
+        return self.change_backend(key, BackendChange())
+
+    def change_backend(self, key: str, change: BackendChange) -> BackendStatus:
+        """Take it out or back in, give it another share, force its breaker, at once. Raises CommandError."""
+        try:
+            return self._backends.set(key, state=change.state, weight=change.weight, breaker=change.breaker)
+        except UnknownBackendError as error:
+            raise CommandError("unknown", str(error)) from None
+        except ValueError as error:
+            raise CommandError("invalid", str(error)) from None
+
+    async def probe(self, key: str) -> BackendStatus:
+        """Check a backend's health at once. Raises CommandError."""
+        try:
+            return await self._backends.probe_now(key)
+        except UnknownBackendError as error:
+            raise CommandError("unknown", str(error)) from None
+        except NotCheckedError as error:
+            raise CommandError("refused", str(error)) from None
+
+    # --- revisions --------------------------------------------------------------------------------------------------
+
+    async def revisions(self) -> list[Stored]:
+        """Those that are kept, newest first. Raises CommandError."""
+        return (await asyncio.to_thread(self._kept().kept))[::-1]
+
+    async def revision(self, number: int) -> RevisionText:
+        """One of them. Raises CommandError."""
+        return await asyncio.to_thread(self._read, number)
+
+    def _kept(self) -> Revisions:
+        if self._revisions is None:
+            raise CommandError("unavailable", "this gateway has no state folder, so it keeps no revisions")
+        return self._revisions
+
+    def _read(self, number: int) -> RevisionText:
+        revisions = self._kept()
+        stored = revisions.find(number)
+        if stored is None:
+            raise CommandError("unknown", f"revision {number} is not kept")
+        try:
+            text = revisions.text(stored)
+        except (OSError, DamagedError) as error:
+            raise CommandError("unavailable", str(error)) from error
+        return RevisionText(stored, masked_text(text))
+
+
+async def _answered(answer: Awaitable[_Result]) -> _Result:
+    try:
+        return await answer
+    except TimeoutError:
+        raise CommandError("timeout", "the supervisor did not answer in time; its log may say why") from None
