@@ -42,6 +42,7 @@ from kairos.channel import (
     Ready,
     ReloadRequest,
     ReloadResult,
+    UpgradeRequest,
     WorkerBoot,
     encode,
 )
@@ -54,8 +55,9 @@ from kairos.storage.revisions import DamagedError
 from kairos.supervisor import plan
 from kairos.supervisor.notify import Notifier, inherited_sockets
 from kairos.supervisor.plan import CONTROL, Phase, Plan, Revision
-from kairos.supervisor.sockets import ControlSocket, ListenError, Listeners
+from kairos.supervisor.sockets import Asked, ControlSocket, ListenError, Listeners
 from kairos.supervisor.state import GatewayState
+from kairos.supervisor.upgrade import Booted, Command, Failed, Go, Heir, Predecessor, Serving
 from kairos.telemetry.log import get_logger
 
 if TYPE_CHECKING:
@@ -70,16 +72,20 @@ if TYPE_CHECKING:
     Entry = Callable[[WorkerBoot], None]
 
 EXIT_CRASH = 1
+NAME, NAME_UPGRADING, NAME_REPLACED = "kairos-gateway", "kairos-upgrade", "kairos-old"
+"""Of the supervisor, as `ps` shows it and `kairos-gateway upgrade --pid` reads it."""
 SPARE_WORKERS = 4
 """Rows kept free on the scoreboard for TTIN and for reloads that ask for more workers."""
 MAX_DESCRIPTORS = 1 << 20
 _HANDLED = (
-    signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1,
+    signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,
     signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD,
 )  # fmt: skip
 _CHILD_DIED = bytes([signal.SIGCHLD])
 """Only wakes the loop: the dead are looked for in every turn."""
 _READ = 1 << 16
+LOOK_S = 5.0
+"""Between two looks whether the workers' loops go round."""
 _PR_SET_NAME = 15
 
 
@@ -204,6 +210,8 @@ class Arbiter:
         control_entry: Entry | None = None,
         environ: MutableMapping[str, str] = os.environ,
     ) -> None:
+        self._command = Command()
+        self._environ = environ
         self._options = options
         self._entry = entry
         self._control_entry = control_entry
@@ -211,16 +219,21 @@ class Arbiter:
         self._began = time.monotonic()
         self._exit_code: int | None = None
         self._peers: dict[int, _Peer] = {}
-        self._state = GatewayState(options.state_dir)
-        loaded = self._load_first()
-        config = loaded.config
-        self._listeners = Listeners.open(config.server, inherited_sockets(environ))
-        for slot in range(config.server.workers or cores()):
-            self._listeners.of_slot(slot)  # what cannot listen is found before anything is forked
+        self._heir: Heir | None = None
+        self._old = Predecessor.of(environ)
+        self._state = self._claim_state()
+        try:
+            loaded = self._load_first()
+            config = loaded.config
+            self._listeners = self._open_listeners(config)
+        except (ConfigError, ListenError) as error:
+            if self._old is not None:
+                self._old.refuse(str(error))
+            raise
         self._control = ControlSocket(wanted=control_entry is not None)
         if control_entry is not None:
             self._state.listen()
-        self._notifier = Notifier(environ)
+        self._notifier = Notifier(environ, silent=self._old is not None)
         self._scoreboard = _scoreboard(config)
         self._series = Series(self._scoreboard)
         self._numbers = self._last_number(loaded)
@@ -231,16 +244,41 @@ class Arbiter:
             self._current.revision,
             control=control_entry is not None,
             max_workers=self._scoreboard.capacity.workers,
+            heir=self._old is not None,
+            stays=os.getpid() == 1,
         )
+        self._look_at = time.monotonic() + LOOK_S
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._wakeup_write = socket.socketpair()
+
+    def _claim_state(self) -> GatewayState:
+        inherited = self._old.lock if self._old is not None else None
+        state = GatewayState(self._options.state_dir, inherited)
+        if inherited is not None and state.lock != inherited:
+            os.close(inherited)  # another folder is named now
+        return state
+
+    def _open_listeners(self, config: Config) -> Listeners:
+        """What cannot listen is found before anything is forked."""
+        workers = config.server.workers or cores()
+        given = inherited_sockets(self._environ)
+        if self._old is None:
+            listeners = Listeners.open(config.server, given)
+        else:
+            listeners = Listeners.adopt(self._old.estate, workers)
+            self._warn_of_restart(config, listeners.asked)
+        for slot in range(workers):
+            listeners.of_slot(slot)
+        return listeners
 
     def run(self) -> int:
         """Supervise until the plan halts; the exit code of the gateway."""
         _raise_descriptor_limit()
-        _name_process("kairos-gateway")
+        _name_process(NAME)
         self._catch_signals()
         self._selector.register(self._wakeup, selectors.EVENT_READ)
+        if self._old is not None:
+            self._selector.register(self._old.line.socket, selectors.EVENT_READ, self._hear_old)
         self._do(self._plan.start(time.monotonic()))
         while self._exit_code is None:
             self._turn()
@@ -253,18 +291,20 @@ class Arbiter:
         signal.set_wakeup_fd(self._wakeup_write.fileno(), warn_on_full_buffer=False)
         for signum in _HANDLED:
             signal.signal(signum, _noted)
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
     def _turn(self) -> None:
-        wake_at = min(self._plan.next_due(), self._notifier.next_beat())
+        wake_at = min(self._plan.next_due(), self._notifier.next_beat(), self._look_at if self._peers else float("inf"))
         timeout = None if wake_at == float("inf") else max(0.0, wake_at - time.monotonic())
         for key, events in self._selector.select(timeout):
-            if key.data is not None:
+            if isinstance(key.data, _Peer):
                 self._serve(key.data, events)
+            elif key.data is not None:
+                key.data()
         signals = self._take_signals()
         self._reap()
         for signum in signals.replace(_CHILD_DIED, b""):
             self._do(self._plan.signalled(signum, time.monotonic()))
+        self._look()
         self._do(self._plan.tick(time.monotonic()))
         self._notifier.beat(time.monotonic())
 
@@ -309,6 +349,8 @@ class Arbiter:
                 return self._plan.nacked(pid, revision, problems, now)
             case ReloadRequest():
                 return self._plan.reload_asked(message, now)
+            case UpgradeRequest(id_):
+                return self._plan.upgrade_asked(id_, now)
         return []  # Drained: the exit that follows says the same
 
     def _hang_up(self, peer: _Peer) -> None:
@@ -322,7 +364,7 @@ class Arbiter:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                return self._do(self._plan.childless(time.monotonic()))
             if pid == 0:
                 return
             self._bury(pid)
@@ -330,6 +372,8 @@ class Arbiter:
 
     def _bury(self, pid: int) -> None:
         """Hear a dead child's last words, then forget it."""
+        if self._heir is not None and pid == self._heir.pid:
+            return self._hear_heir()
         peer = next((peer for peer in self._peers.values() if peer.pid == pid), None)
         if peer is None:
             return
@@ -339,6 +383,17 @@ class Arbiter:
         del self._peers[peer.slot]
         if peer.slot != CONTROL:
             self._scoreboard.zero_gauges(peer.slot)
+
+    def _look(self) -> None:
+        """Whether the workers' loops go round."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_S
+        board = self._scoreboard
+        for slot in [slot for slot in self._peers if slot != CONTROL]:
+            beat = board.page.get(board.worker_block(slot) + cells.W_BEAT_AT_US)
+            self._do(self._plan.beat(slot, now - beat / 1e6, now))
 
     # --- what is done ---------------------------------------------------------------------------------------------
 
@@ -367,6 +422,13 @@ class Arbiter:
                 self._pending = None
             case plan.Report(asked, problems, unchanged):
                 self._report_reload(asked, list(problems), unchanged=unchanged)
+            case plan.StartHeir(slots):
+                return self._start_heir(slots)
+            case plan.HandOver(pid):
+                self._hand_over(pid)
+            case plan.GiveUpHeir():
+                self._scoreboard.page.add(cells.H_UPGRADES_FAILED, 1)
+                self._hang_up_heir()
             case plan.Retire(slot):
                 self._listeners.retire(slot)
             case plan.Unlisten():
@@ -387,7 +449,13 @@ class Arbiter:
 
     def _announce(self, phase: Phase) -> None:
         match phase:
+            case Phase.STANDBY:
+                assert self._old is not None
+                self._old.booted(slot for slot in self._plan.slots if slot in self._old.estate.slots)
+            case Phase.UPGRADING:
+                _name_process(NAME_UPGRADING)
             case Phase.RUNNING:
+                _name_process(NAME)
                 if not self._scoreboard.flag(cells.FLAG_READY):
                     self._log.info(self._start_line())
                     self._state.publish()
@@ -466,7 +534,7 @@ class Arbiter:
         if if_changed and digest(loaded) == self._current.digest:
             return self._plan.unchanged(time.monotonic())
         self._report(loaded.problems)
-        self._warn_of_restart(loaded.config)
+        self._warn_of_restart(loaded.config, self._listeners.asked)
         self._pending = self._version(loaded, reason)
         return self._plan.loaded(self._pending.revision, time.monotonic())
 
@@ -485,10 +553,67 @@ class Arbiter:
             level = "warning" if problem.severity == "warning" else "debug"
             getattr(self._log, level)(str(problem))
 
-    def _warn_of_restart(self, config: Config) -> None:
-        for name in ("host", "port", "unix", "backlog"):
-            if getattr(config.server, name) != getattr(self._current.config.server, name):
+    def _warn_of_restart(self, config: Config, asked: Asked) -> None:
+        wanted = Asked.of(config.server)
+        for name in asked.__struct_fields__:
+            if getattr(wanted, name) != getattr(asked, name):
                 self._log.warning(f"server.{name} has changed: the listeners stay as they are until a restart")
+
+    # --- upgrade --------------------------------------------------------------------------------------------------
+
+    def _start_heir(self, slots: tuple[int, ...]) -> list[plan.Action]:
+        first = self._old.first.socket.fileno() if self._old is not None and self._old.first is not None else None
+        environ = {**self._environ, **self._notifier.for_successor()}
+        sockets = self._listeners.estate(slots)
+        try:
+            self._heir = Heir.start(self._command, environ, sockets, lock=self._state.lock, first=first)
+        except OSError as error:
+            return self._plan.heir_failed(f"cannot fork: {error}", time.monotonic())
+        self._selector.register(self._heir.line.socket, selectors.EVENT_READ, self._hear_heir)
+        return self._plan.heir_started(self._heir.pid, time.monotonic())
+
+    def _hear_heir(self) -> None:
+        """What the new gateway says; after the upgrade, that it was replaced in its turn."""
+        if self._heir is None:
+            return
+        messages = self._heir.line.receive()
+        for message in messages or []:
+            match message:
+                case Booted(slots):
+                    self._do(self._plan.heir_ready(slots, time.monotonic()))
+                case Failed(problem):
+                    self._do(self._plan.heir_failed(problem, time.monotonic()))
+                case Serving(pid):
+                    self._do(self._plan.heir_followed(pid))
+        if messages is None:
+            self._hang_up_heir()
+
+    def _hand_over(self, pid: int) -> None:
+        self._notifier.hand_over(pid)  # before it speaks itself: the manager listens to the main process only
+        self._listeners.hand_over()
+        assert self._heir is not None
+        self._heir.line.send(Go())
+        _name_process(NAME_REPLACED)
+
+    def _hang_up_heir(self) -> None:
+        if self._heir is not None:
+            self._selector.unregister(self._heir.line.socket)
+            self._heir.line.close()
+            self._heir = None
+
+    def _hear_old(self) -> None:
+        """What the gateway before us says: `Go`, or by its end that nothing comes of it."""
+        assert self._old is not None
+        messages = self._old.line.receive()
+        if messages == []:
+            return
+        self._selector.unregister(self._old.line.socket)
+        if messages is None or Go() not in messages:
+            return self._do(self._plan.abandoned(time.monotonic()))
+        self._listeners.take_over(self._old.estate)
+        self._old.gone()
+        self._notifier.silent = False
+        self._do(self._plan.taken_over(time.monotonic()))
 
     # --- forking --------------------------------------------------------------------------------------------------
 
@@ -538,6 +663,7 @@ class Arbiter:
             activated=self._listeners.activated,
             control_path=self._control.path,
             log_level=self._options.log_level,
+            standby=self._plan.standby,
             control=self._boot_control() if control else None,
         )
 
@@ -584,6 +710,7 @@ class Arbiter:
         self._state.let_go(admin=boot.kind != "control")
         self._listeners.keep_only(None if boot.kind == "control" else boot.slot)
         self._notifier.close()
+        self._close_lines()
         _name_process("kairos-control" if boot.kind == "control" else f"kairos-worker{boot.slot}")
 
     def _close(self) -> None:
@@ -597,6 +724,13 @@ class Arbiter:
         self._control.close()
         self._state.close()
         self._notifier.close()
+        self._close_lines()
+
+    def _close_lines(self) -> None:
+        if self._heir is not None:
+            self._heir.line.close()
+        if self._old is not None:
+            self._old.close()
 
 
 def _noted(_signum: int, _frame: object) -> None:

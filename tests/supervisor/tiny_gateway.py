@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 
+from kairos._speedups.cells import W_BEAT_AT_US
 from kairos.channel import (
     Abort,
     Ack,
@@ -21,6 +22,7 @@ from kairos.channel import (
     Decoder,
     Drain,
     Drained,
+    Listen,
     Nack,
     Prepare,
     Ready,
@@ -44,14 +46,26 @@ class TinyWorker:
         self.reopened = 0
         self.tasks: set[asyncio.Task] = set()
         self.ended = asyncio.Event()
+        self.listening = []
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        for listener in self.boot.listeners:
-            loop.add_reader(listener, self.accept, listener)
-        loop.add_reader(self.boot.channel, self.obey)
+        if not self.boot.standby:
+            self.listen()
+        if self.boot.kind == "worker":
+            self.beat()
+        asyncio.get_running_loop().add_reader(self.boot.channel, self.obey)
         self.say(Ready(os.getpid()))
         await self.ended.wait()
+
+    def listen(self) -> None:
+        self.listening = self.boot.listeners
+        for listener in self.listening:
+            asyncio.get_running_loop().add_reader(listener, self.accept, listener)
+
+    def beat(self) -> None:
+        board = self.boot.scoreboard
+        board.page.set(board.worker_block(self.boot.slot) + W_BEAT_AT_US, time.monotonic_ns() // 1000)
+        asyncio.get_running_loop().call_later(0.1, self.beat)
 
     def accept(self, listener) -> None:
         for connection in accept_waiting(listener):
@@ -102,9 +116,11 @@ class TinyWorker:
                     self.revision = revision
                 case Abort():
                     self.prepared = None
-                case Drain(deadline):
+                case Listen():
+                    self.listen()
+                case Drain(deadline, handed_over):
                     asyncio.get_running_loop().remove_reader(self.boot.channel)
-                    self.draining = asyncio.ensure_future(self.drain(deadline))
+                    self.draining = asyncio.ensure_future(self.drain(deadline, handed_over))
                 case ReopenLogs():
                     self.reopened += 1
                 case Stop():
@@ -120,10 +136,13 @@ class TinyWorker:
             self.prepared = message.revision
             self.say(Ack(message.revision))
 
-    async def drain(self, deadline: float) -> None:
+    async def drain(self, deadline: float, handed_over: bool) -> None:
         loop = asyncio.get_running_loop()
-        for listener in self.boot.listeners:
+        for listener in self.listening:
             loop.remove_reader(listener)
+            if handed_over:
+                listener.close()
+                continue
             async for connection in drain_listener(listener, shared=self.boot.shares(listener)):
                 self.serve(connection)
         loop.add_reader(self.boot.channel, self.obey)
