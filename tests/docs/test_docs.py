@@ -292,3 +292,9 @@ def test_members_named_in_the_maintainers_guide_exist() -> None:
     for owner, member in named_members:
         holders = [text for text in sources if re.search(rf"class {owner}\b", text)]
         assert any(re.search(rf"\b{member}\b", text) for text in holders), f"{owner}.{member}"
+
+
+def test_cells_named_in_the_maintainers_guide_exist() -> None:
+    named_cells = set(re.findall(r"`((?:SU|OUT|H|W|R|P|U)_[A-Z_]+)`", ROOT.joinpath("docs/architecture.md").read_text()))
+    assert named_cells
+    assert named_cells <= set(dir(cells))
