@@ -24,6 +24,8 @@ from kairos.control.upstreams import monotonic_us
 from kairos.resolver import Resolver
 from tests.control.page import Board, in_loop, route, until
 from tests.support.dns import SERVFAIL, NameServer
+from tests.support.gateway import gateway
+from tests.support.gateway import route as gateway_route
 from tests.support.net import Peer, free_port, origin
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -590,3 +592,51 @@ def test_so_many_probes_are_under_way_at_once():
 
     with origin(hang, address=("0.0.0.0", 0)) as server:
         in_loop(trace)
+
+
+# --- a whole gateway ------------------------------------------------------------------------------------------------
+
+
+class Shop:
+    """A backend that counts its customers apart from its checks."""
+
+    def __init__(self) -> None:
+        self.well = True
+        self.customers = 0
+
+    def script(self, peer: Peer) -> None:
+        while True:
+            head = peer.receive_head()
+            if b"kairos-health/" in head:
+                return peer.send(OK if self.well else b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+            self.customers += 1
+            peer.send(OK)
+
+
+def test_a_gateway_sends_nobody_to_a_backend_that_fails_its_checks():
+    sick, fine = Shop(), Shop()
+    with origin(sick.script) as first, origin(fine.script) as second:
+        config = {
+            "version": 1,
+            "routers": [gateway_route("/a", f"{first.url},{second.url}", slow_start=0)],
+            "health_check": {"interval": 0.1, "timeout": 5, "rise": 1, "fall": 2},
+        }
+        for shop in config["routers"][0]["backends"]:
+            shop["health_check_path"] = "/up"
+        with gateway(config, workers=2) as running:
+
+            def visits() -> int:
+                """How many of ten customers come to the sick one."""
+                before = sick.customers
+                for _ in range(10):
+                    assert running.get("/a")[1] == b"ok"
+                return sick.customers - before
+
+            assert visits() > 0
+            sick.well = False
+            running.wait_log("backend is unhealthy")
+            assert visits() == 0
+            sick.well = True
+            running.wait_log("backend is healthy again")
+            assert visits() > 0
+            assert "status 503" in running.log
