@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence  # noqa: TC003  (msgspec needs it at run time)
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from kairos._speedups import breaker, cells
@@ -50,7 +50,7 @@ class Override(Struct, frozen=True, omit_defaults=True):
     """What an operator says of a backend; the default says nothing."""
 
     state: State = "active"
-    weight: int = 100
+    weight: Annotated[int, Meta(ge=0, le=100)] = 100
     """Percent of its share that it is left."""
     breaker: Force = "auto"
 

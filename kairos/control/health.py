@@ -19,16 +19,16 @@ from msgspec.structs import replace
 
 from kairos._speedups import cells
 from kairos.config.origin import parse_backend
-from kairos.config.tls import client_context, tls_key
-from kairos.control.probe import CannotProbeError, Check, ProbeError, probe
-from kairos.control.upstreams import Upstream, known_upstreams
-from kairos.resolver import Resolver
+from kairos.config.tls import tls_key
+from kairos.control.probe import Check, Outcome, Prober
+from kairos.control.upstreams import known_upstreams
 from kairos.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    import ssl
-
     from kairos.config.model import Backend, Config, Route, UpstreamTls
+    from kairos.config.tls import TlsKey
+    from kairos.control.upstreams import Upstream
+    from kairos.resolver import Resolver
     from kairos.scoreboard import Assignment, Scoreboard
 
 AT_ONCE = 64
@@ -88,16 +88,15 @@ class HealthChecker:
 
     def __init__(self, scoreboard: Scoreboard, *, resolver: Resolver | None = None) -> None:
         self._scoreboard = scoreboard
-        self._own_resolver = resolver is None
         self._resolver = resolver
-        self._room = asyncio.Semaphore(AT_ONCE)
+        self._prober: Prober | None = None
         self._watches: dict[str, _Watch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def apply(self, config: Config, series: Assignment) -> None:
         """A revision is in use: begin, change and end checks; whoever is not checked any more is not down."""
-        if self._resolver is None:
-            self._resolver = Resolver()
+        if self._prober is None:
+            self._prober = Prober(AT_ONCE, self._resolver)
         wanted = checks_of(config)
         for key, upstream in known_upstreams(self._scoreboard, series).items():
             check, watch = wanted.get(key), self._watches.get(key)
@@ -108,16 +107,17 @@ class HealthChecker:
             if check is None:
                 upstream.put_back(cells.OUT_DOWN)
             else:
-                self._watches[key] = watch = _Watch(upstream, check, self._resolver, self._room)
+                self._watches[key] = watch = _Watch(upstream, check, self._prober)
                 watch.begin(self._tasks)
+        self._prober.keep(wanted.values())
 
     async def close(self) -> None:
         """End all checks; the verdicts stay."""
         while self._watches:
             self._watches.popitem()[1].end()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._own_resolver and self._resolver is not None:
-            await self._resolver.close()
+        if self._prober is not None:
+            await self._prober.close()
 
     def status(self, key: str) -> CheckStatus | None:
         """An upstream's check, None if it has none."""
@@ -140,13 +140,11 @@ class HealthChecker:
 class _Watch:
     """One upstream under one check."""
 
-    def __init__(self, upstream: Upstream, check: Check, resolver: Resolver, room: asyncio.Semaphore) -> None:
+    def __init__(self, upstream: Upstream, check: Check, prober: Prober) -> None:
         self.check = check
         self._upstream = upstream
-        self._resolver = resolver
-        self._room = room
+        self._prober = prober
         self._alone = asyncio.Lock()
-        self._context: ssl.SSLContext | None = None
         self._ended = False
         self._task: asyncio.Task[None] | None = None
         self._tally = Tally(check.spec.rise, check.spec.fall, up=not upstream.is_out(cells.OUT_DOWN))
@@ -177,46 +175,28 @@ class _Watch:
 
     async def probe(self) -> None:
         """One probe and what follows from it."""
-        async with self._alone, self._room:
-            began = time.monotonic()
-            try:
-                await probe(self.check, self._resolver, self._tls())
-            except ProbeError as error:
-                good, reason = False, str(error)
-            except CannotProbeError as error:
-                good, reason = None, str(error)
-            else:
-                good, reason = True, ""
+        async with self._alone:
+            outcome = await self._prober.probe(self.check)
             if not self._ended:
-                self._note(good, reason, time.monotonic() - began)
+                self._note(outcome)
 
-    def _tls(self) -> ssl.SSLContext | None:
-        """Made at the first probe: reading the system's certificates takes a while."""
-        if self._context is None and self.check.origin.tls and self.check.spec.type == "http":
-            try:
-                self._context = client_context(self.check.tls)
-            except OSError as error:
-                raise CannotProbeError(f"TLS settings: {error}") from error
-        return self._context
-
-    def _note(self, good: bool | None, reason: str, seconds: float) -> None:
-        if good is None:
-            self._tell_once(reason)
+    def _note(self, outcome: Outcome) -> None:
+        if outcome.good is None:
+            self._tell_once(outcome.reason)
         else:
             self._upstream.count(cells.SU_CHECKS)
-            if not good:
+            if not outcome.good:
                 self._upstream.count(cells.SU_CHECKS_FAILED)
-            if self._tally.note(good):
-                self._turn(reason)
-        tally = self._tally
+            if self._tally.note(outcome.good):
+                self._turn(outcome.reason)
         self.status = replace(
             self.status,
-            healthy=tally.up,
-            in_a_row=tally.in_a_row,
-            last_ok=good,
-            last_reason=reason,
+            healthy=self._tally.up,
+            in_a_row=self._tally.in_a_row,
+            last_ok=outcome.good,
+            last_reason=outcome.reason,
             last_at=time.time(),
-            last_seconds=round(seconds, 6),
+            last_seconds=outcome.seconds,
         )
 
     def _tell_once(self, reason: str) -> None:
@@ -255,11 +235,11 @@ def _check(backend: Backend, route: Route, config: Config) -> Check:
         spec = replace(spec, type="tcp")
     path = backend.health_check_path or spec.path
     origin = parse_backend(backend, route.protocol)
-    return Check(origin, spec, path, tls, _tls_files(tls) if origin.tls else ())
+    return Check(origin, spec, path, _tls(tls) if origin.tls else None)
 
 
-def _tls_files(tls: UpstreamTls) -> tuple[tuple[int, int, int], ...]:
+def _tls(tls: UpstreamTls) -> TlsKey:
     try:
-        return tls_key(tls)[1]
+        return tls_key(tls)
     except OSError:
-        return ()  # the probe will say which one is not there
+        return tls, ()  # the probe will say which file is not there

@@ -2,7 +2,7 @@
 
 Nothing a backend does costs more than the check's timeout and MAX_ANSWER bytes. Its head decides; its body is read as
 far as that, so that a server sees its answer taken. A probe that fails by our own fault (no descriptors left, a
-certificate file that is gone) says nothing about the backend: CannotProbeError, not ProbeError.
+certificate file that is gone) says nothing about the backend.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import errno
 import ssl
 import string
+import time
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
@@ -19,15 +20,21 @@ import httptools
 from msgspec import Struct
 
 from kairos import __version__
-from kairos.config.model import HealthCheck, UpstreamTls  # noqa: TC001  (msgspec needs them at run time)
-from kairos.config.origin import Origin  # noqa: TC001
+from kairos.config.tls import client_context
+from kairos.resolver import Resolver
 
 if TYPE_CHECKING:
-    from kairos.resolver import Resolver
+    from collections.abc import Iterable
+
+    from kairos.config.model import HealthCheck
+    from kairos.config.origin import Origin
+    from kairos.config.tls import TlsKey
 
 MAX_ANSWER = 64 * 1024
 """Bytes read of an answer, head included."""
 _READ = 16 * 1024
+_LATE = 0.5
+"""Seconds by which a timeout that comes later than it should is ours: the process was stopped, the machine asleep."""
 _OUR_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -40,9 +47,18 @@ class Check(Struct, frozen=True):
     origin: Origin
     spec: HealthCheck
     path: str
-    tls: UpstreamTls
-    tls_files: tuple[tuple[int, int, int], ...] = ()
-    """State of the files `tls` names: a renewed certificate makes another check."""
+    tls: TlsKey | None
+    """None for a backend without TLS. A renewed certificate makes another check."""
+
+
+class Outcome(Struct, frozen=True):
+    """What a probe taught."""
+
+    good: bool | None
+    """None: nothing about the backend."""
+    reason: str
+    """Why it is not good."""
+    seconds: float
 
 
 class ProbeError(Exception):
@@ -53,37 +69,75 @@ class CannotProbeError(Exception):
     """Nothing was learned about the backend; the text says why."""
 
 
-async def probe(check: Check, resolver: Resolver, context: ssl.SSLContext | None) -> None:
-    """Ask once; returns if the backend is well.
+class Prober:
+    """Probes, so many at once. Inside the event loop."""
 
-    Raises:
-        ProbeError, CannotProbeError
-    """
-    addresses = await _addresses(check.origin, resolver)
-    missing = "connection"
-    try:
-        async with asyncio.timeout(check.spec.timeout) as limit:
-            reader, writer = await _connect(check, addresses, context, limit)
-            missing = "whole answer"
+    def __init__(self, at_once: int, resolver: Resolver | None = None) -> None:
+        self._resolver = resolver or Resolver()
+        self._room = asyncio.Semaphore(at_once)
+        self._contexts: dict[TlsKey, ssl.SSLContext] = {}
+
+    async def close(self) -> None:
+        """No probe is to be under way."""
+        await self._resolver.close()
+
+    def keep(self, checks: Iterable[Check]) -> None:
+        """Forget what none of these checks needs."""
+        used = {check.tls for check in checks}
+        self._contexts = {key: context for key, context in self._contexts.items() if key in used}
+
+    async def probe(self, check: Check) -> Outcome:
+        """Ask once."""
+        async with self._room:
+            began = time.monotonic()
             try:
-                if check.spec.type == "http":
-                    await _ask(check, reader, writer)
-            finally:
-                writer.transport.abort()
-    except TimeoutError as error:
-        raise ProbeError(f"timeout: no {missing} within {check.spec.timeout:g} s") from error
-    except OSError as error:
-        raise _failure(error) from error
+                await self._probe(check)
+            except ProbeError as error:
+                good, reason = False, str(error)
+            except CannotProbeError as error:
+                good, reason = None, str(error)
+            else:
+                good, reason = True, ""
+            return Outcome(good, reason, round(time.monotonic() - began, 6))
 
+    async def _probe(self, check: Check) -> None:
+        addresses = await self._addresses(check.origin)
+        context = self._context(check)
+        missing = "connection"
+        try:
+            async with asyncio.timeout(check.spec.timeout) as limit:
+                reader, writer = await _connect(check, addresses, context, limit)
+                missing = "whole answer"
+                try:
+                    if check.spec.type == "http":
+                        await _ask(check, reader, writer)
+                finally:
+                    writer.transport.abort()
+        except TimeoutError as error:
+            raise _timeout(check, missing, limit) from error
+        except OSError as error:
+            raise _failure(error) from error
 
-async def _addresses(origin: Origin, resolver: Resolver) -> list[str]:
-    """Before the probe's time runs: a slow name server is not the backend's doing."""
-    if origin.unix is not None:
-        return []
-    addresses = await resolver.resolve(origin.host)
-    if not addresses:
-        raise ProbeError(f"{origin.host} has no address")
-    return addresses
+    async def _addresses(self, origin: Origin) -> list[str]:
+        """Before the probe's time runs: a slow name server is not the backend's doing."""
+        if origin.unix is not None:
+            return []
+        addresses = await self._resolver.resolve(origin.host)
+        if not addresses:
+            raise ProbeError(f"{origin.host} has no address")
+        return addresses
+
+    def _context(self, check: Check) -> ssl.SSLContext | None:
+        """One for all backends of the same settings: reading the system's certificates takes a while."""
+        key = check.tls
+        if key is None or check.spec.type != "http":
+            return None
+        if key not in self._contexts:
+            try:
+                self._contexts[key] = client_context(key[0])
+            except OSError as error:
+                raise CannotProbeError(f"TLS settings: {error}") from error
+        return self._contexts[key]
 
 
 async def _connect(
@@ -93,7 +147,7 @@ async def _connect(
     origin = check.origin
     if origin.unix is not None:
         return await asyncio.open_unix_connection(origin.unix)
-    name = (check.tls.server_name or origin.host) if context is not None else None
+    name = (check.tls[0].server_name or origin.host) if context is not None and check.tls is not None else None
     for left, address in zip(range(len(addresses), 1, -1), addresses, strict=False):
         end = limit.when()
         assert end is not None
@@ -102,6 +156,13 @@ async def _connect(
             async with asyncio.timeout(share):
                 return await asyncio.open_connection(address, origin.port, ssl=context, server_hostname=name)
     return await asyncio.open_connection(addresses[-1], origin.port, ssl=context, server_hostname=name)
+
+
+def _timeout(check: Check, missing: str, limit: asyncio.Timeout) -> ProbeError | CannotProbeError:
+    end = limit.when()
+    if end is not None and asyncio.get_running_loop().time() - end > _LATE:
+        return CannotProbeError("this process was held up")
+    return ProbeError(f"timeout: no {missing} within {check.spec.timeout:g} s")
 
 
 def _failure(error: OSError) -> ProbeError | CannotProbeError:

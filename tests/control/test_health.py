@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
@@ -17,9 +18,8 @@ from structlog.testing import capture_logs
 from kairos import __version__
 from kairos._speedups import cells
 from kairos.config.model import Backend, Config, HealthCheck, Route, UpstreamTls
-from kairos.config.tls import client_context
 from kairos.control.health import AT_ONCE, HealthChecker, NotCheckedError, Tally, checks_of
-from kairos.control.probe import CannotProbeError, ProbeError, probe
+from kairos.control.probe import Prober
 from kairos.control.upstreams import monotonic_us
 from kairos.resolver import Resolver
 from tests.control.page import Board, in_loop, route, until
@@ -116,14 +116,10 @@ def test_ftp_is_only_connected_to_and_dns_not_at_all():
 async def ask(served: Route, nameservers: list[str] | None = None) -> str:
     """Probe the route's backend; empty if it is well, else the reason."""
     (check,) = checks_of(Config(routers=[served])).values()
-    resolver = Resolver(nameservers)
-    try:
-        await probe(check, resolver, client_context(check.tls) if check.origin.tls else None)
-    except (ProbeError, CannotProbeError) as error:
-        return str(error)
-    finally:
-        await resolver.close()
-    return ""
+    prober = Prober(1, Resolver(nameservers))
+    outcome = await prober.probe(check)
+    await prober.close()
+    return outcome.reason
 
 
 def reason(served: Route) -> str:
@@ -541,13 +537,29 @@ def test_a_lack_of_ours_is_not_the_backends_fault():
     assert [entry["event"] for entry in ward(trace)] == ["cannot check a backend"]
 
 
+def test_time_that_this_process_lost_is_not_the_backends_fault():
+    async def trace() -> None:
+        (check,) = checks_of(
+            Config(routers=[route("/a", backend(server.port))], health_check=HealthCheck(timeout=0.1))
+        ).values()
+        prober = Prober(1)
+        probing = asyncio.create_task(prober.probe(check))
+        await until(lambda: server.connections)
+        time.sleep(0.8)
+        outcome = await probing
+        assert (outcome.good, outcome.reason) == (None, "this process was held up")
+        await prober.close()
+
+    with origin(hang) as server:
+        in_loop(trace)
+
+
 def test_a_certificate_file_that_is_gone_is_not_the_backends_fault(tmp_path):
     async def trace() -> None:
         board = Board()
         checker = HealthChecker(board.scoreboard)
         tls = UpstreamTls(ca_file=str(tmp_path / "gone.pem"))
         checker.apply(*board.assign(Config(routers=[https(free_port(), tls)], health_check=QUICK)))
-        (key,) = checks_of(Config(routers=[https(1, tls)]))
         key = next(key for key in board.series.upstreams if key.startswith("https"))
         status = await checker.probe_now(key)
         assert status.last_ok is None
@@ -562,18 +574,15 @@ def test_names_outlive_their_servers():
         port = int(it.key.rpartition(":")[2])
         with NameServer({"app.test": ["127.0.0.1"]}) as names:
             now = 0.0
-            resolver = Resolver([names.address], clock=lambda: now)
-            board, checker = Board(), HealthChecker(it.board.scoreboard, resolver=resolver)
-            board = it.board
+            checker = HealthChecker(it.board.scoreboard, resolver=Resolver([names.address], clock=lambda: now))
             config = Config(routers=[route("/n", backend(port, host="http://app.test"))], health_check=QUICK)
-            checker.apply(*board.assign(config))
+            checker.apply(*it.board.assign(config))
             key = f"http://app.test:{port}"
             assert (await checker.probe_now(key)).last_ok
             names.code, now = SERVFAIL, 7200.0
             for _ in range(QUICK.fall):
                 assert (await checker.probe_now(key)).last_ok
             await checker.close()
-            await resolver.close()
 
     ward(trace)
 
