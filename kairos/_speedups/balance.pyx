@@ -1,32 +1,45 @@
 """Balancers: which backend of a route gets the next request.
 
-A backend is out while its STATE is not up or its SKIP_UNTIL_US lies ahead. Those that are out are skipped, unless all
-are: then the choice is made as if all were up, since one of them may answer. Counters are shared by all workers, so
-round robin and weighted are exact over the whole gateway, and in-flight counts are those of all workers.
+Who may be picked:
+- never, when an operator took it out (drain, maintenance, a weight of 0 %) or its breaker lets nobody through;
+- not, when health checks or outlier detection took it out; but when the share of healthy backends is no more than the
+  route's panic threshold, these verdicts are not believed and all but the former may be picked;
+- not, when it has its max_requests; when all that may be picked have, ALL_FULL;
+- not, when it was tried for this request already, while there is another.
 
-round_robin        in turn; what would have been the turn of a backend that is out goes to the others in turn
+Share: what an operator left a backend, times its slow start: from a tenth to all of it after it came back. A backend
+whose turn it is takes it with the probability of its share; otherwise it is drawn among all by their shares, which
+gives each exactly its part. Those that compare loads count a load divided by the share.
+
+round_robin        in turn; what would have been the turn of a backend that is out is spread over the others
 least_connections  fewest requests in flight; ties in turn
 random             evenly
 weighted           smooth weighted round robin (A:2 B:1 gives A B A), exact in each cycle of sum(weights) / gcd picks;
                    cycles above MOST_TURNS are scaled down, so that tiny shares become slightly larger
-ip_hash            consistent hashing of the key over the weighted ring of backend names
+ip_hash            consistent hashing of the key over the weighted ring of backend names; a backend with a part of its
+                   share keeps that part of its keys, always the same; slow start does not move keys
 p2c                two at random, the one with fewer requests in flight
-ewma               least (latency x (requests in flight + 1)); the latency is a peak EWMA: up at once, down with a
-                   half-life, also while nothing is sent, so that a backend that was slow is tried again; one never
-                   tried is taken to be as good as the best, so that it is not flooded at first
+ewma               least expected cost, see Ewma
 
-No lock, no allocation and no clock here: `now_us` is the caller's monotonic time.
+A load costs a read for each worker, of a line that worker writes. So least_connections and ewma compare all backends
+where there are few, and a few at random where there are many.
+
+Counters are shared by all workers: round robin and weighted are exact over the whole gateway, loads are those of all
+workers. No lock, no allocation and no clock here: `now_us` is the caller's monotonic time.
 """
 
 import cython
 from cpython.mem cimport PyMem_RawFree
-from libc.stdint cimport INT64_MAX, int32_t, uint8_t
+from libc.math cimport fabs, sqrt
+from libc.stdint cimport int32_t, uint8_t
 
 from kairos._speedups.breaker cimport blocked
 from kairos._speedups.cells cimport (
-    SU_CELLS, SU_EWMA_AT_US, SU_EWMA_US, SU_OUT, SU_SKIP_UNTIL_US, atomic_add, atomic_load, atomic_store
+    OUT_DRAIN, OUT_MAINTENANCE, SU_BACK_AT_US, SU_CELLS, SU_DEVIATION_NS, SU_EWMA_AT_US, SU_EWMA_NS, SU_FAILING,
+    SU_LOAD, SU_LOAD_COVARIANCE, SU_LOAD_VARIANCE, SU_OUT, SU_SAMPLES, SU_SKIP_UNTIL_US, SU_WEIGHT, atomic_add,
+    atomic_load, atomic_store,
 )
-from kairos._speedups.hashing cimport hash_word, next_random
+from kairos._speedups.hashing cimport hash_bytes, hash_word, next_random
 from kairos._speedups.memory cimport calloc_rows
 from kairos._speedups.ring cimport Ring
 
@@ -34,65 +47,161 @@ from math import gcd
 
 cdef enum:
     MOST_TURNS = 65536  # of a weighted cycle
-    HALF_LIFE_US = 4194304  # of a latency that is not seen again; a power of two
-    HALF_LIFE_BITS = 22
+    FEW = 16  # backends that are all compared
+
+cdef double SLOW_START_FROM = 0.1
+cdef uint64_t GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio: multiples of it fall evenly
+
+
+cdef inline bint was_tried(int backend, uint64_t tried) noexcept nogil:
+    return backend < 64 and (tried >> backend) & 1
 
 
 cdef class Balancer:
-    """Common to all: the backends, who is out, how loaded they are."""
+    """Common to all: the backends, who may be picked, how loaded they are."""
 
-    def __cinit__(self, Page page not None, Py_ssize_t cursor, workers, stride, list backends not None, seed):
+    def __cinit__(self, Page page not None, list backends not None, cursor, workers, stride, seed, slow_us,
+                  panic_percent, breakers):
+        if workers < 1 or stride < 0:
+            raise ValueError(f"{workers} workers with a stride of {stride} cells")
         self.workers = workers
         self.stride = stride
-        self.random = hash_word(seed)
-        self._take(page, cursor, backends)
+        self.random = self.spread = hash_word(seed)
+        self.slow_us = slow_us
+        self.panic = panic_percent / 100
+        self.breakers = breakers
+        self.cursor = page.at(cursor, 1)
+        self._take(page, backends)
 
     def __dealloc__(self):
         PyMem_RawFree(self.backends)
+        PyMem_RawFree(self.shares)
 
     def __len__(self):
         return self.count
 
-    cdef int _take(self, Page page, Py_ssize_t cursor, list backends) except -1:
+    cdef int _take(self, Page page, list backends) except -1:
         """Look every cell up once, bounds-checked; picks then follow plain pointers."""
         cdef Py_ssize_t shared, in_flight
-        if self.workers < 1 or self.stride < 0:
-            raise ValueError(f"{self.workers} workers with a stride of {self.stride} cells")
+        cdef Backend* backend
         self.page = page
-        self.cursor = page.at(cursor, 1)
         self.backends = <Backend*>calloc_rows(len(backends), sizeof(Backend))
-        for shared, in_flight, _, _ in backends:
-            self.backends[self.count].shared = page.at(shared, SU_CELLS)
-            self.backends[self.count].in_flight = page.at(in_flight, 1)
+        self.shares = <double*>calloc_rows(len(backends), sizeof(double))
+        for shared, in_flight, _, _, limit in backends:
+            backend = &self.backends[self.count]
+            backend.shared = page.at(shared, SU_CELLS)
+            backend.in_flight = page.at(in_flight, 1)
             page.at(in_flight + (self.workers - 1) * self.stride, 1)
+            backend.limit = limit
+            backend.weight = 1
+            self.limited = self.limited or limit > 0
             self.count += 1
         return 0
 
-    cdef bint available(self, int backend, int64_t now_us) noexcept nogil:
+    # -- who may be picked --------------------------------------------------------------------------------------------
+
+    cdef bint ready(self, int backend, int64_t now_us, uint64_t tried) noexcept nogil:
+        """What nearly always is: nothing speaks against it, and it has its whole share. All in one cache line."""
         cdef int64_t* shared = self.backends[backend].shared
-        return (
-            atomic_load(shared + SU_OUT) == 0 and atomic_load(shared + SU_SKIP_UNTIL_US) <= now_us
-            and not blocked(shared, now_us)
-        )
+        cdef int64_t back
+        if atomic_load(shared + SU_OUT) | atomic_load(shared + SU_WEIGHT) or atomic_load(shared + SU_SKIP_UNTIL_US) > now_us:
+            return False
+        if self.breakers and blocked(shared, now_us):
+            return False
+        if self.slow_us:
+            back = atomic_load(shared + SU_BACK_AT_US)
+            if back and now_us - back < self.slow_us:
+                return False
+        return not (tried and was_tried(backend, tried)) and (not self.limited or self.room(backend))
 
-    cdef int available_count(self, int64_t now_us) noexcept nogil:
-        cdef int backend, up = 0
-        for backend in range(self.count):
-            up += self.available(backend, now_us)
-        return up
+    cdef double share(self, int backend, int64_t now_us) noexcept nogil:
+        """From 0 to 1; 0 when it must not be picked whatever becomes of the others."""
+        cdef int64_t* shared = self.backends[backend].shared
+        cdef int64_t weight = atomic_load(shared + SU_WEIGHT), back
+        cdef double share = 1
+        if atomic_load(shared + SU_OUT) & (OUT_DRAIN | OUT_MAINTENANCE) or (self.breakers and blocked(shared, now_us)):
+            return 0
+        if weight:
+            share = (weight - 1) / 100.0
+        if self.slow_us:
+            back = atomic_load(shared + SU_BACK_AT_US)
+            if back and now_us - back < self.slow_us:
+                share *= SLOW_START_FROM + (1 - SLOW_START_FROM) * max(0, now_us - back) / <double>self.slow_us
+        return share
 
-    cdef int nth_available(self, int n, int up, int64_t now_us) noexcept nogil:
-        """The n-th of `up` that are available; others may change state meanwhile, then the last one seen."""
-        cdef int backend, last = n
-        if up == self.count:
-            return n
+    cdef int survey(self, int64_t now_us, uint64_t tried) noexcept nogil:
+        """Find every backend's share, 0 for one that may not be picked. How many may, or NONE_LEFT or ALL_FULL."""
+        cdef int64_t* shared
+        cdef int backend, healthy = 0
         for backend in range(self.count):
-            if self.available(backend, now_us):
+            shared = self.backends[backend].shared
+            self.shares[backend] = self.share(backend, now_us)
+            if atomic_load(shared + SU_OUT) or atomic_load(shared + SU_SKIP_UNTIL_US) > now_us:
+                self.shares[backend] *= -1  # to be picked in panic only
+            healthy += self.shares[backend] > 0
+        return self._leave_out(healthy <= self.panic * self.count, tried)
+
+    cdef int _leave_out(self, bint panic, uint64_t tried) noexcept nogil:
+        cdef int backend, eligible = 0, free = 0, fresh = 0
+        for backend in range(self.count):
+            if self.shares[backend] < 0:
+                self.shares[backend] = -self.shares[backend] if panic else 0
+            if self.shares[backend] > 0:
+                eligible += 1
+                if self.limited and not self.room(backend):
+                    self.shares[backend] = 0
+                else:
+                    free += 1
+                    fresh += not was_tried(backend, tried)
+        if free == 0:
+            return ALL_FULL if eligible else NONE_LEFT
+        if fresh == 0 or fresh == free:
+            return free
+        for backend in range(min(self.count, 64)):
+            if was_tried(backend, tried):
+                self.shares[backend] = 0
+        return fresh
+
+    cdef bint room(self, int backend) noexcept nogil:
+        """Whether it has a slot left."""
+        cdef int64_t limit = self.backends[backend].limit
+        return limit == 0 or self.load(backend) < limit
+
+    # -- chance -------------------------------------------------------------------------------------------------------
+
+    cdef int taken_or_drawn(self, int backend, int64_t now_us, uint64_t tried) noexcept nogil:
+        """This backend, whose turn it is, or another one in its place."""
+        cdef int left
+        if self.ready(backend, now_us, tried):
+            return backend
+        left = self.survey(now_us, tried)
+        if left < 0 or self.shares[backend] >= 1 or self.uniform() < self.shares[backend]:
+            return left if left < 0 else backend
+        return self.draw()
+
+    cdef int draw(self) noexcept nogil:
+        """One of those that survey() found, by weight and share. Successive draws fall evenly, not by chance."""
+        cdef double total = 0, point
+        cdef int backend, last = 0
+        for backend in range(self.count):
+            total += self.shares[backend] * self.backends[backend].weight
+        self.spread += GOLDEN
+        point = total * <double>(self.spread >> 11) / <double>(<uint64_t>1 << 53)
+        for backend in range(self.count):
+            if self.shares[backend] > 0:
                 last = backend
-                if n == 0:
+                point -= self.shares[backend] * self.backends[backend].weight
+                if point < 0:
                     break
-                n -= 1
         return last
+
+    cdef int below(self, int bound) noexcept nogil:
+        """A random number from 0 to bound - 1."""
+        return <int>((next_random(&self.random) >> 32) * <uint64_t>bound >> 32)
+
+    cdef double uniform(self) noexcept nogil:
+        """A random number from 0 up to 1."""
+        return <double>(next_random(&self.random) >> 11) / <double>(<uint64_t>1 << 53)
 
     cdef int64_t load(self, int backend) noexcept nogil:
         """Requests in flight to a backend from all workers."""
@@ -103,104 +212,43 @@ cdef class Balancer:
             total += atomic_load(self.backends[backend].in_flight + worker * self.stride)
         return total
 
-    cdef int below(self, int bound) noexcept nogil:
-        """A random number from 0 to bound - 1."""
-        return <int>((next_random(&self.random) >> 32) * <uint64_t>bound >> 32)
+    # -- the interface ------------------------------------------------------------------------------------------------
 
     cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
-        return -1
-
-    cdef void observe_latency(self, int backend, int64_t us, int64_t now_us) noexcept nogil:
-        pass
+        return NONE_LEFT
 
     cdef void observe_attempt(self, int backend, int64_t us, bint ok, int64_t now_us) noexcept nogil:
-        if us >= 0:
-            self.observe_latency(backend, us, now_us)
+        pass
 
     def choose(self, uint64_t key=0, int64_t now_us=0, uint64_t tried=0):
-        """`pick` for Python; -1 where there are no backends."""
+        """`pick` for Python."""
         return self.pick(key, now_us, tried)
 
-    def observe(self, int backend, int64_t us, int64_t now_us):
-        """`observe_latency` for Python."""
+    def observe(self, int backend, int64_t us, bint ok, int64_t now_us):
+        """`observe_attempt` for Python."""
         if not 0 <= backend < self.count:
             raise IndexError(f"backend {backend} of {self.count}")
-        self.observe_latency(backend, us, now_us)
+        self.observe_attempt(backend, us, ok, now_us)
 
+
+# --- in turn or at random --------------------------------------------------------------------------------------------
 
 @cython.final
 cdef class RoundRobin(Balancer):
 
     cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
-        cdef:
-            uint64_t turn
-            int backend, up
         if self.count == 0:
-            return -1
-        turn = <uint64_t>atomic_add(self.cursor, 1)
-        backend = <int>(turn % <uint64_t>self.count)
-        if self.available(backend, now_us):
-            return backend
-        up = self.available_count(now_us)
-        if up == 0:
-            return backend
-        return self.nth_available(<int>(turn // <uint64_t>self.count % <uint64_t>up), up, now_us)
-
-
-@cython.final
-cdef class LeastConnections(Balancer):
-
-    cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
-        cdef:
-            int first, step, backend, best = -1
-            int64_t load, least = INT64_MAX
-            bint any_up
-        if self.count == 0:
-            return -1
-        any_up = self.available_count(now_us) > 0
-        first = <int>(<uint64_t>atomic_add(self.cursor, 1) % <uint64_t>self.count)
-        for step in range(self.count):
-            backend = (first + step) % self.count
-            if any_up and not self.available(backend, now_us):
-                continue
-            load = self.load(backend)
-            if load < least:
-                least = load
-                best = backend
-        return best if best >= 0 else first
+            return NONE_LEFT
+        return self.taken_or_drawn(
+            <int>(<uint64_t>atomic_add(self.cursor, 1) % <uint64_t>self.count), now_us, tried)
 
 
 @cython.final
 cdef class Random(Balancer):
 
     cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
-        cdef int up
-        if self.count == 0:
-            return -1
-        up = self.available_count(now_us) or self.count
-        return self.nth_available(self.below(up), up, now_us)
+        return self.taken_or_drawn(self.below(self.count), now_us, tried) if self.count else NONE_LEFT
 
-
-@cython.final
-cdef class PowerOfTwo(Balancer):
-
-    cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
-        cdef int up, one, other
-        if self.count == 0:
-            return -1
-        up = self.available_count(now_us) or self.count
-        one = self.below(up)
-        if up == 1:
-            return self.nth_available(one, up, now_us)
-        other = self.below(up - 1)
-        if other >= one:
-            other += 1
-        one = self.nth_available(one, up, now_us)
-        other = self.nth_available(other, up, now_us)
-        return other if self.load(other) < self.load(one) else one
-
-
-# --- weighted --------------------------------------------------------------------------------------------------------
 
 def cycle_weights(list weights):
     """The turns each backend has in one cycle."""
@@ -219,21 +267,18 @@ cdef class Weighted(Balancer):
     cdef:
         int32_t* turns  # the cycle: a backend for each turn
         uint64_t cycle  # how many
-        int64_t* weights  # turns of each backend in a cycle
 
-    def __cinit__(self, Page page not None, Py_ssize_t cursor, workers, stride, list backends not None, seed):
+    def __cinit__(self, Page page not None, list backends not None, *_):
         cdef:
-            list weights = cycle_weights([weight for _, _, weight, _ in backends])
+            list weights = cycle_weights([weight for _, _, weight, _, _ in backends])
             Py_ssize_t backend
         self.cycle = sum(weights)
-        self.weights = <int64_t*>calloc_rows(len(weights), sizeof(int64_t))
         self.turns = <int32_t*>calloc_rows(self.cycle, sizeof(int32_t))
         for backend in range(len(weights)):
-            self.weights[backend] = weights[backend]
+            self.backends[backend].weight = weights[backend]
         self.lay_out()
 
     def __dealloc__(self):
-        PyMem_RawFree(self.weights)
         PyMem_RawFree(self.turns)
 
     cdef int lay_out(self) except -1:
@@ -245,7 +290,7 @@ cdef class Weighted(Balancer):
         for turn in range(self.cycle):
             richest = 0
             for backend in range(self.count):
-                credit[backend] += self.weights[backend]
+                credit[backend] += <int64_t>self.backends[backend].weight
                 if credit[backend] > credit[richest]:
                     richest = backend
             credit[richest] -= <int64_t>self.cycle
@@ -253,131 +298,325 @@ cdef class Weighted(Balancer):
         PyMem_RawFree(credit)
         return 0
 
-    cdef int by_weight(self, uint64_t number, int64_t now_us) noexcept nogil:
-        """One of the available ones by their weights, as the number falls; -1 if there are none."""
-        cdef:
-            int64_t total = 0, left
-            int backend, last = -1
-        for backend in range(self.count):
-            if self.available(backend, now_us):
-                total += self.weights[backend]
-        if total == 0:
-            return -1
-        left = <int64_t>(number % <uint64_t>total)
-        for backend in range(self.count):
-            if self.available(backend, now_us):
-                last = backend
-                left -= self.weights[backend]
-                if left < 0:
-                    break
-        return last
-
     cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
-        cdef:
-            uint64_t turn
-            int backend, other
         if self.count == 0:
-            return -1
-        turn = <uint64_t>atomic_add(self.cursor, 1)
-        backend = self.turns[turn % self.cycle]
-        if self.available(backend, now_us):
-            return backend
-        other = self.by_weight(hash_word(turn), now_us)  # a hash, as a heavy backend's turns come in runs
-        return other if other >= 0 else backend
+            return NONE_LEFT
+        return self.taken_or_drawn(self.turns[<uint64_t>atomic_add(self.cursor, 1) % self.cycle], now_us, tried)
 
 
-# --- by key and by latency -------------------------------------------------------------------------------------------
+# --- by key ----------------------------------------------------------------------------------------------------------
 
 @cython.final
 cdef class IpHash(Balancer):
     cdef:
         Ring ring
-        uint8_t* down  # one byte a backend, filled when the owner of a key is out; a worker has one thread
+        uint8_t* passed  # one byte a backend: the key goes on to the next; filled when its owner is not ready
+        uint64_t* salts  # a number of each backend, the same in every process
 
-    def __cinit__(self, Page page not None, Py_ssize_t cursor, workers, stride, list backends not None, seed):
-        self.ring = Ring([name for _, _, _, name in backends], [weight for _, _, weight, _ in backends])
-        self.down = <uint8_t*>calloc_rows(len(backends), 1)
+    def __cinit__(self, Page page not None, list backends not None, *_):
+        cdef:
+            list names = [name for _, _, _, name, _ in backends]
+            Py_ssize_t backend
+            bytes text
+        self.ring = Ring(names, [weight for _, _, weight, _, _ in backends])
+        self.passed = <uint8_t*>calloc_rows(len(backends), 1)
+        self.salts = <uint64_t*>calloc_rows(len(backends), sizeof(uint64_t))
+        for backend in range(len(names)):
+            text = names[backend].encode()
+            self.salts[backend] = hash_bytes(text, len(text), 0)
 
     def __dealloc__(self):
-        PyMem_RawFree(self.down)
+        PyMem_RawFree(self.passed)
+        PyMem_RawFree(self.salts)
+
+    cdef bint keeps(self, int backend, uint64_t place) noexcept nogil:
+        """Whether the key lies in what an operator left the backend. A smaller part lies within each larger one."""
+        cdef int64_t weight = atomic_load(self.backends[backend].shared + SU_WEIGHT)
+        return weight == 0 or (hash_word(place ^ self.salts[backend]) >> 32) * 100 >> 32 < <uint64_t>(weight - 1)
 
     cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
         cdef:
             uint64_t place = hash_word(key)
             int backend = self.ring.pick(place, NULL)
-            int other
-        if backend < 0 or self.available(backend, now_us):
+            int other, left, kept = 0
+        if backend < 0 or self.ready(backend, now_us, tried):
             return backend
+        left = self.survey(now_us, tried)
+        if left < 0:
+            return left
         for other in range(self.count):
-            self.down[other] = not self.available(other, now_us)
-        return self.ring.pick(place, self.down)
+            self.passed[other] = self.shares[other] == 0 or not self.keeps(other, place)
+            kept += not self.passed[other]
+        if kept == 0:  # it has to go somewhere
+            for other in range(self.count):
+                self.passed[other] = self.shares[other] == 0
+        return self.ring.pick(place, self.passed)
 
 
-cdef inline int64_t halved(int64_t value, int64_t elapsed_us) noexcept nogil:
-    """A value after some time: halved each HALF_LIFE_US, straight in between."""
-    cdef int64_t halvings
-    if elapsed_us <= 0:
-        return value
-    halvings = elapsed_us >> HALF_LIFE_BITS
-    if halvings > 62:
-        return 0
-    value >>= halvings
-    # What is left of the last half-life, as a share of 1024, takes off up to one half.
-    return value - (value * ((elapsed_us & (HALF_LIFE_US - 1)) >> (HALF_LIFE_BITS - 10)) >> 11)
+# --- by load ---------------------------------------------------------------------------------------------------------
+
+cdef struct Candidate:
+    int backend
+    double share
+    double load  # requests in flight
+    double us  # its usual response time, 0 where it is not known yet
+
+
+cdef class Comparing(Balancer):
+    """Those that compare candidates: all where there are few, otherwise some at random."""
+    cdef:
+        int few  # so many or fewer are all compared
+        int samples  # of more
+        Candidate* candidates
+        int found  # how many there are now
+
+    def __cinit__(self, *_):
+        self.few = FEW
+        self.samples = 3
+        self.candidates = <Candidate*>calloc_rows(max(self.count, 4), sizeof(Candidate))
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.candidates)
+
+    cdef int best(self, int64_t now_us) noexcept nogil:
+        """Of the candidates, one or more. The first of those that are equal."""
+        return self.candidates[0].backend
+
+    cdef void add(self, int backend, double share) noexcept nogil:
+        cdef Candidate* candidate = &self.candidates[self.found]
+        candidate.backend = backend
+        candidate.share = share
+        candidate.load = <double>self.load(backend)
+        self.found += 1
+
+    cdef int gather(self, int64_t now_us, uint64_t tried) noexcept nogil:
+        """Fill in the candidates. How many, or NONE_LEFT or ALL_FULL."""
+        cdef bint all_of_them = self.count <= self.few
+        cdef int wanted = self.count if all_of_them else self.samples
+        cdef int first, backend
+        if self.count == 0:
+            return NONE_LEFT
+        if all_of_them:
+            first = backend = <int>(<uint64_t>atomic_add(self.cursor, 1) % <uint64_t>self.count)
+        else:
+            first = backend = self.below(self.count)
+        self.found = 0
+        while self.found < wanted:
+            if not self.ready(backend, now_us, tried):
+                return self.gather_left(first, self.survey(now_us, tried), wanted)
+            self.add(backend, 1)
+            backend = self.after(backend, first, self.count, all_of_them)
+        return self.found
+
+    cdef int gather_left(self, int first, int left, int wanted) noexcept nogil:
+        """The same among those that survey() left."""
+        cdef int place, start
+        if left < 0:
+            return left
+        self.found = 0
+        place = start = first % left
+        while self.found < min(wanted, left):
+            self.add_left(place)
+            place = self.after(place, start, left, left <= wanted)
+        return self.found
+
+    cdef int after(self, int place, int first, int count, bint in_turn) noexcept nogil:
+        """Another place than the first one: the next, or any."""
+        if not in_turn:
+            place = first + self.below(count - 1)
+        place += 1
+        return place - count if place >= count else place
+
+    cdef void add_left(self, int place) noexcept nogil:
+        """The backend at that place among those that survey() left."""
+        cdef int backend
+        for backend in range(self.count):
+            if self.shares[backend] > 0:
+                if place == 0:
+                    self.add(backend, self.shares[backend])
+                    break
+                place -= 1
+
+    cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
+        cdef int found = self.gather(now_us, tried)
+        return self.best(now_us) if found > 0 else found
+
+
+cdef class LeastConnections(Comparing):
+
+    cdef int best(self, int64_t now_us) noexcept nogil:
+        """Where shares differ, a fraction by chance lets those with a small one have their part while all are idle."""
+        cdef int place, best = 0
+        cdef double cost, least = 0
+        cdef Candidate* candidate
+        cdef bint partial = False
+        for place in range(self.found):
+            partial = partial or self.candidates[place].share < 1
+        for place in range(self.found):
+            candidate = &self.candidates[place]
+            cost = (candidate.load + self.uniform()) / candidate.share if partial else candidate.load
+            if place == 0 or cost < least:
+                least = cost
+                best = candidate.backend
+        return best
 
 
 @cython.final
-cdef class Ewma(Balancer):
+cdef class PowerOfTwo(LeastConnections):
 
-    cdef int64_t latency(self, int backend, int64_t now_us) noexcept nogil:
-        cdef int64_t* shared = self.backends[backend].shared
-        return halved(atomic_load(shared + SU_EWMA_US), now_us - atomic_load(shared + SU_EWMA_AT_US))
+    def __cinit__(self, *_):
+        self.few = self.samples = 2
 
-    cdef int64_t least_known(self, int64_t now_us) noexcept nogil:
-        """The best latency seen."""
-        cdef:
-            int backend
-            int64_t latency, least = INT64_MAX
-        for backend in range(self.count):
-            latency = self.latency(backend, now_us)
-            if 0 < latency < least:
-                least = latency
-        return 1 if least == INT64_MAX else least
+
+cdef double SAMPLES = 400  # that averages stand for
+cdef double STEADY = 4  # regularizes the slope: loads hardly vary, then nothing is learned from how they do
+cdef double CROWD = 1.0  # most that a backend is made dearer by having more than the others, as part of its time
+cdef double CROWDED = 2.0  # times the mean load at which it is half of that
+cdef double NOISE = 1.3  # standard errors that a difference must exceed; a deviation is 0.8 of a standard one
+cdef double LOAD_UNIT = 65536
+cdef double FAILING_UNIT = 1048576
+cdef double FAILING_GAIN = 0.125
+cdef double LEAST_SUCCESS = 1 / 64.0
+cdef enum:
+    PROBE_EVERY = 128  # picks
+    STALE_US = 1000000
+    STALE_SAMPLES = 1
+
+
+cdef inline double cell_of(const int64_t* cell) noexcept nogil:
+    return <double>atomic_load(cell)
+
+
+@cython.final
+cdef class Ewma(Comparing):
+    """Least expected cost, as all workers learned it from all attempts.
+
+    Response times grow with the load once a backend's slots are taken, but where is not known. So a straight line is
+    fitted to (load, response time) of recent attempts: near the loads that occur, it is flat on a backend with free
+    slots and steep on one with a queue. From it comes what the next request would need, corrected for queueing, and
+    what it would cost those behind it (once more the slope times the load). Then:
+    - differences in time that lie within the noise are ignored, or the luckiest of equals would be crowded;
+    - having more in flight than the others costs a little, for the same reason;
+    - the cost is divided by the rate of successes, and grows where the share is small;
+    - a backend not tried yet is taken to be as good as the best;
+    - one pick in PROBE_EVERY goes to the backend that was not heard of for longest, to find out when it is well again.
+
+    Workers write the averages without a lock: now and then a sample is lost.
+    """
+    cdef unsigned int turn  # picks of this worker
 
     cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
-        cdef:
-            int first, step, backend, best = -1
-            int64_t latency, unknown
-            double cost, least = 0
-            bint any_up
-        if self.count == 0:
-            return -1
-        any_up = self.available_count(now_us) > 0
-        unknown = self.least_known(now_us)
-        first = <int>(<uint64_t>atomic_add(self.cursor, 1) % <uint64_t>self.count)
-        for step in range(self.count):
-            backend = (first + step) % self.count
-            if any_up and not self.available(backend, now_us):
-                continue
-            latency = self.latency(backend, now_us)
-            cost = <double>(latency if latency > 0 else unknown) * <double>(self.load(backend) + 1)
-            if best < 0 or cost < least:
-                least = cost
-                best = backend
-        return best if best >= 0 else first
+        cdef int found
+        self.turn += 1
+        if self.turn % PROBE_EVERY == 0:
+            found = self.unheard_of(now_us, tried)
+            if found >= 0:
+                return found
+        found = self.gather(now_us, tried)
+        return self.best(now_us) if found > 0 else found
 
-    cdef void observe_latency(self, int backend, int64_t us, int64_t now_us) noexcept nogil:
-        """Two workers may overwrite each other's sample: the next one mends it."""
-        cdef:
-            int64_t* shared = self.backends[backend].shared
-            int64_t before = atomic_load(shared + SU_EWMA_US)
-            int64_t elapsed = now_us - atomic_load(shared + SU_EWMA_AT_US)
-        if us < 1:
-            us = 1
-        if us < before:
-            us += halved(before, elapsed) - halved(us, elapsed)
-        atomic_store(shared + SU_EWMA_US, us)
+    cdef int unheard_of(self, int64_t now_us, uint64_t tried) noexcept nogil:
+        """The backend with the oldest news and nothing in flight; -1 where all news is recent."""
+        cdef int backend, oldest = -1
+        cdef int64_t at, least = now_us - STALE_US
+        if self.survey(now_us, tried) < 0:
+            return -1
+        for backend in range(self.count):
+            at = atomic_load(self.backends[backend].shared + SU_EWMA_AT_US)
+            if at < least and self.shares[backend] > 0 and self.load(backend) == 0:
+                oldest = backend
+                least = at
+        return oldest
+
+    cdef int best(self, int64_t now_us) noexcept nogil:
+        cdef int place, known = 0, best = 0
+        cdef double mean = 0, fastest = 0, crowd = 0, cost, least = 0
+        cdef Candidate* candidate
+        for place in range(self.found):
+            candidate = &self.candidates[place]
+            candidate.us = cell_of(self.backends[candidate.backend].shared + SU_EWMA_NS) / 1000
+            crowd += candidate.load
+            if candidate.us > 0:
+                mean += candidate.us
+                known += 1
+                if fastest == 0 or candidate.us < fastest:
+                    fastest = candidate.us
+        mean = mean / known if known else 1
+        fastest = fastest if known else 1
+        crowd = 1 + crowd / self.found
+        for place in range(self.found):
+            candidate = &self.candidates[place]
+            cost = self.cost(candidate, mean, fastest, crowd)
+            if place == 0 or cost < least:
+                least = cost
+                best = candidate.backend
+        return best
+
+    cdef double cost(self, Candidate* candidate, double mean, double fastest, double crowd) noexcept nogil:
+        """Of one more request, in µs. `crowd`: mean load and one."""
+        cdef const int64_t* shared = self.backends[candidate.backend].shared
+        cdef double us = fastest, slope = 0, usual = 1, more, time
+        cdef double load = candidate.load + 1
+        if candidate.us > 0:
+            us = within_noise(shared, candidate.us, mean)
+            usual = cell_of(shared + SU_LOAD) / LOAD_UNIT
+            slope = cell_of(shared + SU_LOAD_COVARIANCE) / 1000 / (
+                cell_of(shared + SU_LOAD_VARIANCE) / LOAD_UNIT + STEADY)
+            slope = min(max(slope, 0), candidate.us)
+        more = (candidate.load + self.uniform()) / crowd
+        time = max(us + slope * (load - usual), us * 0.2) + slope * load + us * CROWD * more / (CROWDED + more)
+        time += us * more * (1 / candidate.share - 1)
+        return time / max(1 - cell_of(shared + SU_FAILING) / FAILING_UNIT, LEAST_SUCCESS)
+
+    cdef void observe_attempt(self, int backend, int64_t us, bint ok, int64_t now_us) noexcept nogil:
+        cdef int64_t* shared = self.backends[backend].shared
+        cdef bint stale = now_us - atomic_load(shared + SU_EWMA_AT_US) > STALE_US
+        cdef double failing = cell_of(shared + SU_FAILING)
         atomic_store(shared + SU_EWMA_AT_US, now_us)
+        if not ok or failing > 0:
+            failing += (0.5 if stale else FAILING_GAIN) * ((0 if ok else FAILING_UNIT) - failing)
+            atomic_store(shared + SU_FAILING, <int64_t>failing)
+        if ok and us >= 0:
+            learn(shared, <double>max(us, 1) * 1000, <double>(self.load(backend) + 1), stale)
+
+
+cdef inline double within_noise(const int64_t* shared, double us, double mean) noexcept nogil:
+    """A response time moved towards the mean by as much as it may be wrong, or onto it."""
+    cdef double error = NOISE * cell_of(shared + SU_DEVIATION_NS) / 1000 / sqrt(cell_of(shared + SU_SAMPLES) + 1)
+    if us > mean:
+        return max(mean, us - error)
+    return min(mean, us + error)
+
+
+cdef void learn(int64_t* shared, double ns, double load, bint stale) noexcept nogil:
+    """Take one more sample into the averages. The load is that at its end: measured as good as at its beginning."""
+    cdef double before = cell_of(shared + SU_EWMA_NS)
+    cdef double usual = cell_of(shared + SU_LOAD) / LOAD_UNIT
+    cdef double samples = cell_of(shared + SU_SAMPLES)
+    cdef double gain, slow, off, further
+    if before == 0:
+        atomic_store(shared + SU_EWMA_NS, <int64_t>ns)
+        atomic_store(shared + SU_LOAD, <int64_t>(load * LOAD_UNIT))
+        atomic_store(shared + SU_DEVIATION_NS, <int64_t>(ns / 2))
+        atomic_store(shared + SU_SAMPLES, 1)
+        return
+    if stale:
+        samples = min(samples, STALE_SAMPLES)
+    gain = 1 / (samples + 1)
+    slow = min(gain, 0.05)  # a few samples make no slope
+    off = ns - before
+    further = load - usual
+    atomic_store(shared + SU_EWMA_NS, <int64_t>(before + gain * off))
+    atomic_store(shared + SU_LOAD, <int64_t>((usual + gain * further) * LOAD_UNIT))
+    move(shared + SU_DEVIATION_NS, fabs(off), gain)
+    move(shared + SU_LOAD_VARIANCE, (1 - slow) * further * further * LOAD_UNIT, slow)
+    move(shared + SU_LOAD_COVARIANCE, (1 - slow) * further * off, slow)
+    atomic_store(shared + SU_SAMPLES, <int64_t>min(samples + 1, SAMPLES))
+
+
+cdef inline void move(int64_t* cell, double towards, double gain) noexcept nogil:
+    cdef double before = cell_of(cell)
+    atomic_store(cell, <int64_t>(before + gain * (towards - before)))
 
 
 cdef dict STRATEGIES = {
@@ -391,6 +630,10 @@ cdef dict STRATEGIES = {
 }
 
 
-def make(strategy, page, *, cursor, workers, stride, backends, seed):
-    """A route's balancer. Backends are (cell of the shared block, first worker's in-flight cell, weight, name)."""
-    return STRATEGIES[strategy](page, cursor, workers, stride, list(backends), seed)
+def make(strategy, page, *, cursor, workers, stride, backends, seed, slow_us, panic_percent, breakers):
+    """A route's balancer.
+
+    Backends are (cell of the shared block, first worker's in-flight cell, weight, name, most requests in flight or 0).
+    """
+    return STRATEGIES[strategy](
+        page, list(backends), cursor, workers, stride, seed, slow_us, panic_percent, breakers)

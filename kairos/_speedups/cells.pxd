@@ -46,11 +46,15 @@ cpdef enum:  # shared block of an upstream: several writers, atomics only
     SU_EJECTED = 9  # times it was ejected (control)
     SU_CHECKS = 10  # active health checks made (control)
     SU_CHECKS_FAILED = 11  # of them, those that failed (control)
-    # smoothed over responses, for balancers
-    SU_EWMA_US = 16  # response time
+    # smoothed over attempts, for balancers; see balance.pyx
+    SU_EWMA_NS = 16  # response time
     SU_EWMA_AT_US = 17  # monotonic µs of the last sample
     SU_FAILING = 18  # share of attempts that failed, of 1 << 20: 0 means none, so that a fresh block is a good one
-    SU_CURSOR = 19  # for balancers that keep one per upstream
+    SU_SAMPLES = 19  # how many recent ones the averages stand for
+    SU_DEVIATION_NS = 20  # of response times, the mean absolute one
+    SU_LOAD = 21  # requests in flight, itself included, of 1 << 16
+    SU_LOAD_VARIANCE = 22  # of 1 << 16
+    SU_LOAD_COVARIANCE = 23  # of load and response time, in ns
     SU_CELLS = 24
 
 cpdef enum:  # bits of SU_OUT

@@ -244,7 +244,8 @@ class Snapshot:
             key = upstream_key(backend)
             upstream = series.upstream(key)
             in_flight = board.upstream_block(0, upstream) + U_IN_FLIGHT
-            backends.append((board.shared_upstream(upstream), in_flight, backend.weight, key))
+            limit = backend.max_requests or 0
+            backends.append((board.shared_upstream(upstream), in_flight, backend.weight, key, limit))
         return make_balancer(
             route.load_balancing_strategy,
             board.page,
@@ -253,6 +254,9 @@ class Snapshot:
             stride=board.row_stride,
             backends=backends,
             seed=hash((name, self._slot)) & (1 << 63) - 1,
+            slow_us=int(route.slow_start * 1e6),
+            panic_percent=route.panic_threshold,
+            breakers=(route.circuit_breaker or self.config.circuit_breaker).enabled,
         )
 
 
