@@ -1,4 +1,4 @@
-"""`kairos`: looks at configurations and says what this installation is, without starting anything."""
+"""`kairos`: looks at configurations, manages the gateway that runs, and says what this installation is."""
 
 from __future__ import annotations
 
@@ -10,26 +10,35 @@ import sys
 import click
 
 from kairos import __version__
-from kairos.cli.gateway import EXIT_USAGE, check, default_config, tell
+from kairos.cli import running
+from kairos.cli.gateway import check, default_config, tell
 from kairos.config import schema
 from kairos.config.load import load
 from kairos.config.mask import masked
 from kairos.config.problems import ConfigError
 from kairos.supervisor.arbiter import Options
+from kairos.supervisor.plan import EXIT_USAGE
 from kairos.telemetry.log import configure
 
 INSECURE_DEV = click.option("--insecure-dev", is_flag=True, help="Accept weak secrets, for development only.")
 FILE = click.argument("file", required=False)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, message="kairos %(version)s")
 def main() -> None:
     """Manage Kairos. The gateway itself is run by kairos-gateway.
 
     FILE is a configuration in JSON, YAML or TOML; by default KAIROS_CONFIG_PATH or ./config.json.
+
+    A running gateway is found by its state folder, --state-dir or KAIROS_STATE_DIR; by default the one that
+    kairos-gateway takes for the same user.
     """
     configure("warning")
+
+
+for verb in (running.status, running.backends, running.reload, running.revisions, running.upgrade):
+    main.add_command(verb)
 
 
 @main.command()
