@@ -1,13 +1,15 @@
 """One data-plane process put together: loop, listeners, channel to the supervisor, filter and handler tables.
 
 Life: boot -> snapshot -> listen -> Ready; then Prepare/Commit as they come; Drain (or the end of the channel) closes
-the listeners without losing what they took on, lets requests finish, and ends.
+the listeners without losing what they took on, lets requests finish, and ends. On standby, while another gateway has
+the listeners, it listens after Ready, when it is told to; ending before that leaves them untouched.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import os
 import resource
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from kairos._speedups.cells import W_PID, W_REVISION, W_STARTED_AT
+from kairos._speedups.cells import W_BEAT_AT_US, W_LAG_US, W_PID, W_REVISION, W_SHED_LEVEL, W_STARTED_AT
 from kairos.channel import (
     EXIT_BOOT,
     Abort,
@@ -29,6 +31,7 @@ from kairos.channel import (
     Decoder,
     Drain,
     Drained,
+    Listen,
     Message,
     Nack,
     Prepare,
@@ -39,6 +42,7 @@ from kairos.channel import (
 from kairos.proxy.client import ClientConnection
 from kairos.proxy.exchange import Runtime
 from kairos.proxy.listener import drain_listener
+from kairos.proxy.shed import LoadShedder
 from kairos.proxy.snapshot import Origins, Revision, Snapshot
 from kairos.proxy.upstream.dial import use_resolver
 from kairos.proxy.wire import Clock
@@ -57,6 +61,9 @@ SPARE_DESCRIPTORS = 64
 POLL_S = 0.05
 REASON = 4000
 """Characters of a refusal's reason: a message must fit the channel, which is written without waiting."""
+GRACE = 0.25
+HANDOVER_GRACE = 5.0
+"""What connections that idle have for a last request; more when another gateway serves and nobody waits for the end."""
 KILL_S = 1.0
 """What connections that were cut may take to be counted and logged."""
 
@@ -64,6 +71,7 @@ KILL_S = 1.0
 def main(boot: WorkerBoot) -> None:
     """Run until drained. The exit code tells the supervisor how it went."""
     configure(boot.log_level)
+    faulthandler.enable()  # for the SIGABRT of a supervisor that finds the loop stuck
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides, even when a terminal signals the group
     gc.collect()
     gc.freeze()
@@ -91,6 +99,7 @@ class Worker:
         self._decoder = Decoder()
         self._servers: list[tuple[asyncio.Server, socket.socket]] = []
         self._over: asyncio.Event
+        self._listening: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
@@ -106,7 +115,8 @@ class Worker:
         except Exception:
             log.exception("could not start", slot=boot.slot)
             return EXIT_BOOT
-        await self._listen(loop)
+        if not boot.standby:
+            await self._listen(loop)
         loop.add_reader(boot.channel, self._hear)
         self._say(Ready(os.getpid()))
         await self._over.wait()
@@ -120,11 +130,25 @@ class Worker:
         seed = int.from_bytes(os.urandom(8), "little")
         self._runtime = Runtime(self._clock, board, boot.slot, self._access_log(boot.config), seed)
         self._origins = Origins(self._runtime, board, boot.slot)
+        self._shedder = LoadShedder()
         self._serve(self._compile(boot.revision, boot.config, boot.series))
         block = board.worker_block(boot.slot)
         board.page.set(block + W_PID, os.getpid())
         board.page.set(block + W_STARTED_AT, time.time_ns() // 1000)
+        self._clock.chores.append(self._judge_load)
         self._clock.start()
+
+    def _judge_load(self) -> None:
+        """Once a second: say that the loop turns, and how well it keeps up."""
+        board, lag_us = self._boot.scoreboard, self._clock.lag_us
+        level = self._shedder.judge(lag_us)
+        if bool(level) != bool(self._runtime.shed_level):
+            log.warning("sheds load" if level else "sheds no more load", lag_ms=lag_us // 1000)
+        self._runtime.shed_level = level
+        block = board.worker_block(self._boot.slot)
+        board.page.set(block + W_BEAT_AT_US, time.monotonic_ns() // 1000)
+        board.page.set(block + W_LAG_US, lag_us)
+        board.page.set(block + W_SHED_LEVEL, level)
 
     def _compile(self, revision: int, config: Config, series: Assignment) -> Snapshot:
         made = Revision(revision, config, series, self._boot.control_path or None)
@@ -141,6 +165,8 @@ class Worker:
         self._runtime.max_connections = client_limit(snapshot.config)
         self._runtime.switch_log(self._access_log(snapshot.config))
         self._origins.settle(snapshot)
+        priorities = [route.priority for route in snapshot.config.routers]
+        self._shedder.configure(snapshot.config.load_shedding, min(priorities, default=0))
         board = self._boot.scoreboard
         board.page.set(board.worker_block(self._boot.slot) + W_REVISION, snapshot.revision)
 
@@ -180,9 +206,14 @@ class Worker:
                     self._prepared = None
             case Abort():
                 self._prepared = None
-            case Drain(deadline_s):
+            case Listen():
+                loop = asyncio.get_running_loop()
+                self._listening = loop.create_task(self._listen(loop))
+            case Drain(deadline_s, handed_over):
                 if self._draining is None:
-                    self._draining = asyncio.get_running_loop().create_task(self._drain(deadline_s))
+                    self._draining = asyncio.get_running_loop().create_task(
+                        self._drain(deadline_s, handed_over=handed_over)
+                    )
             case Stop():
                 self._over.set()
 
@@ -201,12 +232,18 @@ class Worker:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    async def _drain(self, deadline_s: float) -> None:
+    async def _drain(self, deadline_s: float, *, handed_over: bool) -> None:
         """Listeners first, without losing a connection they took on; then what is under way."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + deadline_s
         self._runtime.draining = True
-        await asyncio.gather(*(self._close_listener(server, sock) for server, sock in self._servers))
+        if self._listening is not None:
+            await self._listening
+        if handed_over:
+            self._leave_listeners()
+        else:
+            await asyncio.gather(*(self._close_listener(server, sock) for server, sock in self._servers))
+        await self._last_requests(min(HANDOVER_GRACE if handed_over else GRACE, deadline_s / 2))
         while (clients := self._runtime.clients) and loop.time() < deadline:
             for client in clients:
                 client.drain()
@@ -221,6 +258,19 @@ class Worker:
         await asyncio.sleep(0)
         self._say(Drained())
         self._over.set()
+
+    def _leave_listeners(self) -> None:
+        """Close our copies: what waits there is accepted by the gateway that has them now."""
+        for server, sock in self._servers:
+            server.close()
+            sock.close()
+
+    async def _last_requests(self, grace: float) -> None:
+        """Connections that idle may have one more, answered with `Connection: close`: who is just asking is heard."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + grace
+        while self._runtime.clients and loop.time() < ends:  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(POLL_S)
 
     async def _close_listener(self, server: asyncio.Server, sock: socket.socket) -> None:
         server.close()

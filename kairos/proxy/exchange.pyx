@@ -17,8 +17,8 @@ from libc.string cimport memchr, memcpy, memset
 from kairos._speedups.breaker cimport FAILURE, NO_VERDICT, blocked
 from kairos._speedups.cells cimport (
     CLASSES, P_CELLS, P_CONNECT_ERRORS, P_TIMEOUTS, Page, R_BYTES_IN, R_BYTES_OUT, R_CELLS, R_EXTRA_ACTIVE,
-    R_GATEWAY, R_SHED, R_TOTAL, R_UPSTREAM, SU_CELLS, SU_OUT, SU_SKIP_UNTIL_US, U_CELLS, W_CELLS, W_REQUESTS_ACTIVE, W_REQUESTS_PEAK,
-    W_REQUESTS_UNROUTED, atomic_load, observe, status_class,
+    R_GATEWAY, R_SHED, R_TOTAL, R_UPSTREAM, SU_CELLS, SU_OUT, SU_SKIP_UNTIL_US, U_CELLS, W_CELLS, W_REQUESTS_ACTIVE,
+    W_REQUESTS_PEAK, W_REQUESTS_UNROUTED, atomic_load, observe, status_class,
 )
 from kairos._speedups.hashing cimport next_random
 from kairos._speedups.http1 cimport (

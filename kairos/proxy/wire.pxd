@@ -27,7 +27,11 @@ cdef class Clock:
     cdef int entry          # lane of the next wire
     cdef readonly Py_ssize_t count  # wires on the clock
     cdef readonly list chores       # callables run once a round
+    cdef int64_t due        # monotonic µs at which the next tick should come
+    cdef int64_t least_late  # µs, of the ticks of this round
+    cdef readonly int64_t lag_us    # how late even the most punctual tick of the last round was
 
+    cdef int _plan(self, int64_t now) except -1
     cdef void add(self, Wire wire)
     cdef void remove(self, Wire wire)
 

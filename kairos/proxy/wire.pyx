@@ -7,7 +7,7 @@ the clock finds those that passed, within a second, and never makes a timer per 
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t
+from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
@@ -22,7 +22,9 @@ cdef extern from "<sys/socket.h>" nogil:
     int MSG_DONTWAIT
 
 
-TICK = 0.125  # seconds; a wire is looked at every LANES ticks
+cdef enum:
+    TICK_US = 125000  # a wire is looked at every LANES ticks
+TICK = TICK_US / 1e6
 
 
 cdef int64_t monotonic_us() noexcept nogil:
@@ -52,7 +54,13 @@ cdef class Clock:
             self.heads.append(head)
 
     def start(self):
+        self.least_late = INT64_MAX
+        self._plan(monotonic_us())
+
+    cdef int _plan(self, int64_t now) except -1:
+        self.due = now + TICK_US
         self.handle = self.loop.call_later(TICK, self.tick)
+        return 0
 
     def stop(self):
         if self.handle is not None:
@@ -94,7 +102,8 @@ cdef class Clock:
         cdef Wire wire = head.after
         cdef Wire following
         cdef int64_t now = monotonic_us()
-        self.handle = self.loop.call_later(TICK, self.tick)
+        self.least_late = min(self.least_late, max(0, now - self.due))
+        self._plan(now)
         self.lane = (self.lane + 1) % LANES
         while wire is not None and wire is not head:
             following = wire.after
@@ -105,6 +114,8 @@ cdef class Clock:
                     following = head.after  # the neighbour was ended too: start over, no deadline fires twice
             wire = following
         if self.lane == 0:
+            self.lag_us = self.least_late
+            self.least_late = INT64_MAX
             for chore in self.chores:
                 chore()
 

@@ -9,7 +9,6 @@ An attempt is one try at one backend (upstream/attempt.pyx). What a failed one l
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint64_t
 
 from kairos._speedups.breaker cimport ADMITTED, FAILURE, NO_VERDICT, REFUSED, TRIAL, admit, blocked
@@ -52,8 +51,8 @@ cdef class Forward(Handler):
         """Begin an attempt at a backend that has room and whose breaker lets it through."""
         cdef Plan plan = x.plan
         cdef Target target
-        cdef int index = NONE_LEFT, turn, admitted
-        for turn in range(len(plan.targets) + 1):  # each refusal marks its backend as tried
+        cdef int index = NONE_LEFT, admitted, _
+        for _ in range(len(plan.targets) + 1):  # each refusal marks its backend as tried
             index = _pick(x, now)
             if index < 0:
                 break

@@ -6,7 +6,7 @@ kairos._speedups.breaker.
 
 from libc.stdint cimport int64_t
 
-from kairos._speedups.breaker cimport CLOSED, FAILURE, NO_VERDICT, OPEN, SUCCESS, at_rest, settle
+from kairos._speedups.breaker cimport Breaker, CLOSED, FAILURE, NO_VERDICT, OPEN, at_rest, settle
 from kairos._speedups.cells cimport (
     U_ANSWER_US, U_ANSWERS, U_ATTEMPTS, U_FAILURES, U_IN_FLIGHT, ordered_add, ordered_load
 )
@@ -62,6 +62,7 @@ cdef int leave(Exchange x, Target target, bint trial, int outcome, int64_t us) e
 
 cdef int report(Exchange x, Target target, bint trial, int outcome) except -1:
     """Count an outcome and tell the breaker, which nearly always need not hear of a success."""
+    cdef const Breaker* breaker = &x.plan.policy.breaker
     cdef int moved
     if outcome != NO_VERDICT:
         target.row[U_ATTEMPTS] += 1
@@ -71,11 +72,11 @@ cdef int report(Exchange x, Target target, bint trial, int outcome) except -1:
             return 0
     if not target.guarded:
         return 0
-    moved = settle(target.shared, &x.plan.policy.breaker, outcome, trial, monotonic_us())
+    moved = settle(target.shared, breaker, outcome, trial, monotonic_us())
     if moved == OPEN:
         log.warning("circuit breaker opened", upstream=target.key, route=x.plan.name,
-                    reason="a trial failed" if trial else f"{x.plan.policy.breaker.failure_threshold} failures in a row",
-                    last=x.failure or f"status {x.status}", reset_s=x.plan.policy.breaker.reset_us / 1e6)
+                    reason="a trial failed" if trial else f"{breaker.failure_threshold} failures in a row",
+                    last=x.failure or f"status {x.status}", reset_s=breaker.reset_us / 1e6)
     elif moved == CLOSED:
         log.info("circuit breaker closed", upstream=target.key, route=x.plan.name)
     return 0

@@ -63,8 +63,8 @@ cdef class Policy:
     cdef int64_t wait_us(self, int retry, uint64_t* random) noexcept nogil:
         """How long to wait before a retry, the first being 1: full jitter, anything up to the exponential bound."""
         cdef double bound = self.first_us
-        cdef int step
-        for step in range(retry - 1):
+        cdef int _
+        for _ in range(retry - 1):
             bound *= self.multiplier
             if bound >= self.most_us:
                 break
