@@ -69,9 +69,9 @@ class Site:
         self.start_origins(origins)
         self.start_gateway({"routers": [self.route(**members)], **(sections or {})}, workers=workers)
 
-    def start_origins(self, count: int) -> None:
+    def start_origins(self, count: int, **where: Any) -> None:
         for _ in range(count):
-            self.origins.append(Origin(self._folder / f"origin{len(self.origins)}"))
+            self.origins.append(Origin(self._folder / f"origin{len(self.origins)}", **where))
 
     def route(self, **members: Any) -> dict[str, Any]:
         return route("/work", ",".join(origin.url for origin in self.origins), **members)

@@ -69,9 +69,9 @@ class Worker(asyncio.Protocol):
         self.next()
 
 
-async def serve(port: int, record: str) -> None:
+async def serve(host: str, port: int, record: str) -> None:
     file = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    server = await asyncio.get_running_loop().create_server(lambda: Worker(file), "127.0.0.1", port, backlog=1024)
+    server = await asyncio.get_running_loop().create_server(lambda: Worker(file), host, port, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
@@ -79,17 +79,18 @@ async def serve(port: int, record: str) -> None:
 class Origin:
     """An origin in a process of its own, which can be killed and comes back on the same port."""
 
-    def __init__(self, record: Path) -> None:
+    def __init__(self, record: Path, host: str = "127.0.0.1", port: int = 0) -> None:
         self.record = record
-        self.port = 0
+        self.host = host
+        self.port = port
         self.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def start(self) -> None:
-        command = [sys.executable, __file__, str(self.port), str(self.record)]
+        command = [sys.executable, __file__, self.host, str(self.port), str(self.record)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
@@ -108,4 +109,4 @@ class Origin:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), sys.argv[2]))
+    uvloop.run(serve(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from kairos.resolver import MIN_TTL, RETRY_AFTER, Resolver
+from kairos.resolver import BELIEVED_AFTER, MIN_TTL, RETRY_AFTER, Resolver
 from tests.support.dns import SERVFAIL, NameServer
 from tests.support.gateway import route
 from tests.support.inprocess import Chain, in_process
@@ -101,13 +101,15 @@ def test_a_name_that_does_not_exist_has_no_address_and_is_not_asked_for_at_each_
     resolving(server, trace)
 
 
-def test_a_name_that_exists_no_more_loses_its_addresses(server: NameServer) -> None:
+def test_a_name_that_exists_no_more_loses_its_addresses_when_that_goes_on(server: NameServer) -> None:
     server.ttl = 0
 
     async def trace(it: Clocked) -> None:
         assert await it.ask() == ["192.0.2.1"]
         del server.records[NAME]
         it.now += MIN_TTL
+        assert await it.ask() == ["192.0.2.1"], "servers in trouble deny names that exist"
+        it.now += BELIEVED_AFTER
         assert await it.ask() == []
 
     resolving(server, trace)
@@ -133,6 +135,22 @@ def test_while_the_server_cannot_answer_what_was_known_stays_good(server: NameSe
             server.records[NAME] = ["192.0.2.9"]
             it.now += RETRY_AFTER
             assert await it.ask() == ["192.0.2.9"]
+
+    resolving(server, trace)
+
+
+def test_nobody_waits_long_for_a_silent_server_while_addresses_are_known(server: NameServer) -> None:
+    server.ttl = 0
+
+    async def trace(it: Clocked) -> None:
+        assert await it.ask() == ["192.0.2.1"]
+        server.silent = True
+        it.now += MIN_TTL
+        async with asyncio.timeout(1):
+            assert await it.ask() == ["192.0.2.1"]
+            asked = server.asked[NAME]
+            assert await it.ask() == ["192.0.2.1"]
+        assert server.asked[NAME] == asked, "not asked again at once"
 
     resolving(server, trace)
 

@@ -21,6 +21,8 @@ class NameServer:
         self.ttl = ttl
         self.code: int | None = None
         """Response code for every question, where set."""
+        self.silent = False
+        """Questions are heard and not answered."""
         self.asked: Counter[str] = Counter()
         """Questions for IPv4 addresses by name."""
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -37,7 +39,9 @@ class NameServer:
             data, peer = self._sock.recvfrom(4096)
             if not data:
                 return
-            self._sock.sendto(self._answer(data), peer)
+            answer = self._answer(data)
+            if not self.silent:
+                self._sock.sendto(answer, peer)
 
     def _answer(self, query: bytes) -> bytes:
         labels, at = [], 12
