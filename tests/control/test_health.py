@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import resource
+import signal
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -330,6 +333,53 @@ def test_a_backend_that_does_not_speak_tls(ca_file):
         assert reason(https(server.port, UpstreamTls(ca_file=ca_file))).startswith("TLS: ")
 
 
+# --- nginx ----------------------------------------------------------------------------------------------------------
+
+NGINX = """
+daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log info;
+events {{}}
+http {{
+    access_log {folder}/access.log; client_body_temp_path {folder}/t; proxy_temp_path {folder}/t;
+    fastcgi_temp_path {folder}/t; uwsgi_temp_path {folder}/t; scgi_temp_path {folder}/t;
+    server {{
+        listen 127.0.0.1:{plain}; listen 127.0.0.1:{secure} ssl; listen unix:{folder}/sock;
+        ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/cert.pem;
+        location = /up {{ return 200 "well"; }}
+        location = /large {{ alias {folder}/large; }}
+    }}
+}}
+"""
+
+
+def test_nginx_is_probed_and_has_nothing_to_complain_of(tmp_path, ca_file):
+    AUTHORITY.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "cert.pem"))
+    (tmp_path / "large").write_bytes(b"x" * 60_000)
+    plain, secure = free_port(), free_port()
+    (tmp_path / "nginx.conf").write_text(NGINX.format(folder=tmp_path, plain=plain, secure=secure))
+    tls = UpstreamTls(ca_file=ca_file)
+    probed = [
+        backend(plain),
+        backend(plain, "/large"),
+        backend(plain, "/missing"),
+        backend(secure, host="https://127.0.0.1"),
+        Backend(host=f"unix:{tmp_path}/sock", health_check_path="/up"),
+    ]
+    server = subprocess.Popen(["nginx", "-c", str(tmp_path / "nginx.conf")], stderr=subprocess.DEVNULL)
+    try:
+
+        async def trace() -> None:
+            await until(lambda: (tmp_path / "pid").exists())
+            reasons = [await ask(route("/a", one, tls=tls)) for one in probed]
+            assert reasons == ["", "", "status 404", "", ""]
+
+        in_loop(trace)
+    finally:
+        server.terminate()
+        server.wait()
+    complaints = [line for line in (tmp_path / "error.log").read_text().splitlines() if "client" in line]
+    assert [line for line in complaints if "/missing" not in line] == []
+
+
 # --- the checker ----------------------------------------------------------------------------------------------------
 
 QUICK = HealthCheck(interval=0.02, timeout=2.0, rise=2, fall=3)
@@ -641,11 +691,20 @@ def test_a_gateway_sends_nobody_to_a_backend_that_fails_its_checks():
                     assert running.get("/a")[1] == b"ok"
                 return sick.customers - before
 
+            def checker() -> int:
+                """Pid of the process that said something last of a backend's health."""
+                return [json.loads(line)["pid"] for line in running.log.splitlines() if '"backend is ' in line][-1]
+
             assert visits() > 0
             sick.well = False
             running.wait_log("backend is unhealthy")
             assert visits() == 0
+            assert "status 503" in running.log
+            killed = checker()
+            os.kill(killed, signal.SIGKILL)
+            running.wait_log("control killed by SIGKILL")
+            assert visits() == 0
             sick.well = True
             running.wait_log("backend is healthy again")
             assert visits() > 0
-            assert "status 503" in running.log
+            assert checker() != killed

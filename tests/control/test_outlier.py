@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,6 +16,9 @@ from kairos.config.model import Config, OutlierDetection, Route
 from kairos.control.outlier import OutlierDetector, Sentence, Window, may_eject, sentence, worst
 from kairos.control.upstreams import monotonic_us
 from tests.control.page import Board, in_loop, route, until
+from tests.support.gateway import gateway
+from tests.support.gateway import route as gateway_route
+from tests.support.net import Peer, origin, status_of
 
 A, B, C = "http://a:80", "http://b:80", "http://c:80"
 SPEC = OutlierDetection()
@@ -293,3 +300,39 @@ def test_the_next_control_process_takes_up_an_ejection(left_us):
         await detector.close()
 
     in_loop(trace)
+
+
+# --- a whole gateway ------------------------------------------------------------------------------------------------
+
+
+def answering(status: bytes) -> Callable[[Peer], None]:
+    def script(peer: Peer) -> None:
+        while True:
+            peer.receive_head()
+            peer.send(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % status)
+
+    return script
+
+
+def test_a_gateway_leaves_out_a_backend_that_answers_with_errors():
+    with origin(answering(b"500 Oops")) as broken, origin(answering(b"200 OK")) as fine:
+        served = gateway_route("/a", f"{broken.url},{fine.url}", circuit_breaker={"enabled": False}, slow_start=0)
+        detection = {"interval": 0.5, "ejection_time": 600, "max_ejection_time": 600}
+        config = {"version": 1, "routers": [served], "outlier_detection": detection}
+        with gateway(config, workers=2) as running:
+
+            def statuses() -> set[int]:
+                return {status_of(running.get("/a")[0]) for _ in range(20)}
+
+            assert statuses() == {200, 500}
+            running.wait(lambda: statuses() and "backend ejected" in running.log, "ejection")
+            assert statuses() == {200}
+            facts = next(json.loads(line) for line in running.log.splitlines() if "backend ejected" in line)
+            assert (facts["upstream"], facts["error_percent"]) == (broken.url, 100.0)
+            os.kill(facts["pid"], signal.SIGKILL)
+            running.wait_log("control killed by SIGKILL")
+            assert statuses() == {200}
+            running.write(config | {"outlier_detection": {"enabled": False}})
+            running.signal(signal.SIGHUP)
+            running.wait_log("ejection over")
+            assert statuses() == {200, 500}
