@@ -15,7 +15,9 @@ ports that a test really uses; $PID is the gateway's supervisor. The origins are
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import inspect
 import json
 import os
 import re
@@ -27,13 +29,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import click
 import msgspec
 import pytest
 
 from kairos._speedups import cells
+from kairos.cli import manage
 from kairos.cli.gateway import EPILOG
 from kairos.config.load import judged, loads
 from kairos.config.model import Backend, Route
+from kairos.control import api
 from kairos.proxy.errors import KINDS
 from kairos.scoreboard import Capacity, Scoreboard, Series
 from kairos.telemetry.prometheus import GatewayCollector
@@ -136,6 +141,7 @@ def run_command(command: str, g: Gateway) -> str:
         g.folder.joinpath(name).chmod(0o755)
     path = f"{g.folder}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PID": str(g.process.pid), "NO_COLOR": "1"}
+    environment["KAIROS_STATE_DIR"] = str(g.state_dir)
     done = subprocess.run(
         ["sh", "-c", command], cwd=g.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
@@ -261,6 +267,44 @@ def test_signals_and_exit_codes_are_those_of_the_command() -> None:
     assert [row[0] for row in table("operations.md", "| exit code | meaning |")] == codes
 
 
+def verbs(group: click.Group, words: str = "kairos") -> Iterator[str]:
+    """Every command line that does something."""
+    if group.invoke_without_command:
+        yield words
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from verbs(command, f"{words} {name}")
+        else:
+            yield f"{words} {name}"
+
+
+def test_every_command_is_listed() -> None:
+    listed = [name for row in table("operations.md", "| command | does |") for name in row[0].split(", ")]
+    assert sorted(listed) == sorted(map(code, verbs(manage.main)))
+
+
+def test_every_path_of_the_admin_socket_is_listed() -> None:
+    routes = ast.parse(inspect.getsource(api.router)).body[0]
+    expected = [
+        [ast.literal_eval(path), [ast.literal_eval(method) for method in methods.keys if method is not None]]
+        for found in ast.walk(routes)
+        if isinstance(found, ast.Dict)
+        for path, methods in zip(found.keys, found.values, strict=True)
+        if path is not None and isinstance(methods, ast.Dict)
+    ]
+    listed = [
+        [row[0].strip("`"), row[1].replace("`", "").split(", ")] for row in table("operations.md", "| path | methods |")
+    ]
+    assert listed == expected
+
+
+def test_events_of_the_program_log_are_told_as_they_are_logged() -> None:
+    sources = [path.read_text() for path in (ROOT / "kairos").rglob("*") if path.suffix in (".py", ".pyx")]
+    for cell, *_ in table("operations.md", "| event | level | with |"):
+        for event in re.findall(r"`(.+?)`", cell):
+            assert any(f'"{event}' in text for text in sources), event
+
+
 # --- links ----------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +339,8 @@ def test_members_named_in_the_maintainers_guide_exist() -> None:
 
 
 def test_cells_named_in_the_maintainers_guide_exist() -> None:
-    named_cells = set(re.findall(r"`((?:SU|OUT|H|W|R|P|U)_[A-Z_]+)`", ROOT.joinpath("docs/architecture.md").read_text()))
+    named_cells = set(
+        re.findall(r"`((?:SU|OUT|H|W|R|P|U)_[A-Z_]+)`", ROOT.joinpath("docs/architecture.md").read_text())
+    )
     assert named_cells
     assert named_cells <= set(dir(cells))
