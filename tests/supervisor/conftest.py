@@ -43,6 +43,7 @@ class TinyGateway:
         self.folder = folder
         self.config = folder / "kairos.json"
         self.log = folder / "log"
+        self.program = [sys.executable, str(PROGRAM)]
         self.process = None
         self.port = None
 
@@ -65,15 +66,24 @@ class TinyGateway:
         script = (
             "import os, sys; os.dup2(int(sys.argv[1]), 3);"
             "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1');"
-            "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+            "os.execv(sys.argv[2], sys.argv[2:])"
         )
         fd = listening.fileno()
-        return self.start(launcher=("-c", script, str(fd)), pass_fds=(fd,))
+        return self.start(launcher=(sys.executable, "-c", script, str(fd)), pass_fds=(fd,))
+
+    def install(self, first="", interpreter=sys.executable):
+        """Be started by a script from here on, or replace that one by a new version, which does something `first`."""
+        script, new = self.folder / "kairos-gateway", self.folder / "new"
+        main = "import sys\nfrom tests.supervisor.tiny_gateway import main\nsys.exit(main())"
+        new.write_text(f"#!{interpreter}\n{first}\n{main}\n")
+        new.chmod(0o755)
+        new.rename(script)
+        self.program = [str(script)]
 
     def start(self, env=None, launcher=(), pass_fds=(), preexec_fn=None, wait=True):
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *launcher, str(PROGRAM), str(self.config)],
+                [*launcher, *self.program, str(self.config)],
                 stderr=log,
                 cwd=self.folder,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
@@ -99,6 +109,20 @@ class TinyGateway:
     def signal(self, signum):
         self.process.send_signal(signum)
 
+    def upgraded(self):
+        """Once a new supervisor has taken over: its pid. `process` stays the first one."""
+        before = self.serving()
+        os.kill(before, signal.SIGUSR2)
+        return until(lambda: (now := self.serving()) != before and now, "a new gateway")
+
+    def serving(self):
+        """The supervisor of whoever answers."""
+        return int(self.ask("gateway"))
+
+    def gone(self, pid):
+        """Once a supervisor has ended."""
+        until(lambda: self.process.poll() is not None if pid == self.process.pid else not alive(pid), f"end of {pid}")
+
     def ended(self):
         """The exit code, once it has ended."""
         return self.process.wait(DEADLINE)
@@ -121,14 +145,28 @@ class TinyGateway:
                 names[Path(f"/proc/{pid}/comm").read_text().strip()] = int(pid)
         return names
 
+    def processes(self):
+        """Pids of everything that was started with this configuration, heirs of an upgrade included."""
+        return processes_with(str(self.config))
+
     def kill(self):
         if self.process is None:
             return
-        children = self.workers().values() if self.process.poll() is None else ()
-        for pid in (self.process.pid, *children):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        while pids := self.processes():  # more may have come while they were looked for
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self.process.wait(DEADLINE)
+
+
+def processes_with(argument):
+    """Living processes with this argument on their command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if argument.encode() in (folder / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
 
 
 def ask(connection, question):

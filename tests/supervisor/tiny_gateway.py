@@ -1,14 +1,17 @@
 """A gateway whose workers answer one-line questions: the real arbiter with the smallest honest worker.
 
-Run as a program by the tests. Questions: `pid`, `revision`, `fds`, `name`, `orphan`, `reopened`; a line that ends in no
-newline keeps the connection open, which is what a drain waits for. Routes of the configuration steer misbehaviour:
-`/nack`, `/mute` and `/die` say how `Prepare` is answered, TINY_BOOT how a boot ends (`exit:3`, `raise`, `hang`).
+Run as a program by the tests. Questions: `pid`, `gateway` (its supervisor), `revision`, `fds`, `name`, `orphan`,
+`reopened`, `hang`; a line that ends in no newline keeps the connection open, which is what a drain waits for. Routes of
+the configuration steer misbehaviour: `/nack`, `/mute` and `/die` say how `Prepare` is answered, TINY_BOOT how a boot
+ends (`exit:3`, `raise`, `hang`; `hang:1` only that of worker 1). TINY_PATIENCE stands in for the supervisor's long time
+limits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -33,6 +36,7 @@ from kairos.channel import (
 )
 from kairos.config.problems import ConfigError
 from kairos.proxy.listener import accept_waiting, drain_listener
+from kairos.supervisor import arbiter, plan
 from kairos.supervisor.arbiter import Arbiter, Options
 from kairos.supervisor.sockets import ListenError
 from kairos.telemetry.log import configure
@@ -87,6 +91,10 @@ class TinyWorker:
         match question:
             case "pid":
                 return f"{os.getpid()}"
+            case "gateway":
+                return f"{os.getppid()}"
+            case "hang":
+                time.sleep(600)
             case "revision":
                 return f"{self.revision}"
             case "reopened":
@@ -169,6 +177,7 @@ def orphan() -> int:
 
 
 def worker(boot: WorkerBoot) -> None:
+    faulthandler.enable()
     match os.environ.get("TINY_BOOT", "").split(":"):
         case ["exit", code]:
             sys.exit(int(code))
@@ -181,18 +190,23 @@ def worker(boot: WorkerBoot) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         case ["hang"]:
             time.sleep(600)
+        case ["hang", slot] if int(slot) == boot.slot:
+            time.sleep(600)
     asyncio.run(TinyWorker(boot).run())
 
 
 def main() -> int:
     configure("debug")
+    if patience := os.environ.get("TINY_PATIENCE"):
+        plan.UPGRADE_TIMEOUT = plan.HANG_TIMEOUT = float(patience)
+        arbiter.LOOK_S = float(patience) / 4
     options = Options(sys.argv[1], insecure_dev=True)
     try:
-        arbiter = Arbiter(options, entry=worker, control_entry=worker if "TINY_CONTROL" in os.environ else None)
+        made = Arbiter(options, entry=worker, control_entry=worker if "TINY_CONTROL" in os.environ else None)
     except (ConfigError, ListenError) as error:
         print(error, file=sys.stderr)
         return 2
-    return arbiter.run()
+    return made.run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,333 @@
+"""Binary upgrade: the installed version takes over the sockets of the running one, or nothing has happened."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.supervisor.conftest import alive, ask, until
+
+SLEEP = "import time; time.sleep(600)"
+UNSHARE = ("unshare",) if os.geteuid() == 0 else ("unshare", "--map-root-user")
+HANGING_WORKER = "import os; os.environ['TINY_BOOT'] = 'hang:1'"
+
+
+def gateways(tiny):
+    """Supervisors of all who answer, asked often enough to meet all of them."""
+    return {int(tiny.ask("gateway")) for _ in range(50)}
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def comm(pid):
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+@pytest.fixture
+def installed(gateway):
+    """Started by a script, which can be replaced by another version."""
+    gateway.install()
+    gateway.start({"TINY_PATIENCE": "4"})
+    return gateway
+
+
+# --- hand over ----------------------------------------------------------------------------------------------------
+
+
+def test_the_new_one_takes_over_and_the_old_one_ends(gateway):
+    gateway.start({"TINY_CONTROL": "1"})
+    new = gateway.upgraded()
+    assert gateway.ended() == 0
+    assert gateways(gateway) == {new}
+    assert sorted(map(comm, children(new))) == ["kairos-control", "kairos-worker0", "kairos-worker1"]
+    os.kill(new, signal.SIGTERM)
+    until(lambda: not gateway.processes())
+
+
+def test_connections_of_the_old_one_are_finished_there(gateway):
+    gateway.start()
+    with gateway.connected() as connection:
+        before = ask(connection, "pid")
+        new = gateway.upgraded()
+        assert gateways(gateway) == {new}
+        assert ask(connection, "pid") == before
+        assert comm(gateway.process.pid) == "kairos-old"
+    assert gateway.ended() == 0
+
+
+def test_connections_that_overstay_the_drain_are_cut(gateway):
+    gateway.write(drain_timeout=0.5)
+    gateway.start()
+    with gateway.connected() as connection:
+        ask(connection, "pid")
+        gateway.upgraded()
+        assert gateway.ended() == 0
+        assert connection.recv(1) == b""
+
+
+def test_nothing_is_accumulated(gateway):
+    gateway.start({"TINY_CONTROL": "1"})
+
+    def held(pid):
+        return len(os.listdir(f"/proc/{pid}/fd"))
+
+    gateway.upgraded()
+    supervisor, worker = held(gateway.serving()), len(gateway.ask("fds").split())
+    for _ in range(5):
+        old = gateway.serving()
+        new = gateway.upgraded()
+        gateway.gone(old)
+        assert held(new) == supervisor
+        assert len(gateway.ask("fds").split()) == worker
+        until(lambda new=new: sorted(gateway.processes()) == sorted([new, *children(new)]))
+
+
+def test_an_installed_script_is_what_is_started_again(installed):
+    installed.install("import os; os.environ['TINY_CONTROL'] = '1'")  # as a new release that differs
+    new = installed.upgraded()
+    assert "kairos-control" in map(comm, children(new))
+
+
+@pytest.mark.parametrize(("before", "after", "left"), [(1, 3, "[]"), (3, 1, "[1,2]")])
+def test_more_workers_or_fewer(gateway, before, after, left):
+    gateway.write(workers=before)
+    gateway.start()
+    gateway.write(workers=after)
+    with Visitors(gateway) as visitors:
+        visitors.go_on()
+        new = gateway.upgraded()
+        visitors.go_on()
+    assert gateway.logged(f"process {new} has taken over", f'"slots_left":{left}')
+    assert len({gateway.ask("pid") for _ in range(60)}) == after
+    assert gateway.ended() == 0
+
+
+class Visitors:
+    """Clients that connect without pause; a refusal or reset anywhere fails the test that left them at it."""
+
+    def __init__(self, tiny):
+        self.command = [sys.executable, "-c", VISITOR, str(tiny.port)]
+
+    def __enter__(self):
+        self.processes = [
+            subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)
+        ]
+        return self
+
+    def go_on(self):
+        for process in self.processes:
+            for _ in range(20):
+                assert process.stdout.readline() == "ok\n"
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.stdin.close()
+        said = {line for process in self.processes for line in process.stdout}
+        for process in self.processes:
+            with process:
+                process.wait(20)
+        assert said <= {"ok\n"}
+
+
+VISITOR = """
+import select, socket, sys
+while not select.select([sys.stdin], [], [], 0)[0]:
+    try:
+        with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 20) as connection:
+            connection.sendall(b"pid\\n")
+            print("ok" if connection.recv(20).strip().isdigit() else "nothing", flush=True)
+    except OSError as error:
+        print(repr(error), flush=True)
+"""
+
+
+def test_changed_listeners_wait_for_a_restart(gateway):
+    gateway.start()
+    gateway.write(host="127.0.0.2", backlog=17)
+    gateway.upgraded()
+    gateway.logged("server.host has changed: the listeners stay")
+    gateway.logged("server.backlog has changed: the listeners stay")
+
+
+def test_a_unix_socket_is_handed_on_and_its_file_stays(gateway):
+    path = gateway.folder / "sock"
+    gateway.write(unix=str(path))
+    gateway.start()
+    for _ in range(2):
+        old = gateway.serving()
+        new = gateway.upgraded()
+        gateway.gone(old)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(20)
+            connection.connect(str(path))
+            assert int(ask(connection, "gateway")) == new
+    os.kill(new, signal.SIGTERM)
+    until(lambda: not path.exists())
+
+
+def test_given_sockets_are_handed_on(gateway):
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+        gateway.activate(listening)
+        new = gateway.upgraded()
+        assert gateway.ended() == 0
+        assert gateway.upgraded() != new
+        assert gateway.port == listening.getsockname()[1]
+
+
+def test_the_working_directory_is_that_of_the_start(gateway):
+    os.rename(gateway.folder / "kairos.json", gateway.folder / "here.json")
+    gateway.config = "here.json"
+    gateway.start()
+    new = gateway.upgraded()
+    assert Path(f"/proc/{new}/cwd").resolve() == gateway.folder.resolve()
+    os.kill(new, signal.SIGTERM)
+    until(lambda: not alive(new))
+
+
+# --- nothing has happened -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        ({"first": "raise SystemExit(7)"}, "the new gateway exited with code 7"),
+        ({"first": "raise SystemExit(3)"}, r"the new gateway exited with code 3 \(could not boot\)"),
+        ({"interpreter": "/no/such/python"}, "cannot execute .*/kairos-gateway in .*No such file"),
+        ({"first": SLEEP}, "the new gateway was not ready within 4 s"),
+        ({"first": "import os; os.environ['TINY_BOOT'] = 'exit:4'"}, "could not boot|could not load"),
+        ({"first": "import os; os.environ['KAIROS_HANDOVER'] = '{\"format\": 9}'"}, "exited with code 2"),
+    ],
+)
+def test_a_version_that_does_not_come_up_is_given_up(installed, version, reason):
+    before, workers = installed.serving(), installed.workers()
+    installed.install(**version)
+    installed.signal(signal.SIGUSR2)
+    assert re.search(f"upgrade failed, nothing has changed: .*({reason})", installed.logged("upgrade failed"))
+    assert gateways(installed) == {before}
+    assert installed.workers() == workers
+    assert set(installed.processes()) == {before, *workers.values()}
+    installed.install()
+    assert installed.upgraded() != before
+
+
+def test_a_bad_file_keeps_the_new_one_from_starting(gateway):
+    gateway.start()
+    gateway.config.write_text('{"version": 1, "routes": []}')
+    gateway.signal(signal.SIGUSR2)
+    gateway.logged("upgrade failed, nothing has changed", "routes")
+    assert gateways(gateway) == {gateway.process.pid}
+
+
+def test_a_new_one_that_is_killed_leaves_the_sockets_alone(installed):
+    """Its first worker is ready, its second not yet: neither may close what the old gateway listens on."""
+    before = installed.serving()
+    installed.install(HANGING_WORKER)
+    with Visitors(installed) as visitors:
+        installed.signal(signal.SIGUSR2)
+        heir = until(lambda: supervisors(installed) - {before}).pop()
+        ready = until(lambda: next((pid for pid in children(heir) if comm(pid) == "kairos-worker0"), None))
+        installed.logged('"event":"worker 0 is ready"', f'"child":{ready}')
+        os.kill(heir, signal.SIGKILL)
+        installed.logged("nothing has changed: the new gateway killed by SIGKILL")
+        until(lambda: not alive(ready))
+        visitors.go_on()
+    assert gateways(installed) == {before}
+
+
+def supervisors(tiny):
+    found = set()
+    for pid in tiny.processes():
+        try:
+            if comm(pid) in ("kairos-gateway", "kairos-upgrade", "kairos-old"):
+                found.add(pid)
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
+def test_term_during_an_upgrade_ends_both(installed):
+    installed.install(HANGING_WORKER)
+    installed.signal(signal.SIGUSR2)
+    installed.logged(
+        "worker 0 is ready", f'"pid":{until(lambda: supervisors(installed) - {installed.process.pid}).pop()}'
+    )
+    installed.signal(signal.SIGTERM)
+    assert installed.ended() == 0
+    until(lambda: not installed.processes())
+
+
+def test_what_else_is_asked_for_meanwhile(installed):
+    installed.install(SLEEP)
+    installed.signal(signal.SIGUSR2)
+    installed.logged("the new gateway boots")
+    installed.signal(signal.SIGUSR2)
+    installed.logged("upgrade refused: another is under way")
+    for signum in ("SIGTTIN", "SIGTTOU"):
+        installed.signal(getattr(signal, signum))
+        installed.logged(f"{signum} ignored: an upgrade is under way")
+    installed.write("/new")
+    installed.signal(signal.SIGHUP)
+    installed.logged("upgrade failed")
+    installed.logged("revision 2 is in use")
+
+
+def test_signals_to_the_old_pid_concern_its_own_drain(gateway):
+    gateway.start()
+    with gateway.connected() as connection:
+        ask(connection, "pid")
+        new = gateway.upgraded()
+        gateway.signal(signal.SIGHUP)
+        gateway.logged(f"SIGHUP ignored: process {new} has taken over")
+        gateway.signal(signal.SIGTERM)
+        gateway.logged("once more stops it at once")
+        assert ask(connection, "pid")
+        until(lambda: gateway.signal(signal.SIGTERM) or "stopping at once" in gateway.lines())
+        assert gateway.ended() == 0
+    assert gateways(gateway) == {new}
+
+
+# --- PID 1 --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def contained(gateway):
+    """PID 1 of a namespace of its own; `process` is unshare, which ends as PID 1 does."""
+    gateway.start(launcher=(*UNSHARE, "--pid", "--fork", "--kill-child"))
+    gateway.first = children(gateway.process.pid)[0]
+    return gateway
+
+
+def heirs_of(first):
+    return [pid for pid in children(first) if comm(pid).startswith("kairos-g")]
+
+
+def test_pid_1_stays_forwards_signals_and_ends_like_the_last(contained):
+    first = contained.first
+    os.kill(first, signal.SIGUSR2)
+    (second,) = until(lambda: len(children(first)) == 1 and heirs_of(first))
+    assert comm(first) == "kairos-old"
+    os.kill(first, signal.SIGUSR2)
+    (third,) = until(lambda: len(children(first)) == 1 and heirs_of(first) != [second] and heirs_of(first))
+    contained.write("/b")
+    os.kill(first, signal.SIGHUP)
+    contained.logged("revision 2 is in use")
+    assert contained.ask("revision") == "2"
+    assert comm(third) == "kairos-gateway"
+    os.kill(first, signal.SIGTERM)
+    assert contained.ended() == 0
+    until(lambda: not contained.processes())
+
+
+def test_pid_1_ends_when_the_last_one_dies(contained):
+    first = contained.first
+    os.kill(first, signal.SIGUSR2)
+    (second,) = until(lambda: len(children(first)) == 1 and heirs_of(first))
+    os.kill(second, signal.SIGKILL)
+    assert contained.ended() == 128 + signal.SIGKILL
