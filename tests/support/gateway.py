@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -36,16 +37,23 @@ class Gateway:
         self.config_path = self.folder / "config.json"
         self.state_dir = self.folder / "state"
         self.write(config)
+        command = [sys.executable, "-m", "kairos.cli.gateway", "--config", str(self.config_path), "--host", "127.0.0.1"]
+        self._command = [*launcher, *command, "--port", "0", "--workers", str(workers), "--log", "info"]
+        self._env = os.environ | {"PYTHONUNBUFFERED": "1", "KAIROS_STATE_DIR": str(self.state_dir)} | (env or {})
+        self._start()
+
+    def _start(self, *arguments: str) -> None:
         self._log = (self.folder / "log").open("wb")
         self._stdout = (self.folder / "stdout").open("wb")
-        command = [sys.executable, "-m", "kairos.cli.gateway", "--config", str(self.config_path), "--host", "127.0.0.1"]
         self.process = subprocess.Popen(
-            [*launcher, *command, "--port", "0", "--workers", str(workers), "--log", "info"],
-            stdout=self._stdout,
-            stderr=self._log,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "KAIROS_STATE_DIR": str(self.state_dir)} | (env or {}),
+            [*self._command, *arguments], stdout=self._stdout, stderr=self._log, env=self._env
         )
         self.port = self._wait_ready()
+
+    def restart(self, *arguments: str) -> None:
+        """Stop it and start it again in the same folder, with further arguments; the log begins anew."""
+        self.stop()
+        self._start(*arguments)
 
     def write(self, config: dict[str, Any]) -> None:
         """Replace the config file; `signal(SIGHUP)` makes the gateway read it, unless it is told to watch."""
@@ -122,6 +130,26 @@ class Gateway:
 
     def metrics(self) -> str:
         return self.get("/metrics")[1].decode()
+
+    def admin(self, method: str, path: str, body: bytes | dict[str, Any] = b"") -> tuple[int, Any]:
+        """A command on the admin socket; status and answer."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(self.state_dir / "admin.sock"))
+            peer = Peer(sock)
+            head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+            peer.send(head.encode() + data)
+            head_back, answer = peer.receive_response()
+        return int(head_back.split()[1]), json.loads(answer)
+
+    def child(self, name: str) -> int:
+        """Pid of the child of that name, kairos-control or kairos-worker0; 0 while there is none."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for pid in children:
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                    return int(pid)
+        return 0
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
