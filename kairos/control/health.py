@@ -35,6 +35,9 @@ AT_ONCE = 64
 """Probes under way at once."""
 SPREAD = 2.0
 """Seconds over which the first probes are spread, where the interval is not shorter."""
+SETTLE = 1.0
+"""Seconds between the probes of a check that began, until one agrees with the verdict: a new gateway, which believes
+every backend well, is not to send requests to a dead one for as long as `fall` intervals."""
 JITTER = 0.1
 """Of the interval, either way: checks that began together drift apart."""
 
@@ -76,8 +79,6 @@ class Tally:
         """Take in one result; whether it turned the verdict."""
         self.in_a_row = self.in_a_row + 1 if good != self.up else 0
         if self.in_a_row < self._needed[good]:
-            return False
-        if good == self.up:
             return False
         self.up, self.in_a_row = good, 0
         return True
@@ -146,6 +147,7 @@ class _Watch:
         self._prober = prober
         self._alone = asyncio.Lock()
         self._ended = False
+        self._settled = False
         self._task: asyncio.Task[None] | None = None
         self._tally = Tally(check.spec.rise, check.spec.fall, up=not upstream.is_out(cells.OUT_DOWN))
         self.status = CheckStatus(check.spec.type, check.path, self._tally.up, 0, None, "", 0.0, 0.0)
@@ -166,12 +168,13 @@ class _Watch:
         loop, interval = asyncio.get_running_loop(), self.check.spec.interval
         await asyncio.sleep(random.uniform(0, min(interval, SPREAD)))
         while True:
-            due = loop.time() + interval * random.uniform(1 - JITTER, 1 + JITTER)
+            began = loop.time()
             try:
                 await self.probe()
             except Exception:  # a fault of ours is nobody's verdict, and ends no check
                 log.exception("health check failed to run", upstream=self._upstream.key)
-            await asyncio.sleep(due - loop.time())
+            pause = interval if self._settled else min(interval, SETTLE)
+            await asyncio.sleep(began + pause * random.uniform(1 - JITTER, 1 + JITTER) - loop.time())
 
     async def probe(self) -> None:
         """One probe and what follows from it."""
@@ -189,6 +192,7 @@ class _Watch:
                 self._upstream.count(cells.SU_CHECKS_FAILED)
             if self._tally.note(outcome.good):
                 self._turn(outcome.reason)
+            self._settled |= outcome.good == self._tally.up
         self.status = replace(
             self.status,
             healthy=self._tally.up,

@@ -1,8 +1,8 @@
 """One health probe of one backend: connect, ask, judge the answer.
 
 Nothing a backend does costs more than the check's timeout and MAX_ANSWER bytes. Its head decides; its body is read as
-far as that, so that a server sees its answer taken. A probe that fails by our own fault (no descriptors left, a
-certificate file that is gone) says nothing about the backend.
+far as that, so that a server sees its answer taken. What is our own lack (no descriptors left, a certificate
+file that is gone), or the name servers', says nothing about it: workers may know addresses that we do not.
 """
 
 from __future__ import annotations
@@ -88,43 +88,28 @@ class Prober:
 
     async def probe(self, check: Check) -> Outcome:
         """Ask once."""
-        async with self._room:
-            began = time.monotonic()
-            try:
-                await self._probe(check)
-            except ProbeError as error:
-                good, reason = False, str(error)
-            except CannotProbeError as error:
-                good, reason = None, str(error)
-            else:
-                good, reason = True, ""
-            return Outcome(good, reason, round(time.monotonic() - began, 6))
-
-    async def _probe(self, check: Check) -> None:
-        addresses = await self._addresses(check.origin)
-        context = self._context(check)
-        missing = "connection"
+        seconds = 0.0
         try:
-            async with asyncio.timeout(check.spec.timeout) as limit:
-                reader, writer = await _connect(check, addresses, context, limit)
-                missing = "whole answer"
+            addresses = await self._addresses(check.origin)
+            async with self._room:
+                began = time.monotonic()
                 try:
-                    if check.spec.type == "http":
-                        await _ask(check, reader, writer)
+                    await _probe(check, addresses, self._context(check))
                 finally:
-                    writer.transport.abort()
-        except TimeoutError as error:
-            raise _timeout(check, missing, limit) from error
-        except OSError as error:
-            raise _failure(error) from error
+                    seconds = round(time.monotonic() - began, 6)
+        except ProbeError as error:
+            return Outcome(False, str(error), seconds)
+        except CannotProbeError as error:
+            return Outcome(None, str(error), seconds)
+        return Outcome(True, "", seconds)
 
     async def _addresses(self, origin: Origin) -> list[str]:
-        """Before the probe's time runs: a slow name server is not the backend's doing."""
+        """Before the probe's time runs: a slow name server is not the backend's doing, and holds up no other probe."""
         if origin.unix is not None:
             return []
         addresses = await self._resolver.resolve(origin.host)
         if not addresses:
-            raise ProbeError(f"{origin.host} has no address")
+            raise CannotProbeError(f"{origin.host} has no address")
         return addresses
 
     def _context(self, check: Check) -> ssl.SSLContext | None:
@@ -140,6 +125,23 @@ class Prober:
         return self._contexts[key]
 
 
+async def _probe(check: Check, addresses: list[str], context: ssl.SSLContext | None) -> None:
+    missing = "connection"
+    try:
+        async with asyncio.timeout(check.spec.timeout) as limit:
+            reader, writer = await _connect(check, addresses, context, limit)
+            missing = "whole answer"
+            try:
+                if check.spec.type == "http":
+                    await _ask(check, reader, writer)
+            finally:
+                writer.transport.abort()
+    except TimeoutError as error:
+        raise _timeout(check, missing, limit) from error
+    except OSError as error:
+        raise _failure(error) from error
+
+
 async def _connect(
     check: Check, addresses: list[str], context: ssl.SSLContext | None, limit: asyncio.Timeout
 ) -> Streams:
@@ -148,10 +150,10 @@ async def _connect(
     if origin.unix is not None:
         return await asyncio.open_unix_connection(origin.unix)
     name = (check.tls[0].server_name or origin.host) if context is not None and check.tls is not None else None
-    for left, address in zip(range(len(addresses), 1, -1), addresses, strict=False):
+    for at, address in enumerate(addresses[:-1]):
         end = limit.when()
         assert end is not None
-        share = (end - asyncio.get_running_loop().time()) / left
+        share = (end - asyncio.get_running_loop().time()) / (len(addresses) - at)
         with contextlib.suppress(OSError):
             async with asyncio.timeout(share):
                 return await asyncio.open_connection(address, origin.port, ssl=context, server_hostname=name)

@@ -21,12 +21,13 @@ from structlog.testing import capture_logs
 from kairos import __version__
 from kairos._speedups import cells
 from kairos.config.model import Backend, Config, HealthCheck, Route, UpstreamTls
+from kairos.control import health
 from kairos.control.health import AT_ONCE, HealthChecker, NotCheckedError, Tally, checks_of
 from kairos.control.probe import Prober
 from kairos.control.upstreams import monotonic_us
 from kairos.resolver import Resolver
 from tests.control.page import Board, in_loop, route, until
-from tests.support.dns import SERVFAIL, NameServer
+from tests.support.dns import NXDOMAIN, SERVFAIL, NameServer
 from tests.support.gateway import gateway
 from tests.support.gateway import route as gateway_route
 from tests.support.net import Peer, free_port, origin
@@ -266,18 +267,6 @@ def test_a_backend_of_two_addresses_is_well_if_one_accepts():
         async def trace() -> None:
             assert await ask(served, [names.address]) == ""
             assert await ask(served, [names.address]) == ""
-
-        in_loop(trace)
-
-
-def test_a_name_nobody_knows():
-    with NameServer({}) as names:
-
-        async def trace() -> None:
-            assert (
-                await ask(route("/a", backend(80, host="http://gone.test")), [names.address])
-                == "gone.test has no address"
-            )
 
         in_loop(trace)
 
@@ -530,6 +519,21 @@ def test_the_next_control_process_begins_with_the_verdict_it_finds():
     assert [entry["event"] for entry in ward(trace)] == ["backend is healthy again"]
 
 
+def test_a_check_that_begins_looks_closely_until_a_probe_agrees_with_the_verdict(monkeypatch):
+    monkeypatch.setattr(health, "SPREAD", 0.01)
+    monkeypatch.setattr(health, "SETTLE", 0.02)
+
+    async def trace(it: Ward) -> None:
+        it.patient.well = False
+        it.apply(Config(routers=it.checked.routers, health_check=HealthCheck(interval=3600)))
+        await until(it.is_down)
+        assert it.patient.asked == 3
+        await asyncio.sleep(0.2)
+        assert it.patient.asked == 3
+
+    ward(trace)
+
+
 def test_an_operators_bits_are_not_the_checks():
     async def trace(it: Ward) -> None:
         it.patient.well = False
@@ -617,6 +621,24 @@ def test_a_certificate_file_that_is_gone_is_not_the_backends_fault(tmp_path):
         await checker.close()
 
     in_loop(trace)
+
+
+@pytest.mark.parametrize("code", [SERVFAIL, NXDOMAIN])
+def test_what_name_servers_say_is_not_the_backends_fault(code):
+    """A control process that begins in an outage of theirs: the workers still know the addresses."""
+
+    async def trace() -> None:
+        board = Board()
+        checker = HealthChecker(board.scoreboard, resolver=Resolver([names.address]))
+        config = Config(routers=[route("/a", backend(80, host="http://app.test"))], health_check=QUICK)
+        checker.apply(*board.assign(config))
+        names.code = code
+        status = await checker.probe_now("http://app.test:80")
+        assert (status.last_ok, status.last_reason) == (None, "app.test has no address")
+        await checker.close()
+
+    with NameServer({"app.test": ["127.0.0.1"]}) as names:
+        in_loop(trace)
 
 
 def test_names_outlive_their_servers():
