@@ -1,4 +1,5 @@
-"""`kairos-gateway`: command line and environment become Options, Options become one call of the arbiter.
+"""`kairos-gateway`: command line and environment become Options, Options become one call of the arbiter. `upgrade`
+is for a gateway that runs already.
 
 Command line beats environment beats file. Whatever is wrong with any of them is told before anything is started.
 """
@@ -15,10 +16,12 @@ import click
 
 from kairos import __version__
 from kairos.channel import EXIT_BOOT
+from kairos.cli.upgrade import UpgradeError, by_folder, by_pid
 from kairos.config.problems import ConfigError
 from kairos.storage.revisions import Revisions
 from kairos.storage.state import REVISIONS, default_folder
-from kairos.supervisor.arbiter import Arbiter, Options
+from kairos.supervisor.arbiter import EXIT_CRASH, Arbiter, Options
+from kairos.supervisor.plan import EXIT_USAGE
 from kairos.supervisor.sockets import ListenError
 from kairos.telemetry.log import LEVELS, configure
 
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
     from kairos.config.model import Config
     from kairos.config.problems import Problem
 
-EXIT_USAGE = 2
 DEFAULT_CONFIG = "./config.json"
 
 PORT = click.IntRange(0, 65_535)
@@ -69,6 +71,7 @@ Signals:
   TERM or INT again   exit at once
   HUP                 read the configuration again; a bad one changes nothing
   USR1                open log files again, after they were rotated
+  USR2                start the installed version on the same sockets; it takes over when it is ready
   TTIN, TTOU          one worker more, one less
 
 \b
@@ -109,7 +112,9 @@ def _converted(variable: str, value: str, kind: click.ParamType[Any]) -> Any:
         raise click.UsageError(f"Environment variable {variable}: {error.message}") from error
 
 
-@click.command(
+@click.group(
+    invoke_without_command=True,
+    subcommand_metavar="[upgrade]",
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
@@ -130,12 +135,15 @@ def _converted(variable: str, value: str, kind: click.ParamType[Any]) -> Any:
 @click.option("--check", is_flag=True, help="Judge the configuration, print what is found, start nothing.")
 @click.option("--insecure-dev", is_flag=True, help="Accept weak secrets, for development only.")
 @click.version_option(__version__, message="kairos-gateway %(version)s")
-def main(**given: Any) -> None:
+@click.pass_context
+def main(context: click.Context, /, **given: Any) -> None:
     """Kairos, an API gateway and reverse proxy.
 
     Listens, forks the workers and looks after them until it is told to end. Runs in the foreground and as PID 1; under
     systemd it reports its state (Type=notify-reload) and accepts sockets that were opened for it.
     """
+    if context.invoked_subcommand is not None:
+        return
     chosen = from_environment(given)
     options = Options(
         config_path=chosen["config"] or default_config(),
@@ -149,6 +157,28 @@ def main(**given: Any) -> None:
     )
     configure(options.log_level)
     sys.exit(check(options) if chosen["check"] else serve(options))
+
+
+@main.command()
+@click.option("--state-dir", metavar="DIR", help="Of the gateway. Default: as for starting one")
+@click.option("--pid", type=click.IntRange(1), metavar="PID", help="Supervisor of a gateway without a state folder")
+def upgrade(state_dir: str | None, pid: int | None) -> None:
+    """Replace a running gateway by the version that is installed now, without losing a connection.
+
+    Waits until the new one serves (exit code 0) or is given up and the old one serves on (exit code 1).
+    """
+    if state_dir is not None and pid is not None:
+        raise click.UsageError("--state-dir and --pid name two gateways: give one of them")
+    folder = state_dir or os.environ.get("KAIROS_STATE_DIR") or default_folder()
+    try:
+        if pid is not None:
+            by_pid(pid)
+            click.echo(f"process {pid} has handed over to a new gateway")
+        else:
+            click.echo(f"process {by_folder(folder)} serves now")
+    except UpgradeError as error:
+        click.secho(f"not upgraded: {error}", err=True, fg="red", **_colors())
+        sys.exit(EXIT_CRASH)
 
 
 def check(options: Options) -> int:
