@@ -3,6 +3,8 @@
 One worker (thread) of each proxy stands in front of the same origin and is driven in turn, round after round. The
 figure to look at is CPU µs per request and its ratio to the others: load, proxy and origin share this machine's
 cores, so requests/s and latencies depend on all three.
+
+`python -m bench balancing` is something else: it simulates the balancing strategies, see balancing.py.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import cases, origin, report
+from bench import balancing, cases, origin, report
 from bench.peers import CONFIGS, PROGRAMS
 from bench.processes import BenchError, program, require
 
@@ -56,6 +58,8 @@ class _names:  # noqa: N801 - used as an argparse type, whose name shows in its 
 
 
 def main(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["balancing"]:
+        return balancing.main(arguments[1:])
     options = parse(arguments)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
