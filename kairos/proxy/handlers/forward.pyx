@@ -108,7 +108,6 @@ cdef class Forward(Handler):
     cdef int upstream_failed(self, Exchange x, Target target, bint trial, str kind, bint stale) except -1:
         """Nothing of an answer went out. A pooled connection that was dead says nothing about its backend."""
         if stale and _repeatable(x) and not x.body_lost and not x.hedging:
-            target.pair[P_RETRIES] += 1
             target.row[U_STALE_RETRIES] += 1
             x.rewind_body()
             return (<Origin>target.origin).connect(x, target, trial)
