@@ -76,8 +76,9 @@ class State:
     def sign(self) -> None:
         """Say who holds it. A full disk has no room even for that, and nothing depends on it."""
         with contextlib.suppress(OSError):
-            os.ftruncate(self.fd, 0)
-            os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
+            text = f"{os.getpid()}\n".encode()
+            os.pwrite(self.fd, text, 0)  # first, so that the file is never empty for those who read it
+            os.ftruncate(self.fd, len(text))
 
     def close(self) -> None:
         """Let go: of the folder, if nobody inherited the descriptor."""
