@@ -2,7 +2,8 @@
 
 What an operator set is in the shared cells, and in a file, to outlive a restart or upgrade of the gateway. Rules:
 - the cells are right where they say something: a control process that died may not have come to write the file;
-- the file is replaced whole; where it cannot be written that is logged, and the verdict holds all the same;
+- the file is replaced whole; where it cannot be written that is logged, the verdict holds all the same, and the next
+  change or reload tries again;
 - verdicts on backends that no route has any more stay on file and take effect when one has them again.
 """
 
@@ -97,6 +98,7 @@ class Backends:
         self._checker = checker
         self._file = file
         self._overrides = _read(file) if file is not None else {}
+        self._unkept = False
         self._upstreams: dict[str, Upstream] = {}
         self._users: dict[str, list[str]] = {}
 
@@ -112,6 +114,8 @@ class Backends:
                 self._overrides[key] = found  # of a control process before this one
             _write(upstream, self._overrides.get(key, NOTHING))
         self._upstreams = {key: upstream for key, upstream in known.items() if key in self._users}
+        if self._unkept:
+            self._keep()
 
     def list(self) -> Sequence[BackendStatus]:
         """All backends, in the order of the configuration."""
@@ -185,7 +189,9 @@ class Backends:
         said = {key: override for key, override in self._overrides.items() if override != NOTHING}
         try:
             replace_file(self._file, msgspec.json.format(msgspec.json.encode(said)))
+            self._unkept = False
         except OSError as error:
+            self._unkept = True
             log.error("cannot keep what was set for backends", file=str(self._file), error=str(error))
 
 

@@ -292,8 +292,8 @@ def test_a_full_disk_stops_no_verdict_and_spoils_no_file(file):
     assert desk.words() == (cells.OUT_MAINTENANCE, 0, 0)
     assert logs[-1]["event"] == "cannot keep what was set for backends"
     assert file.read_bytes() == kept
-    desk.backends.set(A, weight=1)
-    assert desk.anew().words() == (cells.OUT_MAINTENANCE, 0, 2)
+    desk.apply(BOTH)
+    assert desk.anew().words() == (cells.OUT_MAINTENANCE, 0, 0), "written with the next reload"
 
 
 def test_a_folder_that_is_not_there_stops_no_verdict(tmp_path):

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from kairos import __version__
 from kairos._speedups import cells
 from kairos.config.model import Backend, Config, HealthCheck, Route, UpstreamTls
-from kairos.control import health
+from kairos.control import health, probe
 from kairos.control.health import AT_ONCE, HealthChecker, NotCheckedError, Tally, checks_of
 from kairos.control.probe import Prober
 from kairos.control.upstreams import monotonic_us
@@ -226,15 +226,23 @@ def drip(first: bytes) -> Script:
     return script
 
 
+@pytest.fixture
+def never_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timeouts count, however late this busy machine looks at them."""
+    monkeypatch.setattr(probe, "_LATE", 60.0)
+
+
 @pytest.mark.parametrize(
     "script",
     [hang, drip(b"HTTP/1.1 200 OK\r\nX: "), drip(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")],
     ids=["nothing", "head", "body"],
 )
+@pytest.mark.usefixtures("never_held_up")
 def test_the_time_is_for_the_whole_answer(script):
     assert reason_of(script, timeout=0.2) == "timeout: no whole answer within 0.2 s"
 
 
+@pytest.mark.usefixtures("never_held_up")
 def test_who_refuses_and_who_does_not_accept():
     assert reason(route("/a", backend(free_port()))) == "refused"
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
