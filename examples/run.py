@@ -33,6 +33,7 @@ Kairos is ready on http://{host}:{port}. In another terminal:
   curl -i  http://{host}:{port}/all/status/503         a status of the origin's
   curl -o /dev/null -w '%{{time_total}} s\\n' http://{host}:{port}/all/slow?ms=300
   curl     http://{host}:{port}/metrics                Prometheus
+  .venv/bin/kairos backends drain 5911                 the first origin gets no more; `activate` brings it back
   WebSocket: ws://{host}:{port}/ws/chat (echo), ws://{host}:{port}/ws/chat?room=tea (chat)
 
 Ctrl-C stops everything.
