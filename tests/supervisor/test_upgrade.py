@@ -1,16 +1,25 @@
 """Binary upgrade: the installed version takes over the sockets of the running one, or nothing has happened."""
 
+import contextlib
+import http.client
+import itertools
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.supervisor.conftest import alive, ask, until
+from tests.supervisor.conftest import alive, ask, processes_with, until
+from tests.support import ws
+from tests.support.gateway import gateway as whole_gateway
+from tests.support.gateway import route
+from tests.support.net import echo, origin, read_request
 
 SLEEP = "import time; time.sleep(600)"
 UNSHARE = ("unshare",) if os.geteuid() == 0 else ("unshare", "--map-root-user")
@@ -331,3 +340,194 @@ def test_pid_1_ends_when_the_last_one_dies(contained):
     (second,) = until(lambda: len(children(first)) == 1 and heirs_of(first))
     os.kill(second, signal.SIGKILL)
     assert contained.ended() == 128 + signal.SIGKILL
+
+
+# --- the whole gateway at work --------------------------------------------------------------------------------------
+
+
+class Succession:
+    """A gateway in its folder over all upgrades: `Gateway.process` is only the first of its supervisors."""
+
+    def __init__(self, made):
+        self.made = made
+
+    def serving(self):
+        return int((self.made.state_dir / "lock").read_text().split()[0])
+
+    def upgrade(self):
+        before = self.serving()
+        os.kill(before, signal.SIGUSR2)
+        return until(lambda: (now := self.serving()) != before and now, "a new gateway")
+
+    def verb(self, *arguments):
+        """`kairos-gateway upgrade`: exit code and what it says."""
+        command = [sys.executable, "-m", "kairos.cli.gateway", "upgrade", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    def end(self):
+        """Of the heirs: the first one is the fixture's."""
+        while heirs := set(processes_with(str(self.made.config_path))) - {self.made.process.pid}:
+            for pid in heirs & {self.serving()}:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            time.sleep(0.1)
+            self.made.process.poll()
+
+
+@contextlib.contextmanager
+def running(*routes, **options):
+    with whole_gateway({"version": 1, "routers": list(routes)}, workers=2, **options) as made:
+        succession = Succession(made)
+        try:
+            yield made, succession
+        finally:
+            succession.end()
+
+
+class Ledger:
+    """An origin that notes the number of every POST it gets."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, peer):
+        while True:
+            head, body = read_request(peer)
+            if head.startswith(b"POST"):
+                self.seen.append(int(body))
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+class Poster(threading.Thread):
+    """Sends numbered POSTs, so many on each connection; every one must be answered, and is never sent again."""
+
+    def __init__(self, port, numbers, requests_per_connection):
+        super().__init__()
+        self.port, self.numbers, self.kept = port, numbers, requests_per_connection
+        self.over = threading.Event()
+        self.sent, self.failed = [], []
+
+    def run(self):
+        while not self.over.is_set():
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+            with contextlib.closing(connection):
+                for _ in range(self.kept):
+                    if self.over.is_set() or not self.post(connection):
+                        break
+
+    def post(self, connection):
+        """Whether the connection can be used again."""
+        self.sent.append(next(self.numbers))
+        try:
+            connection.request("POST", "/a", str(self.sent[-1]))
+            response = connection.getresponse()
+            assert (response.status, response.read()) == (200, b"ok")
+        except (OSError, http.client.HTTPException, AssertionError) as error:
+            self.failed.append((self.sent[-1], repr(error)))
+            return False
+        return not response.will_close
+
+
+def test_ten_upgrades_cost_no_request_and_repeat_none():
+    ledger, numbers = Ledger(), itertools.count()
+    with origin(ledger) as backend, running(route("/a", backend.url)) as (made, succession):
+        posters = [Poster(made.port, numbers, kept) for kept in (1, 1, 100_000, 100_000)]
+        for poster in posters:
+            poster.start()
+        for _ in range(10):
+            succession.upgrade()
+            goal = [len(poster.sent) + 10 for poster in posters]
+            until(lambda goal=goal: all(len(p.sent) >= n for p, n in zip(posters, goal, strict=True)), "traffic")
+        for poster in posters:
+            poster.over.set()
+            poster.join()
+        assert [failure for poster in posters for failure in poster.failed] == []
+        assert sorted(ledger.seen) == sorted(number for poster in posters for number in poster.sent)
+        serving = succession.serving()
+        until(lambda: set(processes_with(str(made.config_path))) == {serving, *children(serving)}, "one gateway")
+
+
+def test_a_client_that_is_kept_is_told_to_close_and_ready_never_fails():
+    with origin(echo) as backend, running(route("/a", backend.url)) as (made, succession), made.connect() as peer:
+        peer.send(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"connection: close" not in peer.receive_response()[0].lower()
+        succession.upgrade()
+        peer.send(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        head, _ = peer.receive_response()
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in head.lower()
+        assert peer.closed()
+
+
+def test_a_websocket_goes_on_across_an_upgrade():
+    def talk(peer):
+        head, _ = read_request(peer)
+        peer.send(ws.switching(head))
+        while data := peer.sock.recv(100):
+            peer.send(data.upper())
+
+    config = route("/ws", "http://127.0.0.1:1", protocol="websocket")
+    with origin(talk) as backend:
+        config["backends"] = route("/ws", backend.url)["backends"]
+        with running(config) as (made, succession), made.connect() as peer:
+            peer.send(ws.handshake("/ws"))
+            assert peer.receive_head().startswith(b"HTTP/1.1 101")
+            for _ in range(2):
+                succession.upgrade()
+                peer.send(b"hello")
+                assert peer.receive_exactly(5) == b"HELLO"
+            assert made.process.poll() is None
+
+
+def test_the_verb_tells_how_it_went():
+    with origin(echo) as backend, running(route("/a", backend.url)) as (made, succession):
+        folder = ("--state-dir", str(made.state_dir))
+        old = succession.serving()
+        code, said = succession.verb(*folder)
+        new = succession.serving()
+        assert (code, said) == (0, f"process {new} serves now\n")
+        assert new != old
+        made.config_path.write_text("{")
+        code, said = succession.verb(*folder)
+        assert code == 1
+        assert "config.json" in said
+        assert succession.serving() == new
+        code, said = succession.verb("--pid", str(new))
+        assert (code, said) == (1, f"not upgraded: process {new} serves on as it was; its log says why\n")
+        made.write({"version": 1, "routers": [route("/a", backend.url)]})
+        assert succession.verb("--pid", str(new)) == (0, f"process {new} has handed over to a new gateway\n")
+        assert succession.serving() != new
+
+
+def test_the_verb_finds_nobody(tmp_path):
+    verb = Succession(None).verb
+    code, said = verb("--state-dir", str(tmp_path))
+    assert code == 1
+    assert "name its process with --pid" in said
+    assert verb("--pid", str(os.getpid()))[0] == 1
+    assert verb("--pid", "1", "--state-dir", "x")[0] == 2
+
+
+# --- hung workers -------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_traceback_logged(gateway):
+    gateway.write(workers=1)
+    gateway.start({"TINY_PATIENCE": "1"})
+    stuck = gateway.ask("pid")
+    with gateway.connected() as connection:
+        connection.sendall(b"hang\n")
+        gateway.logged("worker 0 has been stuck for", "killing it")
+        until(lambda: gateway.ask("pid") != stuck)
+    assert "in answer" in gateway.lines()
+    assert "worker 0 killed by SIGABRT" in gateway.lines()
+
+
+def test_a_stopped_worker_is_killed_for_it_cannot_abort(gateway):
+    gateway.write(workers=1)
+    gateway.start({"TINY_PATIENCE": "1"})
+    stopped = int(gateway.ask("pid"))
+    os.kill(stopped, signal.SIGSTOP)
+    assert gateway.ask("pid") != str(stopped)
+    assert "worker 0 killed by SIGKILL" in gateway.lines()
