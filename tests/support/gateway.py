@@ -80,9 +80,13 @@ class Gateway:
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")
 
+    def serving(self) -> int:
+        """The supervisor in charge: after an upgrade another than `process`."""
+        return int((self.state_dir / "lock").read_text().split()[0])
+
     def children(self) -> dict[str, int]:
-        """Living children of the supervisor by name: `kairos-worker0`, `kairos-control`."""
-        pid = self.process.pid
+        """Living children of the supervisor in charge by name: `kairos-worker0`, `kairos-control`."""
+        pid = self.serving()
         found = {}
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             with contextlib.suppress(OSError):  # it has just ended
@@ -143,19 +147,31 @@ class Gateway:
         return int(head_back.split()[1]), json.loads(answer)
 
     def child(self, name: str) -> int:
-        """Pid of the child of that name, kairos-control or kairos-worker0; 0 while there is none."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        for pid in children:
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/comm").read_text().strip() == name:
-                    return int(pid)
-        return 0
+        """Pid of the child of that name; 0 while there is none."""
+        return self.children().get(name, 0)
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
+    def _stop_heir(self) -> None:
+        with contextlib.suppress(OSError):  # none ever started, or it has just ended
+            heir = self.serving()
+            if heir == self.process.pid or not self._is_ours(heir):
+                return
+            os.kill(heir, signal.SIGTERM)
+            deadline = time.monotonic() + 15
+            while self._is_ours(heir):
+                if time.monotonic() > deadline:
+                    os.kill(heir, signal.SIGKILL)
+                time.sleep(0.02)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether it lives and was started with this configuration."""
+        return str(self.config_path).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
     def stop(self) -> int:
-        """TERM, then KILL if it does not end; the exit code."""
+        """TERM, then KILL if it does not end; the exit code. The heir of an upgrade goes first."""
+        self._stop_heir()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
