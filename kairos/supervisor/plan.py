@@ -682,9 +682,12 @@ class Plan:
             if slot.number not in voted:
                 actions.append(SendPrepare(slot.number, new.number))
             actions.append(Send(slot.number, Commit(new.number)))
+        self._reload = None
         log = Log("info", f"revision {new.number} is in use", {"reason": self._reason()})
-        actions += self._end_reload(log, self._report([]))
-        return actions + (self._resize(new.workers, now) if new.workers != old.workers else [])
+        report = self._report([])
+        # Before whatever comes next: an heir must be offered the listeners as they will be.
+        resized = self._resize(new.workers, now) if new.workers != old.workers else []
+        return actions + self._end_reload(log, report, resized)
 
     def _died_in_reload(self, slot: Slot, code: int, now: float) -> list[Action]:
         reload = self._reload
@@ -705,12 +708,12 @@ class Plan:
         report = self._report([f"reload abandoned: {reason}", *problems])
         return [*actions, Discard(number), *self._end_reload(log, report)]
 
-    def _end_reload(self, log: Log, report: Report) -> list[Action]:
+    def _end_reload(self, log: Log, report: Report, resized: Iterable[Action] = ()) -> list[Action]:
         self._reload = None
         if self.phase is not Phase.RELOADING:
-            return [log, report]
+            return [log, report, *resized]
         self.phase = Phase.RUNNING
-        return [log, report, Announce(Phase.RUNNING), *self._next_job()]
+        return [log, report, Announce(Phase.RUNNING), *resized, *self._next_job()]
 
     # --- upgrade --------------------------------------------------------------------------------------------------
 
@@ -910,6 +913,8 @@ class Plan:
             self.phase = Phase.STOPPING
             actions.append(Announce(Phase.STOPPING))
         self._drain_at = None
+        if self._upgrade is not None and not self._upgrade.problem:
+            actions += self._end_heir(self._upgrade, ENDING, now)
         for slot in self._all():
             if slot.number in self.slots:
                 actions += self._stop(slot, now)

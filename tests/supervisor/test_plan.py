@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kairos.channel import Abort, Commit, Drain, ReloadRequest, ReopenLogs, Stop
+from kairos.channel import Abort, Commit, Drain, Listen, ReloadRequest, ReopenLogs, Stop, UpgradeResult
 from kairos.supervisor.plan import (
     BOOT_DEATHS,
     BOOT_TIMEOUT,
@@ -15,13 +15,17 @@ from kairos.supervisor.plan import (
     CONTROL_DRAIN,
     DRAIN_GRACE,
     ENDING,
+    HANG_TIMEOUT,
     MOVES,
     RELOAD_TIMEOUT,
     STOP_TIMEOUT,
+    UPGRADE_TIMEOUT,
     Adopt,
     Announce,
     Discard,
+    GiveUpHeir,
     Halt,
+    HandOver,
     Load,
     Log,
     Phase,
@@ -34,6 +38,7 @@ from kairos.supervisor.plan import (
     Signal,
     Slot,
     Spawn,
+    StartHeir,
     State,
     Unlisten,
     describe_exit,
@@ -45,10 +50,9 @@ INFINITE = float("inf")
 class Gateway:
     """A plan, with what an arbiter would do about Spawn: give the child the next pid."""
 
-    def __init__(self, workers=2, *, control=False, delay=0.0, timeout=30.0, max_workers=8):
-        self.plan = Plan(
-            Revision(1, workers, delay, timeout), control=control, max_workers=max_workers, jitter=lambda: 0.5
-        )
+    def __init__(self, workers=2, *, delay=0.0, timeout=30.0, max_workers=8, **options):
+        revision = Revision(1, workers, delay, timeout)
+        self.plan = Plan(revision, max_workers=max_workers, jitter=lambda: 0.5, **options)
         self.pids = itertools.count(100)
         self.logged = []
         self.at(0.0, "start")
@@ -79,6 +83,13 @@ class Gateway:
 
     def states(self):
         return {number: slot.state.value for number, slot in self.plan.slots.items()}
+
+    def upgrading(self, now=10.0, pid=900, request=0):
+        """An heir boots."""
+        slots = tuple(sorted(slot for slot in self.plan.slots if slot != CONTROL))
+        assert self.at(now, "upgrade_asked", request) == [Announce(Phase.UPGRADING), StartHeir(slots)]
+        self.at(now, "heir_started", pid)
+        return self
 
     def dies(self, now, slot, code=-9):
         return self.at(now, "exited", self.pid(slot), code)
@@ -553,6 +564,265 @@ def test_reopen_logs_goes_to_everybody():
     assert gateway.at(5.0, "signalled", signal.SIGUSR1) == [Send(0, ReopenLogs()), Send(CONTROL, ReopenLogs())]
 
 
+# --- upgrade, as the old gateway sees it ----------------------------------------------------------------------------
+
+
+def test_an_heir_that_is_ready_takes_over():
+    gateway = Gateway(2, control=True, timeout=20.0).running().upgrading(request=7)
+    assert gateway.at(12.0, "heir_ready", [0, 1]) == [
+        HandOver(900), Send(CONTROL, UpgradeResult(7, 900)), Send(0, Drain(20.0, True)), Send(1, Drain(20.0, True)),
+    ]  # fmt: skip
+    assert gateway.plan.next_due() == 32.0 + DRAIN_GRACE
+    gateway.dies(13.0, 0, 0)
+    assert gateway.dies(14.0, 1, 0) == [Retire(1), Send(CONTROL, Drain(CONTROL_DRAIN))]
+    assert gateway.dies(14.1, CONTROL, 0) == [Retire(CONTROL), Announce(Phase.STOPPED), Halt(0)]
+
+
+def test_listeners_that_the_heir_does_not_take_are_drained_as_ever():
+    gateway = Gateway(3).running().upgrading()
+    done = gateway.at(12.0, "heir_ready", [0])
+    assert done == [HandOver(900), Send(0, Drain(30.0, True)), Send(1, Drain(30.0)), Send(2, Drain(30.0))]
+
+
+def test_listeners_that_are_being_closed_are_not_offered():
+    gateway = Gateway(3).running()
+    gateway.at(9.0, "signalled", signal.SIGTTOU)
+    assert gateway.at(10.0, "signalled", signal.SIGUSR2) == [Announce(Phase.UPGRADING), StartHeir((0, 1))]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(7, "exited with code 7"), (2, "code 2 (bad command line"), (-9, "killed by SIGKILL")]
+)
+def test_an_heir_that_dies_is_given_up(code, words):
+    gateway = Gateway(1, control=True).running().upgrading()
+    (gave_up, answer, announce) = gateway.at(11.0, "exited", 900, code)
+    assert (gave_up, announce) == (GiveUpHeir(), Announce(Phase.RUNNING))
+    assert words in answer.message.problem
+    assert answer.message.pid == 0
+    assert repr(gateway.plan) == "<Plan running r1: worker 0: serving | control: serving>"
+    assert gateway.plan.next_due() == INFINITE
+    gateway.upgrading(now=12.0, pid=901)
+
+
+def test_what_the_heir_said_is_the_reason():
+    gateway = Gateway(1).running().upgrading()
+    assert gateway.at(11.0, "heir_failed", "config.json:3: error: routes") == []
+    assert gateway.at(11.1, "heir_ready", [0]) == []
+    assert gateway.at(11.2, "exited", 900, 2) == [GiveUpHeir(), Announce(Phase.RUNNING)]
+    assert gateway.logged[-1] == "upgrade failed, nothing has changed: config.json:3: error: routes"
+
+
+def test_an_heir_that_is_silent_is_ended_politely_first():
+    gateway = Gateway(1).running().upgrading(now=10.0)
+    now = 10.0 + UPGRADE_TIMEOUT
+    assert gateway.at(now, "tick") == [Signal(900, signal.SIGTERM)]
+    assert gateway.at(now + 0.1, "heir_ready", [0]) == []  # too late
+    assert gateway.at(gateway.plan.next_due(), "tick") == [Signal(900, signal.SIGKILL)]
+    assert gateway.plan.next_due() == INFINITE
+    assert gateway.at(now + 9, "exited", 900, -9) == [GiveUpHeir(), Announce(Phase.RUNNING)]
+
+
+def test_no_process_for_an_heir():
+    gateway = Gateway(1).running()
+    gateway.at(10.0, "signalled", signal.SIGUSR2)
+    assert gateway.at(10.0, "heir_failed", "cannot fork: EAGAIN") == [GiveUpHeir(), Announce(Phase.RUNNING)]
+
+
+def test_one_upgrade_at_a_time():
+    gateway = Gateway(1, control=True).running().upgrading(request=1)
+    refusal = "another is under way"
+    assert gateway.at(11.0, "upgrade_asked", 2) == [Send(CONTROL, UpgradeResult(2, 0, refusal))]
+    assert gateway.at(11.0, "signalled", signal.SIGUSR2) == [Send(CONTROL, UpgradeResult(0, 0, refusal))]
+
+
+def test_an_upgrade_waits_for_a_reload_and_a_reload_for_an_upgrade():
+    gateway = Gateway(1).running()
+    gateway.reload(10.0, workers=1)
+    assert gateway.at(10.1, "signalled", signal.SIGUSR2) == []
+    assert gateway.at(10.2, "acked", 100, 2)[-2:] == [Announce(Phase.UPGRADING), StartHeir((0,))]
+    gateway.at(10.2, "heir_started", 900)
+    assert gateway.at(10.3, "signalled", signal.SIGHUP) == []
+    assert gateway.at(10.4, "exited", 900, 3)[-2:] == [Announce(Phase.RELOADING), Load("HUP")]
+
+
+def test_a_reload_that_waited_is_passed_on_to_the_heir():
+    gateway = Gateway(1).running().upgrading()
+    gateway.at(11.0, "reload_asked", asked(5))
+    hand_over, report, hup, _ = gateway.at(12.0, "heir_ready", [0])
+    assert (hand_over, report.asked, hup) == (HandOver(900), (5,), Signal(900, signal.SIGHUP))
+
+
+def test_workers_are_replaced_while_an_heir_boots_but_not_more_or_fewer():
+    gateway = Gateway(2).running().upgrading()
+    assert gateway.dies(11.0, 0) == [Spawn(0)]
+    assert gateway.at(11.1, "signalled", signal.SIGTTIN) == []
+    assert gateway.at(11.2, "signalled", signal.SIGTTOU) == []
+    assert gateway.at(12.0, "heir_ready", [0, 1]) == [HandOver(900), Send(0, Stop()), Send(1, Drain(30.0, True))]
+
+
+def test_an_upgrade_that_waits_is_dropped_at_the_end():
+    gateway = Gateway(1)
+    assert gateway.at(0.1, "signalled", signal.SIGUSR2) == []
+    assert gateway.at(0.2, "signalled", signal.SIGTERM) == [Announce(Phase.STOPPING), GiveUpHeir(), Send(0, Stop())]
+    assert gateway.dies(0.3, 0, 0)[-1] == Halt(0)
+
+
+def test_an_heir_is_offered_the_workers_that_a_reload_leaves():
+    gateway = Gateway(3).running()
+    gateway.reload(10.0, workers=1)
+    gateway.at(10.0, "signalled", signal.SIGUSR2)
+    for pid in (100, 101):
+        gateway.at(10.1, "acked", pid, 2)
+    assert gateway.at(10.2, "acked", 102, 2)[-1] == StartHeir((0,))
+
+
+def test_term_during_an_upgrade_ends_both():
+    gateway = Gateway(1).running().upgrading()
+    assert gateway.at(11.0, "signalled", signal.SIGTERM) == [
+        Signal(900, signal.SIGTERM), Announce(Phase.DRAINING), Unlisten(), Send(0, Drain(30.0)),
+    ]  # fmt: skip
+    assert gateway.at(11.1, "heir_ready", [0]) == []
+    assert gateway.dies(11.5, 0, 0) == [Retire(0)]
+    assert gateway.at(12.0, "exited", 900, 0) == [GiveUpHeir(), Announce(Phase.STOPPED), Halt(0)]
+
+
+def test_after_the_hand_over_signals_concern_the_drain_alone():
+    gateway = Gateway(1).running().upgrading()
+    gateway.at(12.0, "heir_ready", [0])
+    for signum in (signal.SIGHUP, signal.SIGTTIN, signal.SIGUSR2):
+        assert gateway.at(12.1, "signalled", signum) == []
+    assert gateway.at(12.2, "signalled", signal.SIGTERM) == []  # it drains
+    assert gateway.at(12.3, "signalled", signal.SIGTERM) == []  # the same one, to the group
+    assert gateway.at(13.0, "signalled", signal.SIGTERM) == [Announce(Phase.STOPPING), Send(0, Stop())]
+    assert gateway.dies(13.1, 0, 0)[-1] == Halt(0)
+
+
+def test_an_heir_that_dies_while_the_old_gateway_drains_decides_the_exit_code():
+    gateway = Gateway(1).running().upgrading()
+    gateway.at(12.0, "heir_ready", [0])
+    assert gateway.at(13.0, "exited", 900, -9) == []
+    assert gateway.dies(14.0, 0, 0)[-1] == Halt(137)
+
+
+# --- upgrade, as PID 1 sees it --------------------------------------------------------------------------------------
+
+
+def replaced_pid_1():
+    gateway = Gateway(1, stays=True).running().upgrading()
+    gateway.at(12.0, "heir_ready", [0])
+    assert gateway.dies(13.0, 0, 0) == [Retire(0)]
+    return gateway
+
+
+def test_pid_1_stays_and_forwards_signals():
+    gateway = replaced_pid_1()
+    for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTERM):
+        assert gateway.at(20.0, "signalled", signum) == [Signal(900, signum)]
+    gateway.plan.heir_followed(901)
+    assert gateway.at(21.0, "signalled", signal.SIGQUIT) == [Signal(901, signal.SIGQUIT)]
+
+
+def test_pid_1_ends_like_the_last_heir_when_no_process_is_left():
+    gateway = replaced_pid_1()
+    gateway.plan.heir_followed(901)
+    gateway.at(30.0, "exited", 900, 0)
+    gateway.at(31.0, "exited", 901, 5)
+    gateway.at(31.0, "exited", 4711, 0)
+    assert gateway.at(31.0, "childless") == [Announce(Phase.STOPPED), Halt(5)]
+
+
+def test_an_earlier_heir_tells_of_a_later_one_that_was_its_child():
+    gateway = replaced_pid_1()
+    gateway.plan.heir_followed(901)
+    gateway.at(31.0, "exited", 900, 5)  # it had waited for 901
+    assert gateway.at(31.0, "childless")[-1] == Halt(5)
+
+
+def test_without_children_for_a_moment_nobody_else_ends():
+    assert Gateway(1, stays=True).at(0.1, "childless") == []
+    assert Gateway(1).running().at(2.0, "childless") == []
+
+
+# --- upgrade, as the heir sees it -----------------------------------------------------------------------------------
+
+
+def test_an_heir_serves_when_it_is_told_to():
+    gateway = Gateway(2, heir=True, control=True)
+    gateway.at(0.5, "ready", gateway.pid(CONTROL))
+    gateway.at(0.6, "ready", gateway.pid(0))
+    assert gateway.at(0.7, "ready", gateway.pid(1)) == [Announce(Phase.STANDBY)]
+    assert gateway.plan.standby
+    assert gateway.at(0.8, "taken_over") == [
+        Announce(Phase.RUNNING),
+        *(Send(slot, Listen()) for slot in (0, 1, CONTROL)),
+        Send(CONTROL, Commit(1)),
+    ]
+    assert not gateway.plan.standby
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_an_heir_whose_predecessor_is_gone_gives_up(ready):
+    gateway = Gateway(1, heir=True)
+    if ready:
+        gateway.at(0.5, "ready", gateway.pid(0))
+    assert gateway.at(0.8, "abandoned") == [Announce(Phase.STOPPING), Send(0, Stop())]
+    assert gateway.dies(0.9, 0, 0)[-1] == Halt(3)
+
+
+def test_the_end_of_the_old_gateway_is_nothing_to_one_that_serves():
+    gateway = Gateway(1, heir=True)
+    gateway.at(0.5, "ready", gateway.pid(0))
+    gateway.at(0.8, "taken_over")
+    assert gateway.at(0.9, "abandoned") == []
+
+
+def test_a_worker_that_dies_on_standby_is_replaced():
+    gateway = Gateway(1, heir=True)
+    gateway.at(0.5, "ready", gateway.pid(0))
+    assert gateway.dies(0.6, 0) == [Spawn(0)]
+    assert gateway.at(0.7, "taken_over") == [Announce(Phase.RUNNING), Send(0, Listen())]
+
+
+def test_term_on_standby_stops_at_once():
+    gateway = Gateway(1, heir=True)
+    gateway.at(0.5, "ready", gateway.pid(0))
+    assert gateway.at(0.6, "signalled", signal.SIGTERM) == [Announce(Phase.STOPPING), Send(0, Stop())]
+
+
+# --- hung workers -------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_whose_loop_is_stuck_is_killed():
+    gateway = Gateway(1).running()
+    assert gateway.plan.beat(0, HANG_TIMEOUT - 1, 100.0) == []
+    assert gateway.plan.beat(0, HANG_TIMEOUT, 105.0) == []  # one look proves nothing
+    assert gateway.plan.beat(0, HANG_TIMEOUT + 5, 110.0)[1:] == [Signal(100, signal.SIGABRT)]
+    assert gateway.plan.beat(0, HANG_TIMEOUT + 10, 115.0)[1:] == [Signal(100, signal.SIGKILL)]
+    assert gateway.dies(115.1, 0) == [Spawn(0)]
+
+
+def test_a_machine_that_stood_still_has_no_hung_workers():
+    gateway = Gateway(2).running()
+    for slot in (0, 1):
+        assert gateway.plan.beat(slot, 3600.0, 4000.0) == []
+    for slot in (0, 1):
+        assert gateway.plan.beat(slot, 0.5, 4005.0) == []
+        assert gateway.plan.beat(slot, 3600.0, 8000.0) == []
+
+
+def test_what_the_last_process_left_in_the_row_is_not_held_against_the_next():
+    gateway = Gateway(1).running()
+    gateway.dies(100.0, 0)
+    gateway.at(100.1, "ready", gateway.pid(0))
+    assert gateway.plan.beat(0, 500.0, 101.0) == gateway.plan.beat(0, 505.0, 106.0) == []
+
+
+def test_only_who_serves_is_looked_after():
+    gateway = Gateway(1)
+    assert gateway.plan.beat(0, 500.0, 50.0) == gateway.plan.beat(0, 500.0, 55.0) == []
+    assert gateway.plan.beat(7, 500.0, 50.0) == []
+
+
 # --- the table ----------------------------------------------------------------------------------------------------
 
 
@@ -581,8 +851,9 @@ SIGNALS = {
     "term": signal.SIGTERM,
     "int": signal.SIGINT,
     "usr1": signal.SIGUSR1,
+    "usr2": signal.SIGUSR2,
 }
-CHILDREN_DO = ("ready", "die", "exit", "ack", "nack")
+CHILDREN_DO = ("ready", "die", "exit", "ack", "nack", "hang", "heir ready", "heir exit", "go")
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from([*SIGNALS, *CHILDREN_DO, "tick", "fail"]),
@@ -594,10 +865,10 @@ EVENTS = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(EVENTS, st.booleans())
-def test_whatever_happens_the_gateway_can_be_ended(events, control):
+@given(EVENTS, st.booleans(), st.booleans())
+def test_whatever_happens_the_gateway_can_be_ended(events, control, heir):
     """No sequence of events makes an illegal move, and TERM with time always leads to Halt."""
-    gateway = Gateway(2, control=control)
+    gateway = Gateway(2, control=control, heir=heir)
     now, numbers, halted, fails = 0.0, itertools.count(2), False, False
 
     def happen(actions):
@@ -609,6 +880,8 @@ def test_whatever_happens_the_gateway_can_be_ended(events, control):
                     happen(gateway.plan.spawn_failed(slot, "EAGAIN", now))
                 case Spawn(slot):
                     happen(gateway.plan.spawned(slot, next(gateway.pids), now))
+                case StartHeir():
+                    happen(gateway.plan.heir_started(next(gateway.pids), now))
                 case Load("HUP"):
                     number = next(numbers)
                     happen(gateway.plan.loaded(Revision(number, 1 + number % 3, number % 2 * 5.0, 30.0), now))
@@ -629,6 +902,15 @@ def test_whatever_happens_the_gateway_can_be_ended(events, control):
                 happen(gateway.plan.exited(pid, -9 if name == "die" else 3, now) if pid else [])
             case "ack":
                 happen(gateway.plan.acked(pid, number, now))
+            case "hang":
+                happen(gateway.plan.beat(slot, wait, now))
+            case "heir ready":
+                happen(gateway.plan.heir_ready([0], now))
+            case "heir exit":
+                heir_pid = gateway.plan._upgrade.pid if gateway.plan._upgrade else 0
+                happen(gateway.plan.exited(heir_pid, 3, now) if heir_pid else [])
+            case "go":
+                happen(gateway.plan.taken_over(now))
             case "nack":
                 happen(gateway.plan.nacked(pid, number, ["no"], now))
             case "fail":
