@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import struct
 import time
 
 import pytest
@@ -59,6 +60,22 @@ def test_the_watchdog_is_fed_at_half_its_time(manager, gateway):
     gateway.start({"NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "100000"})
     heard = [told(manager) for _ in range(6)]
     assert heard.count({"WATCHDOG": "1"}) >= 4
+
+
+def test_in_an_upgrade_one_supervisor_speaks_at_a_time(manager, gateway):
+    """So that NotifyAccess=main is enough: the old one until it names the new one, which is silent before."""
+    manager.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    gateway.start({"NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "4000000"})
+    old, new = gateway.process.pid, gateway.upgraded()
+    speakers, said = [], []
+    while new not in speakers:
+        text, credentials, _, _ = manager.recvmsg(4096, 100)
+        speakers.append(struct.unpack("3i", credentials[0][2])[0])  # pid, uid, gid
+        said.append(dict(line.split("=", 1) for line in text.decode().splitlines()))
+    assert set(speakers[:-1]) == {old}
+    assert said[-2] == {"MAINPID": str(new)}
+    assert (said[-1]["READY"], said[-1]["MAINPID"]) == ("1", str(new))
+    assert told(manager) == {"WATCHDOG": "1"}
 
 
 def test_watchdog_beats(manager):
