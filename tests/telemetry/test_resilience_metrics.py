@@ -113,11 +113,12 @@ def test_a_hedge_that_wins_is_counted_where_it_went() -> None:
     with origin(slow) as one, origin(quick) as other:
         hedged = route("/held", f"{one.url},{other.url}", hedge={"min_delay_ms": 20})
         with gateway({"routers": [hedged]}) as g:
-            assert [status(g, "/held") for _ in range(2)] == [200, 200]  # in turn: one of them meets the slow one first
+            assert [status(g, "/held") for _ in range(2)] == [200, 200]  # one of them at least meets the slow one first
             seen = scraped(g)
-        assert seen["kairos_upstream_hedges_total", "/held", other.url] == 1
-        assert seen["kairos_upstream_hedge_wins_total", "/held", other.url] == 1
         slow.let_go.set()
+        made = seen["kairos_upstream_hedges_total", "/held", other.url]
+        assert made >= 1
+        assert seen["kairos_upstream_hedge_wins_total", "/held", other.url] == made
 
 
 def test_verdicts_of_probes_are_shown(backend: tuple[Backend, ScriptedOrigin]) -> None:
