@@ -13,7 +13,7 @@ import errno
 import ssl
 import string
 import time
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
 
 import httptools
@@ -146,18 +146,28 @@ async def _connect(
     check: Check, addresses: list[str], context: ssl.SSLContext | None, limit: asyncio.Timeout
 ) -> Streams:
     """To the first address that accepts, as requests do; a silent one leaves the others their share of the time."""
-    origin = check.origin
+    origin, tls = check.origin, _tls_options(check, context)
     if origin.unix is not None:
         return await asyncio.open_unix_connection(origin.unix)
-    name = (check.tls[0].server_name or origin.host) if context is not None and check.tls is not None else None
     for at, address in enumerate(addresses[:-1]):
         end = limit.when()
         assert end is not None
         share = (end - asyncio.get_running_loop().time()) / (len(addresses) - at)
         with contextlib.suppress(OSError):
             async with asyncio.timeout(share):
-                return await asyncio.open_connection(address, origin.port, ssl=context, server_hostname=name)
-    return await asyncio.open_connection(addresses[-1], origin.port, ssl=context, server_hostname=name)
+                return await asyncio.open_connection(address, origin.port, **tls)
+    return await asyncio.open_connection(addresses[-1], origin.port, **tls)
+
+
+def _tls_options(check: Check, context: ssl.SSLContext | None) -> dict[str, Any]:
+    if context is None or check.tls is None:
+        return {}
+    return {
+        "ssl": context,
+        "server_hostname": check.tls[0].server_name or check.origin.host,
+        # ours comes first; but for so long the loop holds on to a connection that was given up in its handshake
+        "ssl_handshake_timeout": check.spec.timeout + 1,
+    }
 
 
 def _timeout(check: Check, missing: str, limit: asyncio.Timeout) -> ProbeError | CannotProbeError:
