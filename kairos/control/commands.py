@@ -152,7 +152,7 @@ class Commands:
         """Read the configuration again and put it in use. Raises CommandError."""
         result = await _answered(self._requests.reload(reason))
         if result.problems:
-            raise CommandError("refused", f"revision {result.revision} stays in use", result.problems)
+            raise CommandError("invalid", f"revision {result.revision} stays in use", result.problems)
         return Reloaded(result.revision, result.unchanged)
 
     async def upgrade(self) -> Upgraded:

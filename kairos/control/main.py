@@ -123,13 +123,9 @@ class Control:
         return Response(*self._collector.expose(request.accept))
 
     def _watch_or_not(self) -> None:
-        """As configured. What changed while nobody watched is found by asking once."""
-        if self._watch is None:
-            return
-        if not self._config.server.watch:
-            self._watch.stop()
-        elif self._watch.start():
-            self._reload_if_changed()
+        """As configured."""
+        if self._watch is not None:
+            (self._watch.start if self._config.server.watch else self._watch.stop)()
 
     def _reload_if_changed(self) -> None:
         task = asyncio.create_task(self._ask_for_reload())

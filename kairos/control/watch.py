@@ -5,7 +5,8 @@ the file, an editor's way of writing, or the swap of a link (as Kubernetes does 
 The kernel's events are hints: after each, and every POLL seconds without any (a network file system, no inotify left, a
 folder that went away), what the name stands for is looked at, and only that counts.
 
-A file that is gone is no change: it is said once, and what was loaded stays.
+The first look counts as a change, for nobody saw what came before. A file that is gone is none: it is said, and what
+was loaded stays.
 """
 
 from __future__ import annotations
@@ -44,12 +45,10 @@ class FileWatch:
         self._task: asyncio.Task[None] | None = None
         self._blind = False  # no events, as was said
 
-    def start(self) -> bool:
-        """Begin, unless it has begun: False. What the file is when this is called counts as known."""
-        if self._task is not None:
-            return False
-        self._task = asyncio.create_task(self._run(look(self._path)))
-        return True
+    def start(self) -> None:
+        """Begin, unless it has begun."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
 
     def stop(self) -> None:
         """End at once; may be started again."""
@@ -57,7 +56,8 @@ class FileWatch:
             self._task.cancel()
             self._task = None
 
-    async def _run(self, known: Look | None) -> None:
+    async def _run(self) -> None:
+        known = self._judge(None, await asyncio.to_thread(look, self._path))
         while True:
             watched = await asyncio.to_thread(folders_of, self._path)
             async with contextlib.aclosing(self._hints(watched)) as hints:

@@ -75,7 +75,7 @@ def test_a_bad_file_changes_nothing_and_is_reported(g):
     g.wait_log("reload refused")
     assert serves(g, "/a")
     status, answer = g.admin("POST", "/v1/reload")
-    assert status == 409
+    assert status == 422
     assert any(problem.startswith(f"{g.config_path}:1: error: ") for problem in answer["problems"])
     assert "revision 1 stays in use" in answer["detail"]
     wait_status(g, lambda status: status["reloads"]["problems"] == answer["problems"], "the problems in the status")
@@ -144,7 +144,7 @@ def test_a_refusal_by_a_worker_is_a_problem_of_the_command(g):
     """What only shows when it is used: the log file cannot be opened."""
     g.config_path.write_text(g.config_path.read_text().replace("access.log", "none/access.log"))
     status, answer = g.admin("POST", "/v1/reload")
-    assert status == 409
+    assert status == 422
     assert answer["problems"][0] == "reload abandoned: control refused it"
     assert "access_log.file: cannot open" in answer["problems"][1]
 

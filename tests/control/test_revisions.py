@@ -59,7 +59,7 @@ def test_what_is_refused_or_unchanged_is_not_kept():
     with gateway(routes("/a")) as g:
         wait_kept(g, 1)
         g.config_path.write_text("{")
-        assert g.admin("POST", "/v1/reload")[0] == 409
+        assert g.admin("POST", "/v1/reload")[0] == 422
         assert reload(g, routes("/a")) == 2
         assert reload(g, routes("/b")) == 3
         wait_kept(g, 1, 3)

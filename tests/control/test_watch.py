@@ -6,6 +6,7 @@ import os
 import shutil
 
 import pytest
+from structlog.testing import capture_logs
 
 from kairos.control.watch import FileWatch, folders_of, look
 
@@ -36,8 +37,8 @@ class Watched:
 
     async def _play(self, change, poll):
         watch = FileWatch(str(self.file), self.changed, poll=poll)
-        assert watch.start()
-        assert not watch.start()
+        watch.start()
+        watch.start()
         try:
             await self._awake(poll)
             change(self)
@@ -49,12 +50,13 @@ class Watched:
         """The kernel's watch is there once a first write is seen."""
         content = 0
         async with asyncio.timeout(PATIENCE):
-            while not self.seen:
+            await self.until(lambda: self.seen)
+            while self.seen == 1:
                 content += 1
                 self.file.write_text(f"awake {content}")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.5):
-                        await self.until(lambda: self.seen)
+                        await self.until(lambda: self.seen > 1)
             while True:  # and all of these writes are behind us
                 seen = self.seen
                 await asyncio.sleep(0.5)
@@ -158,20 +160,19 @@ def test_a_folder_that_goes_away_and_comes_back(watched):
 
 
 def test_a_file_that_is_gone_is_no_change(watched):
-    def gone(watched):
-        watched.file.unlink()
-
     async def play():
         watch = FileWatch(str(watched.file), watched.changed, poll=0.05)
         watch.start()
-        gone(watched)
-        await asyncio.sleep(0.5)  # nothing tells that nothing will happen
-        assert watched.seen == 0
-        watched.file.write_text("two")
         await watched.until(lambda: watched.seen)
+        watched.file.unlink()
+        await watched.until(lambda: logs)
+        assert (watched.seen, logs[0]["event"]) == (1, "the configuration file is gone; the revision in use stays")
+        watched.file.write_text("two")
+        await watched.until(lambda: watched.seen > 1)
         watch.stop()
 
-    asyncio.run(play())
+    with capture_logs() as logs:
+        asyncio.run(play())
 
 
 def test_neighbours_are_not_the_file(watched):
@@ -184,7 +185,7 @@ def test_neighbours_are_not_the_file(watched):
         watch.stop()
 
     asyncio.run(play())
-    assert watched.seen == 0
+    assert watched.seen == 1  # the first look
 
 
 def test_folders_of_a_chain_of_links(tmp_path):
