@@ -133,9 +133,13 @@ class Site:
     def tell(self, *loads: Load) -> Tally:
         """The tally, printed and put into the report."""
         tally = Tally.of(loads, self.executions(), self.victims)
-        self._request.node.user_properties.append((self._request.node.name, str(tally)))
-        print(f"{self._request.node.name} (KAIROS_CHAOS_SEED={self.seed}): {tally}")
+        self.note(str(tally))
         return tally
+
+    def note(self, line: str) -> None:
+        """Say how it went, with -s at once and in the report."""
+        self._request.node.user_properties.append((self._request.node.name, line))
+        print(f"{self._request.node.name} (KAIROS_CHAOS_SEED={self.seed}): {line}")
 
     def compare_metrics(self, loads: Sequence[Load], tolerance: int) -> None:
         """kairos_http_requests against the clients' own count, by method and class of status."""

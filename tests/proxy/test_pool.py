@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
+from typing import Any
 
 import pytest
 
+from kairos.proxy.upstream import connection
+from kairos.proxy.upstream.dial import dial
 from tests.proxy.conftest import OK, Stage, staged
 from tests.support.gateway import gateway, route
+from tests.support.inprocess import Chain, in_process
 from tests.support.net import Peer, origin, read_request, status_of
 
 
@@ -172,3 +177,24 @@ def test_an_idle_connection_is_closed_after_its_time() -> None:
         scene = stage.play()
         assert stage.exchange(scene.head())[1] == b"ok"
         stage.gateway.wait(stage.pool_is_empty, "an empty pool")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_connection_lost_before_its_request_was_sent_is_one_that_never_came(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the connection's coming and the request's going out, the loop turns: here for long enough."""
+
+    async def lingering(*arguments: Any) -> Any:
+        made = await dial(*arguments)
+        await asyncio.sleep(0.1)
+        return made
+
+    monkeypatch.setattr(connection, "dial", lingering)
+    with (
+        origin(lambda peer: peer.reset()) as dying,
+        origin(lambda peer: peer.send(OK) if read_request(peer) else None) as living,
+        in_process(Chain("/a", route("/a", f"{dying.url},{living.url}"))) as served,
+    ):
+        for _ in range(4):
+            assert status_of(served.request(f"{method} /a HTTP/1.1\r\nHost: x\r\n\r\n".encode())[0]) == 200

@@ -107,6 +107,8 @@ cdef class Origin:
         elif error is not None:
             leave(x, target, trial, NO_VERDICT, -1)
             x._crashed(error)
+        elif (<UpstreamConnection>task.result()).closed:  # lost since: nobody would hear of an attempt on it
+            x.plan.handler.upstream_failed(x, target, trial, "connect_failed", False)
         else:
             x.plan.handler.upstream_connected(x, target, trial, <UpstreamConnection>task.result())
 
