@@ -115,12 +115,12 @@ class Resilience:
         unsafe = [method for method in route.methods if method not in REPEATABLE]
         repeated = _repeatable(route)
         if route.protocol == "websocket":
-            self.notes.hint(keys, "of handshakes only what was not sent at all is sent to another backend")
+            self.notes.hint(keys, "a handshake goes to another backend only where it could not be sent at all")
         elif retry.retry_non_idempotent and unsafe:
             message = f"{' and '.join(unsafe)} may take effect twice: set this only where the backend tells repetitions"
             self.notes.warning((*keys, "retry_non_idempotent"), message)
         elif not repeated:
-            message = f"{' and '.join(unsafe)} alone: only what was not sent at all is sent to another backend"
+            message = f"a {' or '.join(unsafe)} goes to another backend only where it could not be sent at all"
             self.notes.hint(keys, message)
         if retry.buffer_bytes < SMALL_BUFFER and not _WITH_BODY.isdisjoint(repeated):
             message = f"a request whose body has more than {retry.buffer_bytes} bytes is not retried once it was begun"

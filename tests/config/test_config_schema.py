@@ -28,3 +28,23 @@ def test_bounds_and_choices_are_there():
     assert parts["Backend"]["properties"]["weight"]["minimum"] == 1
     assert "p2c" in parts["Route"]["properties"]["load_balancing_strategy"]["enum"]
     assert parts["Route"]["required"] == ["external_path", "internal_path", "methods"]
+
+
+def test_sections_for_failing_backends_are_there():
+    parts = export()["$defs"]
+    for name, section in (
+        ("circuit_breaker", "CircuitBreaker"),
+        ("health_check", "HealthCheck"),
+        ("outlier_detection", "OutlierDetection"),
+        ("load_shedding", "LoadShedding"),
+    ):
+        assert f"#/$defs/{section}" in str(parts["Config"]["properties"][name])
+        assert parts[section]["description"]
+    route = parts["Route"]["properties"]
+    for name in ("retry", "hedge", "circuit_breaker", "health_check", "outlier_detection", "queue"):
+        assert "#/$defs/" in str(route[name])
+    assert route["priority"]["description"].startswith("The lowest are shed first")
+    assert parts["Retry"]["properties"]["max_retries"]["maximum"] == 10
+    statuses = parts["HealthCheck"]["properties"]["expected_status"]["items"]["anyOf"]
+    assert {"enum": ["2xx", "3xx", "4xx", "5xx"]} in statuses
+    assert {"type": "integer", "minimum": 100, "maximum": 599} in statuses
