@@ -286,3 +286,115 @@ def test_schema_is_json(shell):
     code, out, _ = shell.kairos("config", "schema")
     assert code == 0
     assert "routers" in json.loads(out)["$defs"]["Config"]["properties"]
+
+
+# --- a running gateway --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def running(shell):
+    """A gateway that runs in the shell's folder."""
+    process = shell.start("gateway")
+    while " is ready on " not in process.stderr.readline():
+        assert process.poll() is None
+    until(lambda: shell.kairos("revisions", "-o", "json")[1].startswith("[\n"), "a kept revision")
+    yield process
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+
+
+def test_status_for_people_and_for_programs(shell, running):
+    code, out, err = shell.kairos("status")
+    assert (code, err) == (0, "")
+    assert re.search(rf"^kairos \d\S+, process {running.pid}, running for \d+ s$", out, re.M)
+    assert re.search(r"^configuration \S+/config.json, revision 1$", out, re.M)
+    assert re.search(r"^WORKER +PROCESS +REVISION +CONNECTIONS +REQUESTS\n0 +\d+ +1 +0 +0$", out, re.M)
+    assert json.loads(shell.kairos("status", "-o", "json")[1])["pid"] == running.pid
+
+
+def test_backends_are_listed_and_set(shell, running):
+    key = "https://10.0.0.1:9000"
+    for command in (("backends",), ("backends", "list")):
+        assert re.search(rf"^BACKEND +STATE .*\n{key} +healthy +100 % +closed ", shell.kairos(*command)[1], re.M)
+
+    def said(*command):
+        code, out, err = shell.kairos("backends", "-o", "json", *command)
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+    assert said()[0]["key"] == key
+    assert said("drain", key)["state"] == "draining"
+    assert said("maintenance", ":9000")["state"] == "maintenance"
+    assert said("activate", key)["state"] == "healthy"
+    assert said("weight", key, "25")["weight"] == 25
+    assert said("breaker", key, "open")["breaker_forced"] == "open"
+    assert said("breaker", key, "auto")["breaker_forced"] is None
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (("backends", "drain", "http://10.0.0.2"), "no route has a backend 'http://10.0.0.2': did you mean"),
+        (("backends", "probe", "https://10.0.0.1:9000"), "has no health check"),
+        (("backends", "weight", "https://10.0.0.1:9000", "101"), "101 is not in the range"),
+        (("revisions", "show", "9"), "revision 9 is not kept"),
+    ],
+)
+def test_what_cannot_be_done_says_why(shell, running, command, reason):
+    code, out, err = shell.kairos(*command)
+    assert (code, out) == (2, "")
+    assert reason in err
+
+
+def test_reload_waits_for_the_outcome(shell, running):
+    assert shell.kairos("reload") == (0, "revision 2 is in use\n", "")
+    shell.write(BAD)
+    code, out, err = shell.kairos("reload")
+    assert (code, out) == (2, "")
+    assert [line.split(": ")[:3] for line in err.splitlines() if ": error:" in line] == [
+        ["./config.json:3", "error", "sever"],
+        ["./config.json:5", "error", "routers[0].methods[0]"],
+        ["./config.json:6", "error", "routers[0].backends[0].port"],
+    ]
+    assert err.endswith("revision 2 stays in use\n")
+    until(lambda: "The last reload was refused:" in shell.kairos("status")[1], "the refusal in the status")
+
+
+def test_revisions_are_listed_and_shown(shell, running):
+    code, out, _ = shell.kairos("revisions")
+    assert code == 0
+    assert re.search(r"^REVISION .*\n1 +20\d\d-\S+ \S+ +start +./config.json +[0-9a-f]{12}$", out, re.M)
+    code, out, _ = shell.kairos("revisions", "show", "1")
+    assert (code, json.loads(out)["jwt"]) == (0, {"secret": "***"})
+
+
+def test_no_gateway_here(shell):
+    code, out, err = shell.kairos("status")
+    assert (code, out) == (1, "")
+    assert err == (
+        f"no gateway runs here: there is no {shell.state}/admin.sock; name the state folder of another with "
+        "--state-dir or KAIROS_STATE_DIR\n"
+    )
+    code, _, err = shell.kairos("backends", "--state-dir", "/nowhere", "drain", "x")
+    assert code == 1
+    assert "there is no /nowhere/admin.sock" in err
+
+
+def test_a_gateway_that_is_gone(shell, running):
+    workers = [worker["pid"] for worker in json.loads(shell.kairos("status", "-o", "json")[1])["workers"]]
+    running.kill()
+    until(lambda: shell.kairos("status")[0] == 1, "the end of the control process")
+    assert "no gateway runs here any more" in shell.kairos("reload")[2]
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), "the end of the workers")
+
+
+def test_the_help_of_each_verb_says_what_it_does(shell):
+    verbs = [
+        ("status",), ("backends",), ("reload",), ("revisions",), ("upgrade",), ("revisions", "show"),
+        *(("backends", verb) for verb in ("drain", "maintenance", "activate", "weight", "breaker", "probe")),
+    ]  # fmt: skip
+    for verb in verbs:
+        code, out, _ = shell.kairos(*verb, "-h")
+        assert code == 0
+        assert re.search(r"\n  [A-Z][^\n]{15,}\.\n", out), out
+        assert max(map(len, out.splitlines())) <= 110
