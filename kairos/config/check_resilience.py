@@ -102,7 +102,7 @@ class Resilience:
             message = "a status below 400 is no failure: every such answer would be asked for again"
             self.notes.warning((*keys, "retry_on_status_codes"), message)
         if not retry.budget_percent and not retry.budget_min:
-            message = "with budget_percent and budget_min 0 nothing is sent again, but for what could not be sent at all"
+            message = "with budget_percent and budget_min 0 nothing is sent again, but what could not be sent at all"
             self.notes.warning(keys, message)
         self._check_repeatable(route, retry, keys)
         total, first_byte = self._seconds(route, "total"), self._seconds(route, "first_byte")
