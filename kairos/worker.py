@@ -99,6 +99,7 @@ class Worker:
         self._decoder = Decoder()
         self._servers: list[tuple[asyncio.Server, socket.socket]] = []
         self._over: asyncio.Event
+        self._code = 0
         self._listening: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
 
@@ -122,7 +123,7 @@ class Worker:
         await self._over.wait()
         self._clock.stop()
         await self._resolver.close()
-        return 0
+        return self._code
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         boot, board = self._boot, self._boot.scoreboard
@@ -177,6 +178,15 @@ class Worker:
             server = await create(self._accepted, sock=sock.dup(), backlog=backlog)
             self._servers.append((server, sock))
 
+    async def _listen_at_last(self) -> None:
+        """After standby. A worker that cannot is of no use, and is replaced."""
+        try:
+            await self._listen(asyncio.get_running_loop())
+        except OSError:
+            log.exception("cannot listen", slot=self._boot.slot)
+            self._code = EXIT_BOOT
+            self._over.set()
+
     def _accepted(self) -> ClientConnection:
         return ClientConnection(self._runtime)
 
@@ -207,8 +217,7 @@ class Worker:
             case Abort():
                 self._prepared = None
             case Listen():
-                loop = asyncio.get_running_loop()
-                self._listening = loop.create_task(self._listen(loop))
+                self._listening = asyncio.get_running_loop().create_task(self._listen_at_last())
             case Drain(deadline_s, handed_over):
                 if self._draining is None:
                     self._draining = asyncio.get_running_loop().create_task(

@@ -36,7 +36,11 @@ def by_folder(folder: str) -> int:
 def by_pid(pid: int) -> None:
     """Upgrade the gateway with this supervisor. Raises UpgradeError."""
     if (name := _name(pid)) != NAME:
-        reason = {"": "there is no such process", NAME_REPLACED: "it was replaced", NAME_UPGRADING: "it is at it"}
+        reason = {
+            "": "there is no such process",
+            NAME_REPLACED: "it was replaced; name the one that serves",
+            NAME_UPGRADING: "it is at it",
+        }
         raise UpgradeError(f"process {pid} cannot be upgraded: {reason.get(name, f'it is {name}, not {NAME}')}")
     try:
         os.kill(pid, signal.SIGUSR2)

@@ -219,11 +219,14 @@ class Command:
 
 def _working_directory() -> str:
     """As the shell has it if it tells: a path through a link follows that link to a new release."""
-    told, here = os.environ.get("PWD", ""), os.getcwd()
+    told = os.environ.get("PWD", "")
     with contextlib.suppress(OSError):
-        if os.path.isabs(told) and os.path.samefile(told, here):
+        if os.path.isabs(told) and os.path.samefile(told, "."):
             return told
-    return here
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # removed, or never seen from where we are
+        return told or "/"
 
 
 def _execute(command: Command, environ: Mapping[str, str], offer: Offer, unblocked: Iterable[int]) -> NoReturn:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from kairos.supervisor.sockets import ListenError
+from kairos.supervisor.upgrade import Predecessor
 from tests.supervisor.conftest import alive, ask, processes_with, until
 from tests.support import ws
 from tests.support.gateway import gateway as whole_gateway
@@ -300,6 +302,22 @@ def test_signals_to_the_old_pid_concern_its_own_drain(gateway):
         until(lambda: gateway.signal(signal.SIGTERM) or "stopping at once" in gateway.lines())
         assert gateway.ended() == 0
     assert gateways(gateway) == {new}
+
+
+@pytest.mark.parametrize(
+    ("offer", "reason"),
+    [
+        ('{"format": 2, "sockets": "elsewhere"}', "hands over in format 2, not 1: it needs a restart"),
+        ('{"format": 1}', "not what a running gateway hands over: .*required field"),
+        ("7", "not what a running gateway hands over"),
+        ("{}", "not what a running gateway hands over"),
+    ],
+)
+def test_an_offer_that_is_not_understood_is_refused(offer, reason):
+    environ = {"KAIROS_HANDOVER": offer, "HOME": "/"}
+    with pytest.raises(ListenError, match=reason):
+        Predecessor.of(environ)
+    assert environ == {"HOME": "/"}
 
 
 # --- PID 1 --------------------------------------------------------------------------------------------------------
