@@ -110,6 +110,7 @@ cdef class Forward(Handler):
         if stale and _repeatable(x) and not x.body_lost and not x.hedging:
             target.row[U_STALE_RETRIES] += 1
             x.rewind_body()
+            self._wait_on_client(x)
             return (<Origin>target.origin).connect(x, target, trial)
         x.failure = kind
         leave(x, target, trial, NO_VERDICT if stale else FAILURE, -1)
@@ -161,9 +162,9 @@ cdef class Forward(Handler):
         x.retries += 1
         x.fresh_only = x.upgrading
         x.rewind_body()
+        self._wait_on_client(x)
         if wait:
             x.task = x.runtime.clock.loop.call_later(wait / 1e6, self._retry, x)
-            self._wait_on_client(x)
         else:
             self._next(x, monotonic_us())
         return True

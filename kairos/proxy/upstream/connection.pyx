@@ -394,7 +394,7 @@ cdef class UpstreamConnection(Upstream):
             self.until_close = True
             self.keep = False
             self.remaining = -1
-        if x.plan.policy.retries(head.status) and self._declined(x, data, offset):
+        if x.plan.policy.retries(head.status) and not self.relayed and self._declined(x, data, offset):
             return 0
         x.set_upstream_head(head)
         if self.x is not x:
