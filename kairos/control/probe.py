@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import socket
 import ssl
 import string
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
 import httptools
@@ -35,6 +36,8 @@ MAX_ANSWER = 64 * 1024
 _READ = 16 * 1024
 _LATE = 0.5
 """Seconds by which a timeout that comes later than it should is ours: the process was stopped, the machine asleep."""
+_BACKSTOP = 1.0
+"""Seconds that a handshake's own limit is given."""
 _OUR_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -145,34 +148,60 @@ async def _probe(check: Check, addresses: list[str], context: ssl.SSLContext | N
 async def _connect(
     check: Check, addresses: list[str], context: ssl.SSLContext | None, limit: asyncio.Timeout
 ) -> Streams:
-    """To the first address that accepts, as requests do; a silent one leaves the others their share of the time."""
-    origin, tls = check.origin, _tls_options(check, context)
+    origin = check.origin
     if origin.unix is not None:
         return await asyncio.open_unix_connection(origin.unix)
-    for at, address in enumerate(addresses[:-1]):
-        end = limit.when()
-        assert end is not None
-        share = (end - asyncio.get_running_loop().time()) / (len(addresses) - at)
-        with contextlib.suppress(OSError):
-            async with asyncio.timeout(share):
-                return await asyncio.open_connection(address, origin.port, **tls)
-    return await asyncio.open_connection(addresses[-1], origin.port, **tls)
-
-
-def _tls_options(check: Check, context: ssl.SSLContext | None) -> dict[str, Any]:
+    sock = await _dial(addresses, origin.port, limit)
     if context is None or check.tls is None:
-        return {}
-    return {
-        "ssl": context,
-        "server_hostname": check.tls[0].server_name or check.origin.host,
-        # ours comes first; but for so long the loop holds on to a connection that was given up in its handshake
-        "ssl_handshake_timeout": check.spec.timeout + 1,
-    }
+        return await asyncio.open_connection(sock=sock)
+    return await _shake_hands(sock, context, check.tls[0].server_name or origin.host, limit)
+
+
+async def _dial(addresses: list[str], port: int, limit: asyncio.Timeout) -> socket.socket:
+    """To the first address that accepts, as requests do; a silent one leaves the others their share of the time."""
+    for at, address in enumerate(addresses[:-1]):
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(_left(limit) / (len(addresses) - at)):
+                return await _dial_one(address, port)
+    return await _dial_one(addresses[-1], port)
+
+
+async def _dial_one(address: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _shake_hands(sock: socket.socket, context: ssl.SSLContext, name: str, limit: asyncio.Timeout) -> Streams:
+    """uvloop never frees a handshake that is cancelled (20 KB each), so the handshake's own limit comes before ours."""
+    left, end = _left(limit), limit.when()
+    limit.reschedule(end + _BACKSTOP if end is not None else None)
+    try:
+        streams = await asyncio.open_connection(
+            sock=sock, ssl=context, server_hostname=name, ssl_handshake_timeout=max(left, 0.001)
+        )
+    except ConnectionAbortedError as error:
+        if "handshake is taking longer" in str(error):
+            raise TimeoutError from error
+        raise
+    limit.reschedule(end)
+    return streams
+
+
+def _left(limit: asyncio.Timeout) -> float:
+    """Seconds until it is over."""
+    end = limit.when()
+    assert end is not None
+    return end - asyncio.get_running_loop().time()
 
 
 def _timeout(check: Check, missing: str, limit: asyncio.Timeout) -> ProbeError | CannotProbeError:
-    end = limit.when()
-    if end is not None and asyncio.get_running_loop().time() - end > _LATE:
+    if -_left(limit) > _LATE:
         return CannotProbeError("this process was held up")
     return ProbeError(f"timeout: no {missing} within {check.spec.timeout:g} s")
 

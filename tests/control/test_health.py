@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
+import msgspec
 import pytest
 import trustme
 from structlog.testing import capture_logs
@@ -328,6 +329,14 @@ def test_a_certificate_that_does_not_hold(ca_file):
 def test_a_backend_that_does_not_speak_tls(ca_file):
     with origin(lambda peer: peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server:
         assert reason(https(server.port, UpstreamTls(ca_file=ca_file))).startswith("TLS: ")
+
+
+@pytest.mark.usefixtures("never_held_up")
+def test_a_handshake_that_hangs_takes_no_longer_than_the_timeout():
+    with origin(lambda peer: peer.receive_all() and None) as server:
+        served = https(server.port, UpstreamTls(verify=False))
+        served = msgspec.structs.replace(served, health_check=HealthCheck(timeout=0.2))
+        assert reason(served) == "timeout: no connection within 0.2 s"
 
 
 # --- nginx ----------------------------------------------------------------------------------------------------------
