@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -174,8 +174,12 @@ class Worker:
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         backlog = self._boot.config.server.backlog
         for sock in self._boot.listeners:
-            create = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-            server = await create(self._accepted, sock=sock.dup(), backlog=backlog)
+            if sock.family == socket.AF_UNIX:
+                # Its file is the supervisor's to remove, but from Python 3.13 on loops do it of their own accord.
+                own: dict[str, Any] = {"sock": sock.dup(), "backlog": backlog, "cleanup_socket": False}
+                server = await loop.create_unix_server(self._accepted, **own)
+            else:
+                server = await loop.create_server(self._accepted, sock=sock.dup(), backlog=backlog)
             self._servers.append((server, sock))
 
     async def _listen_at_last(self) -> None:

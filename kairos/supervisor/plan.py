@@ -846,7 +846,8 @@ class Plan:
         slot = self.slots.get(number)
         if slot is None or slot.state is not State.SERVING:
             return []
-        if min(age, now - slot.spawned_at) < HANG_TIMEOUT:
+        age = min(age, now - slot.spawned_at)  # an earlier process may have left its last one
+        if age < HANG_TIMEOUT:
             slot.hung = 0
             return []
         slot.hung += 1

@@ -21,7 +21,7 @@ from tests.supervisor.conftest import alive, ask, processes_with, until
 from tests.support import ws
 from tests.support.gateway import gateway as whole_gateway
 from tests.support.gateway import route
-from tests.support.net import echo, origin, read_request
+from tests.support.net import Peer, echo, origin, read_request
 
 SLEEP = "import time; time.sleep(600)"
 UNSHARE = ("unshare",) if os.geteuid() == 0 else ("unshare", "--map-root-user")
@@ -394,8 +394,8 @@ class Succession:
 
 
 @contextlib.contextmanager
-def running(*routes, **options):
-    with whole_gateway({"version": 1, "routers": list(routes)}, workers=2, **options) as made:
+def running(*routes, **server):
+    with whole_gateway({"version": 1, "server": server, "routers": list(routes)}, workers=2) as made:
         succession = Succession(made)
         try:
             yield made, succession
@@ -496,6 +496,21 @@ def test_a_websocket_goes_on_across_an_upgrade():
                 peer.send(b"hello")
                 assert peer.receive_exactly(5) == b"HELLO"
             assert made.process.poll() is None
+
+
+def test_workers_that_leave_a_unix_socket_leave_its_file(tmp_path):
+    path = str(tmp_path / "sock")
+    with origin(echo) as backend, running(route("/a", backend.url), unix=path) as (made, succession):
+        for _ in range(2):
+            old = succession.serving()
+            succession.upgrade()
+            until(lambda old=old: made.process.poll() is not None if old == made.process.pid else not alive(old))
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(path)
+                peer = Peer(sock)
+                peer.send(b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert peer.receive_response()[0].startswith(b"HTTP/1.1 200 ")
+                assert peer.closed()
 
 
 def test_the_verb_tells_how_it_went():
