@@ -267,6 +267,11 @@ def test_signals_and_exit_codes_are_those_of_the_command() -> None:
     assert [row[0] for row in table("operations.md", "| exit code | meaning |")] == codes
 
 
+def test_every_flag_of_the_access_log_is_listed() -> None:
+    listed = {flag for row in table("operations.md", "| flag | |") for flag in re.findall(r"`(\w+)`", row[0])}
+    assert listed == {flag for row in KINDS.values() for flag in row.flag.split(",")}
+
+
 def verbs(group: click.Group, words: str = "kairos") -> Iterator[str]:
     """Every command line that does something."""
     if group.invoke_without_command:
