@@ -20,7 +20,7 @@ from kairos.config.text import ConfigText
 from kairos.storage.files import NEW, replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 KEPT = 50
@@ -88,7 +88,12 @@ class Revisions:
         return True
 
     def _read(self) -> Iterator[Stored]:
-        for path in self._folder.glob(f"*{_META}"):
+        """What can be read: a disk that fails is no reason not to start."""
+        with contextlib.suppress(OSError):
+            yield from self._read_each(list(self._folder.glob(f"*{_META}")))
+
+    def _read_each(self, paths: Iterable[Path]) -> Iterator[Stored]:
+        for path in paths:
             with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
                 stored = msgspec.json.decode(path.read_bytes(), type=Stored)
                 if path == self._meta_path(stored.number):
