@@ -26,7 +26,7 @@ cdef class Balancer:
         uint64_t random  # state of this process's generator
         uint64_t spread  # where the last draw fell
         int64_t slow_us  # length of the slow start
-        double panic  # share of healthy backends at which all are asked
+        double panic_percent  # of healthy backends, at which all are asked
         bint breakers  # open breakers are passed over
         bint limited  # some backend has a limit
         double* shares  # what survey() found; a worker has one thread

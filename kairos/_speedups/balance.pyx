@@ -68,7 +68,7 @@ cdef class Balancer:
         self.stride = stride
         self.random = self.spread = hash_word(seed)
         self.slow_us = slow_us
-        self.panic = panic_percent / 100
+        self.panic_percent = panic_percent
         self.breakers = breakers
         self.cursor = page.at(cursor, 1)
         self._take(page, backends)
@@ -104,7 +104,9 @@ cdef class Balancer:
         """What nearly always is: nothing speaks against it, and it has its whole share. All in one cache line."""
         cdef int64_t* shared = self.backends[backend].shared
         cdef int64_t back
-        if atomic_load(shared + SU_OUT) | atomic_load(shared + SU_WEIGHT) or atomic_load(shared + SU_SKIP_UNTIL_US) > now_us:
+        if atomic_load(shared + SU_OUT) | atomic_load(shared + SU_WEIGHT):
+            return False
+        if atomic_load(shared + SU_SKIP_UNTIL_US) > now_us:
             return False
         if self.breakers and blocked(shared, now_us):
             return False
@@ -139,7 +141,7 @@ cdef class Balancer:
             if atomic_load(shared + SU_OUT) or atomic_load(shared + SU_SKIP_UNTIL_US) > now_us:
                 self.shares[backend] *= -1  # to be picked in panic only
             healthy += self.shares[backend] > 0
-        return self._leave_out(healthy <= self.panic * self.count, tried)
+        return self._leave_out(healthy * 100 <= self.panic_percent * self.count, tried)
 
     cdef int _leave_out(self, bint panic, uint64_t tried) noexcept nogil:
         cdef int backend, eligible = 0, free = 0, fresh = 0
@@ -175,9 +177,9 @@ cdef class Balancer:
         if self.ready(backend, now_us, tried):
             return backend
         left = self.survey(now_us, tried)
-        if left < 0 or self.shares[backend] >= 1 or self.uniform() < self.shares[backend]:
-            return left if left < 0 else backend
-        return self.draw()
+        if left < 0:
+            return left
+        return backend if self.uniform() < self.shares[backend] else self.draw()
 
     cdef int draw(self) noexcept nogil:
         """One of those that survey() found, by weight and share. Successive draws fall evenly, not by chance."""
@@ -359,7 +361,7 @@ cdef struct Candidate:
     int backend
     double share
     double load  # requests in flight
-    double us  # its usual response time, 0 where it is not known yet
+    double ns  # its usual response time, 0 where it is not known yet
 
 
 cdef class Comparing(Balancer):
@@ -468,19 +470,31 @@ cdef class PowerOfTwo(LeastConnections):
         self.few = self.samples = 2
 
 
-cdef double SAMPLES = 400  # that averages stand for
-cdef double STEADY = 4  # regularizes the slope: loads hardly vary, then nothing is learned from how they do
-cdef double CROWD = 1.0  # most that a backend is made dearer by having more than the others, as part of its time
-cdef double CROWDED = 2.0  # times the mean load at which it is half of that
-cdef double NOISE = 1.3  # standard errors that a difference must exceed; a deviation is 0.8 of a standard one
-cdef double LOAD_UNIT = 65536
-cdef double FAILING_UNIT = 1048576
-cdef double FAILING_GAIN = 0.125
-cdef double LEAST_SUCCESS = 1 / 64.0
 cdef enum:
+    SAMPLES = 400  # that averages stand for
+    TRUSTED = 16  # samples before a backend is believed to be faster than the mean
+    STEADY = 4  # loads that hardly vary say nothing about the slope: it is damped by this variance
+    CROWDED = 2  # times the mean load: the cost of having more than the others is half of the most it can be
     PROBE_EVERY = 128  # picks
-    STALE_US = 1000000
-    STALE_SAMPLES = 1
+    STALE_US = 1000000  # without news
+    LOAD_UNIT = 65536
+    FAILING_UNIT = 1048576
+
+cdef extern from *:
+    """
+    #define KAIROS_NOISE 1.5
+    #define KAIROS_FAILING_GAIN 0.125
+    #define KAIROS_STALE_GAIN 0.5
+    #define KAIROS_SLOPE_GAIN 0.05
+    #define KAIROS_LEAST 0.2
+    #define KAIROS_LEAST_SUCCESS 0.015625
+    """
+    const double NOISE "KAIROS_NOISE"  # errors that a difference must exceed; a mean deviation is 0.8 of a standard one
+    const double FAILING_GAIN "KAIROS_FAILING_GAIN"
+    const double STALE_GAIN "KAIROS_STALE_GAIN"
+    const double SLOPE_GAIN "KAIROS_SLOPE_GAIN"  # at most: a few samples make no slope
+    const double LEAST "KAIROS_LEAST"  # of its usual time that a backend is expected to take when idle
+    const double LEAST_SUCCESS "KAIROS_LEAST_SUCCESS"
 
 
 cdef inline double cell_of(const int64_t* cell) noexcept nogil:
@@ -494,12 +508,13 @@ cdef class Ewma(Comparing):
     Response times grow with the load once a backend's slots are taken, but where is not known. So a straight line is
     fitted to (load, response time) of recent attempts: near the loads that occur, it is flat on a backend with free
     slots and steep on one with a queue. From it comes what the next request would need, corrected for queueing, and
-    what it would cost those behind it (once more the slope times the load). Then:
+    what it would cost those behind it: once more the slope times the load. Then
     - differences in time that lie within the noise are ignored, or the luckiest of equals would be crowded;
-    - having more in flight than the others costs a little, for the same reason;
+    - having more in flight than the others costs up to the backend's usual time once more, for the same reason;
     - the cost is divided by the rate of successes, and grows where the share is small;
-    - a backend not tried yet is taken to be as good as the best;
-    - one pick in PROBE_EVERY goes to the backend that was not heard of for longest, to find out when it is well again.
+    - a backend not tried yet is taken to be as good as the best, so that it is tried but not flooded;
+    - one pick in PROBE_EVERY goes to the backend without news for longest, to find out whether it is well again.
+    `python -m bench balancing` shows what that comes to.
 
     Workers write the averages without a lock: now and then a sample is lost.
     """
@@ -530,43 +545,47 @@ cdef class Ewma(Comparing):
 
     cdef int best(self, int64_t now_us) noexcept nogil:
         cdef int place, known = 0, best = 0
-        cdef double mean = 0, fastest = 0, crowd = 0, cost, least = 0
+        cdef double mean = 0, fastest = 0, loads = 0, uncrowded, cost, least = 0
         cdef Candidate* candidate
         for place in range(self.found):
             candidate = &self.candidates[place]
-            candidate.us = cell_of(self.backends[candidate.backend].shared + SU_EWMA_NS) / 1000
-            crowd += candidate.load
-            if candidate.us > 0:
-                mean += candidate.us
+            candidate.ns = cell_of(self.backends[candidate.backend].shared + SU_EWMA_NS)
+            loads += candidate.load
+            if candidate.ns > 0:
+                mean += candidate.ns
                 known += 1
-                if fastest == 0 or candidate.us < fastest:
-                    fastest = candidate.us
+                if fastest == 0 or candidate.ns < fastest:
+                    fastest = candidate.ns
         mean = mean / known if known else 1
         fastest = fastest if known else 1
-        crowd = 1 + crowd / self.found
+        uncrowded = self.found / (loads + self.found)
         for place in range(self.found):
-            candidate = &self.candidates[place]
-            cost = self.cost(candidate, mean, fastest, crowd)
+            cost = self.cost(&self.candidates[place], mean, fastest, uncrowded)
             if place == 0 or cost < least:
                 least = cost
-                best = candidate.backend
+                best = self.candidates[place].backend
         return best
 
-    cdef double cost(self, Candidate* candidate, double mean, double fastest, double crowd) noexcept nogil:
-        """Of one more request, in µs. `crowd`: mean load and one."""
+    cdef double cost(self, Candidate* candidate, double mean, double fastest, double uncrowded) noexcept nogil:
+        """Of one more request, in ns. `uncrowded`: 1 / (mean load + 1)."""
         cdef const int64_t* shared = self.backends[candidate.backend].shared
-        cdef double us = fastest, slope = 0, usual = 1, more, time
+        cdef double ns = fastest, slope = 0, usual = 1, failing = cell_of(shared + SU_FAILING), cost
         cdef double load = candidate.load + 1
-        if candidate.us > 0:
-            us = within_noise(shared, candidate.us, mean)
+        cdef double crowd = (candidate.load + self.uniform()) * uncrowded
+        if candidate.ns > 0:
+            ns = within_noise(shared, candidate.ns, mean)
             usual = cell_of(shared + SU_LOAD) / LOAD_UNIT
-            slope = cell_of(shared + SU_LOAD_COVARIANCE) / 1000 / (
-                cell_of(shared + SU_LOAD_VARIANCE) / LOAD_UNIT + STEADY)
-            slope = min(max(slope, 0), candidate.us)
-        more = (candidate.load + self.uniform()) / crowd
-        time = max(us + slope * (load - usual), us * 0.2) + slope * load + us * CROWD * more / (CROWDED + more)
-        time += us * more * (1 / candidate.share - 1)
-        return time / max(1 - cell_of(shared + SU_FAILING) / FAILING_UNIT, LEAST_SUCCESS)
+            slope = cell_of(shared + SU_LOAD_COVARIANCE)
+            if slope > 0:
+                slope = min(slope / (cell_of(shared + SU_LOAD_VARIANCE) / LOAD_UNIT + min(usual, STEADY)), candidate.ns)
+            else:
+                slope = 0
+        cost = max(ns + slope * (load - usual), ns * LEAST) + slope * load + ns * crowd / (CROWDED + crowd)
+        if candidate.share < 1:
+            cost += ns * crowd * (1 / candidate.share - 1)
+        if failing > 0:
+            cost /= max(1 - failing / FAILING_UNIT, LEAST_SUCCESS)
+        return cost
 
     cdef void observe_attempt(self, int backend, int64_t us, bint ok, int64_t now_us) noexcept nogil:
         cdef int64_t* shared = self.backends[backend].shared
@@ -574,18 +593,19 @@ cdef class Ewma(Comparing):
         cdef double failing = cell_of(shared + SU_FAILING)
         atomic_store(shared + SU_EWMA_AT_US, now_us)
         if not ok or failing > 0:
-            failing += (0.5 if stale else FAILING_GAIN) * ((0 if ok else FAILING_UNIT) - failing)
+            failing += (STALE_GAIN if stale else FAILING_GAIN) * ((0 if ok else FAILING_UNIT) - failing)
             atomic_store(shared + SU_FAILING, <int64_t>failing)
         if ok and us >= 0:
             learn(shared, <double>max(us, 1) * 1000, <double>(self.load(backend) + 1), stale)
 
 
-cdef inline double within_noise(const int64_t* shared, double us, double mean) noexcept nogil:
+cdef inline double within_noise(const int64_t* shared, double ns, double mean) noexcept nogil:
     """A response time moved towards the mean by as much as it may be wrong, or onto it."""
-    cdef double error = NOISE * cell_of(shared + SU_DEVIATION_NS) / 1000 / sqrt(cell_of(shared + SU_SAMPLES) + 1)
-    if us > mean:
-        return max(mean, us - error)
-    return min(mean, us + error)
+    cdef double samples = cell_of(shared + SU_SAMPLES)
+    cdef double error = NOISE * cell_of(shared + SU_DEVIATION_NS) / sqrt(samples + 1)
+    if ns > mean:
+        return max(mean, ns - error)
+    return min(mean, ns + error) if samples >= TRUSTED else mean
 
 
 cdef void learn(int64_t* shared, double ns, double load, bint stale) noexcept nogil:
@@ -601,9 +621,9 @@ cdef void learn(int64_t* shared, double ns, double load, bint stale) noexcept no
         atomic_store(shared + SU_SAMPLES, 1)
         return
     if stale:
-        samples = min(samples, STALE_SAMPLES)
+        samples = min(samples, 1)
     gain = 1 / (samples + 1)
-    slow = min(gain, 0.05)  # a few samples make no slope
+    slow = min(gain, SLOPE_GAIN)
     off = ns - before
     further = load - usual
     atomic_store(shared + SU_EWMA_NS, <int64_t>(before + gain * off))
