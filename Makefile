@@ -6,12 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := $(shell find kairos -name '*.pyx' -o -name '*.pxd')
-PACKAGES := nginx-light:nginx haproxy:haproxy wrk:wrk
+PACKAGES := nginx-light:nginx haproxy:haproxy wrk:wrk faketime:faketime
 APT := export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -y -qq --no-install-recommends >/dev/null
 JOBS ?= 2
 WORKERS ?= 2
+MINUTES ?= 1
 
-.PHONY: run test quicktest bench bench-micro lint asan build debian lock clean help
+.PHONY: run test quicktest chaos bench bench-micro lint asan build debian lock clean help
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +25,9 @@ test: build debian  ## every test, those against real servers included
 
 quicktest: build  ## tests that start no process
 	$(BIN)/python -m pytest tests/config tests/speedups tests/telemetry -n $(WORKERS) -q
+
+chaos: build debian  ## the gateway while processes die, disks fill, clocks jump; longer with MINUTES=5
+	KAIROS_CHAOS=$(MINUTES) $(BIN)/python -m pytest tests/chaos -n $(WORKERS) --dist loadfile
 
 bench: build debian  ## CPU per request beside nginx and HAProxy, in turn
 	$(BIN)/python -m bench

@@ -52,12 +52,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong, and on which connection of the client's (its port) when."""
+    """What went wrong, when, and on which connections of the client's (their ports)."""
 
     id: str
     method: str
     what: str
-    port: int
+    ports: frozenset[int]
     began: float
     ended: float
 
@@ -71,7 +71,7 @@ class Victim:
     after: float
 
     def excuses(self, failure: Failure) -> bool:
-        return failure.port in self.ports and failure.began <= self.after and failure.ended >= self.before
+        return bool(failure.ports & self.ports) and failure.began <= self.after and failure.ended >= self.before
 
 
 class EndedError(EOFError):
@@ -100,7 +100,9 @@ class Tally:
     @classmethod
     def of(cls, loads: Iterable[Load], executions: Counter[tuple[str, str]], victims: Iterable[Victim]) -> Tally:
         """Judge loads that are over. `executions`: what the origins carried out."""
-        victims = list(victims)
+        loads, victims = list(loads), list(victims)
+        ours = tuple(f"{load.number}." for load in loads)
+        executions = Counter({key: times for key, times in executions.items() if key[1].startswith(ours)})
         clients = [client for load in loads for client in load.clients]
         unsure = [failure for client in clients for failure in client.unsure]
         carried_out = [failure for failure in unsure if executions[failure.method, failure.id]]
@@ -141,7 +143,8 @@ class Client(threading.Thread):
         self.unsure: list[Failure] = []
         """Requests without an answer that are no failure if no origin carried them out."""
         self.peer: Peer | None = None
-        self.port = 0
+        self.ports: list[int] = []
+        """Of the connections that the request under way was sent on."""
         self.left = 0
 
     def run(self) -> None:
@@ -159,6 +162,7 @@ class Client(threading.Thread):
     def ask(self, request: Request) -> None:
         """Send it and see to its answer; whatever happens is counted once."""
         self.sent += 1
+        self.ports.clear()
         began = time.monotonic()
         try:
             self._ask(request, began)
@@ -182,7 +186,7 @@ class Client(threading.Thread):
                 self._attempt(request)
 
     def _failure(self, request: Request, what: str, began: float) -> Failure:
-        return Failure(request.id, request.method, what, self.port, began, time.monotonic())
+        return Failure(request.id, request.method, what, frozenset(self.ports), began, time.monotonic())
 
     def _drop_if_ended(self) -> None:
         """Look at a kept-alive connection before using it."""
@@ -198,12 +202,11 @@ class Client(threading.Thread):
 
     def _attempt(self, request: Request) -> None:
         if self.peer is None:
-            self.port = 0
             self.peer = connect(self.load.port)
             self.peer.sock.settimeout(PATIENCE_S)
-            self.port = self.peer.sock.getsockname()[1]
             self.left = self.kept
         self.left -= 1
+        self.ports.append(self.peer.sock.getsockname()[1])
         began = time.monotonic()
         head, body = self._exchange(self.peer, request)
         self.latencies.append(time.monotonic() - began)

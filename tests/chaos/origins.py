@@ -8,11 +8,15 @@ of the identifier, so that an answer shows whose it is from its first byte to it
 from __future__ import annotations
 
 import asyncio
+import errno
+import functools
 import os
+import random
 import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -20,6 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import uvloop
 
 
+@functools.lru_cache(maxsize=4)
 def content(id_: str, size: int) -> bytes:
     """The answer to request id_: size bytes, at least the identifier once."""
     unit = id_.encode() + b" "
@@ -64,16 +69,29 @@ class Worker(asyncio.Protocol):
 
     def answer(self, asked: dict[str, str]) -> None:
         body = content(asked["id"], int(asked.get("size", "0")))
-        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        self.transport.writelines([b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body])
         self.busy = False
         self.next()
 
 
 async def serve(host: str, port: int, record: str) -> None:
     file = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    server = await asyncio.get_running_loop().create_server(lambda: Worker(file), host, port, backlog=1024)
+    server = await listen(lambda: Worker(file), host, port)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
+
+
+async def listen(factory: Callable[[], Worker], host: str, port: int) -> asyncio.Server:
+    """On the port, or on one that outgoing connections are not given (ip_local_port_range): while this origin is dead
+    the gateway goes on trying, and such an attempt could end up connected to itself.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return await loop.create_server(factory, host, port or random.randrange(15_000, 30_000), backlog=1024)
+        except OSError as error:
+            if port or error.errno != errno.EADDRINUSE:
+                raise
 
 
 class Origin:
@@ -101,6 +119,10 @@ class Origin:
         self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+    def busy(self) -> int:
+        """Grows with each request."""
+        return self.record.stat().st_size if self.record.exists() else 0
 
     def executions(self) -> Counter[tuple[str, str]]:
         """How often it carried out each (method, identifier)."""

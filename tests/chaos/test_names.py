@@ -46,7 +46,7 @@ def test_names_survive_their_servers(site: Site, kind: str) -> None:
             load.goes_on(100)
             site.start_origins(1, host="127.0.0.2", port=site.origins[0].port)
             server.records[NAME] = ["127.0.0.2"]
-            wait_for(site.origins[1].executions, "request to the new address")
+            wait_for(site.origins[1].busy, "request to the new address")
             load.goes_on(100)
         slowest = max(latency for client in load.clients for latency in client.latencies)
     assert slowest < 1.0, "somebody waited for a name server"

@@ -24,9 +24,9 @@ def test_backends_killed_in_turn_cost_no_get(site: Site, members: dict[str, Any]
     with site.load(answer_sizes=ONE_WRITE) as load:
         for _ in range(site.times(2)):
             for origin in site.origins:
-                load.goes_on(300)
+                load.goes_on(200)
                 lost += kill_counting(origin)
-                load.goes_on(300)
+                load.goes_on(200)
                 revive(origin)
     tally = site.tell(load)
     assert tally.duplicates == []
@@ -45,6 +45,6 @@ def kill_counting(origin: Origin) -> int:
 
 def revive(origin: Origin) -> None:
     """Returns when it is asked again."""
-    before = origin.executions().total()
+    before = origin.busy()
     origin.start()
-    wait_for(lambda: origin.executions().total() > before, "request to the backend that came back")
+    wait_for(lambda: origin.busy() > before, "request to the backend that came back")

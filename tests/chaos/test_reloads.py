@@ -11,19 +11,20 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import pytest
+
 from tests.chaos.clients import wait_for
 from tests.chaos.conftest import Site
-from tests.support.gateway import route
+from tests.support.gateway import Gateway, route
 from tests.support.net import Peer, origin, read_request
 from tests.support.ws import echo_frames, frame, open_websocket, read_frame, switching
 
-RELOADS = 300
 SOCKETS = 4
 IN_USE, REFUSED = "is in use", "reload refused"
 _OUTCOME = re.compile(f"{IN_USE}|{REFUSED}")
 
 
-class Reloads:
+class Files:
     """A gateway whose file is replaced again and again, and what became of each."""
 
     def __init__(self, site: Site, websockets: str, *, watch: bool) -> None:
@@ -50,9 +51,12 @@ class Reloads:
             ],
         }
 
+    def good_text(self) -> str:
+        return json.dumps(self.gateway.completed(self.config()))
+
     def bad_text(self) -> str:
         """What is no configuration, in one of several ways."""
-        config = json.dumps({**self.config(), "access_log": {"file": str(self.gateway.folder / "access.log")}})
+        config = self.good_text()
         return self.dice.choice(
             (
                 "",
@@ -65,13 +69,8 @@ class Reloads:
 
     def replace(self, *, good: bool) -> None:
         """Put a new file in the old one's place, in one step."""
-        if good:
-            self.gateway.write(self.config())
-            text = self.gateway.config_path.read_text()
-        else:
-            text = self.bad_text()
         beside = self.gateway.config_path.with_suffix(".new")
-        beside.write_text(text)
+        beside.write_text(self.good_text() if good else self.bad_text())
         os.replace(beside, self.gateway.config_path)
 
     def outcome(self) -> str:
@@ -111,15 +110,28 @@ def open_sockets(port: int) -> Iterator[Callable[[], None]]:
         all_echo()
 
 
-def test_reloads_by_signal_cost_nothing(site: Site) -> None:
+def by_signal(gate: Gateway) -> None:
+    gate.signal(signal.SIGHUP)
+
+
+def by_request(gate: Gateway) -> None:
+    assert gate.admin("POST", "/v1/reload")[0] in (200, 422)
+
+
+def by_change(_: Gateway) -> None:
+    """The file is watched."""
+
+
+@pytest.mark.parametrize(("ask", "reloads"), [(by_signal, 160), (by_request, 120), (by_change, 20)])
+def test_reloads_cost_nothing(site: Site, ask: Callable[[Gateway], None], reloads: int) -> None:
     with websocket_origin() as websockets:
-        reloads = Reloads(site, websockets, watch=False)
+        files = Files(site, websockets, watch=ask is by_change)
         with site.load(pause=0.01) as load, open_sockets(site.gateway.port) as all_echo:
-            for number in range(site.times(RELOADS)):
+            for number in range(site.times(reloads)):
                 good = number % 2 == 0
-                reloads.replace(good=good)
-                site.gateway.signal(signal.SIGHUP)
-                assert reloads.outcome() == (IN_USE if good else REFUSED)
+                files.replace(good=good)
+                ask(site.gateway)
+                assert files.outcome() == (IN_USE if good else REFUSED)
                 if number % 20 == 0:
                     all_echo()
     tally = site.judge(load)

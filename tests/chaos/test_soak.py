@@ -11,7 +11,7 @@ from tests.robust.conftest import memory_is_real
 from tests.support.gateway import Gateway, route
 
 REQUESTS = 100_000
-WARM_UP = 60_000
+WARM_UP = 30_000
 """Takes the access-log rings (4 MiB a worker) round once: their pages count as memory from their first use."""
 GROWTH = 1.02
 CONNECTIONS = 64
