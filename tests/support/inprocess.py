@@ -15,14 +15,15 @@ from typing import Any
 import msgspec
 import uvloop
 
+from kairos._speedups.cells import R_EXTRA_ACTIVE, R_QUEUED, U_IN_FLIGHT
 from kairos.config.model import Config, Route
 from kairos.proxy.client import ClientConnection
-from kairos.proxy.exchange import Filter, Handler, Runtime
+from kairos.proxy.exchange import Filter, Handler, Plan, Runtime
 from kairos.proxy.snapshot import FORWARD, Origins, Revision, Snapshot, merged
 from kairos.proxy.upstream.dial import use_resolver
 from kairos.proxy.wire import Clock
 from kairos.resolver import Resolver
-from kairos.scoreboard import Scoreboard, Series, route_key
+from kairos.scoreboard import Scoreboard, Series, route_key, upstream_key
 from kairos.telemetry.accesslog import AccessLog, LogReader
 from tests.support.net import Peer, connect
 
@@ -113,11 +114,53 @@ class InProcess:
         """Serve other chains from the next request on. From within the loop only."""
         self.runtime.serve(_HandMade(chains, self._revision, self.origins, self.board, 0))
 
+    def reload_the_same(self) -> None:
+        """Serve the same chains from the next request on."""
+
+        async def reload() -> None:
+            self.reload(*self._chains)
+
+        self.run(reload)
+
     def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.reports.append(context.get("exception") or RuntimeError(context["message"]))
 
     def connect(self) -> Peer:
         return connect(self.port)
+
+    @property
+    def plan(self) -> Plan:
+        """Of the first route in force."""
+        return self.runtime.snapshot.routed[0]
+
+    def route_cell(self, cell: int) -> int:
+        """An R_* cell of the first route."""
+        return self.board.page.get(self.board.route_block(0, self._revision.series.route(self.plan.name)) + cell)
+
+    def pair_cell(self, url: str, cell: int) -> int:
+        """A P_* cell of the first route and an upstream."""
+        return self.board.page.get(self.board.pair_block(0, self._revision.series.pair(self.plan.name, url)) + cell)
+
+    def upstream_cell(self, url: str, cell: int) -> int:
+        """A U_* cell."""
+        return self.board.page.get(self.board.upstream_block(0, self._revision.series.upstream(url)) + cell)
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, f"no {what} within 10 s"
+            time.sleep(0.005)
+
+    def at_rest(self) -> bool:
+        """Whether nothing is under way, waits or is counted as if it were."""
+        keys = {
+            upstream_key(backend)
+            for chain in self._chains
+            if isinstance(chain.end, Route)
+            for backend in chain.end.backends
+        }
+        in_flight = [self.upstream_cell(key, U_IN_FLIGHT) for key in keys]
+        return not any([*in_flight, self.route_cell(R_EXTRA_ACTIVE), self.route_cell(R_QUEUED)])
 
     def request(self, data: bytes) -> tuple[bytes, bytes]:
         """Send bytes on a new connection; head and body of the response."""

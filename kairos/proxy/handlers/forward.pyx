@@ -189,16 +189,17 @@ cdef class Forward(Handler):
         cdef Target target
         cdef int64_t now = monotonic_us()
         cdef int index, admitted
-        if x.up is None or x.answered or (<UpstreamConnection>x.up).relayed or not _elsewhere(x, now) or not _spend(x):
+        if x.up is None or x.answered or (<UpstreamConnection>x.up).relayed or x.body_lost or not _elsewhere(x, now):
             return 0
         index = _pick(x, now)
-        if index < 0 or _was_tried(x, index):
+        if index < 0 or _was_tried(x, index) or index == x.target.index or not _spend(x):
             return 0
         target = <Target>x.plan.targets[index]
         admitted = _enter(x, target, now)
         if admitted == REFUSED:
             return 0
         target.pair[P_HEDGES] += 1
+        x.rewind_body()
         connection = (<Origin>target.origin).take()
         if connection is not None:
             return self._send(x, target, admitted == TRIAL, connection, now)

@@ -212,7 +212,6 @@ cdef class UpstreamConnection(Upstream):
         self.sent = now
         self.answered = 0
         self.state = U_HEAD
-        self.reused = self.requests > 0
         self.requests += 1
         self.answering = False
         self.informational = 0
@@ -283,7 +282,7 @@ cdef class UpstreamConnection(Upstream):
             self.send(PyBytes_AS_STRING(tail), len(tail))
         if self.x is x:
             self.sent = monotonic_us()
-            if x.retries == 0:
+            if x.attempts == 1:
                 x.sent = self.sent
             self._arm_request(x, self.sent)
         return 0
@@ -332,7 +331,7 @@ cdef class UpstreamConnection(Upstream):
         if self.informational > x.plan.settings.max_informational:
             self._broken("upstream_protocol")
             return 0
-        if self.head.status != 100 and x.head.minor == 1 and x.rival is None:
+        if self.head.status != 100 and x.head.minor == 1 and x.rival is None and not x.hedging:
             self.relayed = True
             x.down.informational(x, base, &self.head)
         return 0
@@ -368,7 +367,7 @@ cdef class UpstreamConnection(Upstream):
         cdef Head* head = &self.head
         cdef int64_t now = monotonic_us()
         self.answered = now
-        if x.rival is not None and not self.wins(x):
+        if (x.rival is not None or x.hedging) and not self.wins(x):
             return 0
         x.answered = now
         self.state = U_BODY
@@ -490,7 +489,8 @@ cdef class UpstreamConnection(Upstream):
         if self.state != U_HEAD or self.relayed:
             return x.fail(kind)
         if x.rival is not None:
-            return self._stand_down(x, FAILURE)
+            x.failure = kind
+            return self._stand_down(x, NO_VERDICT if stale else FAILURE)
         self.x = None
         x.up = None
         self.state = U_DONE
@@ -501,9 +501,13 @@ cdef class UpstreamConnection(Upstream):
     # -- two attempts at once -----------------------------------------------------------------------------------------
 
     cdef bint wins(self, Exchange x) except -1:
-        """Of an attempt and its hedge, the first good answer is the one; False: the other one is left to go on."""
+        """Of an attempt and its hedge, the first good answer is the one; False: the other one is left to go on.
+
+        There is no other connection yet while the hedge is dialled.
+        """
         cdef Upstream other = x.rival if x.up is self else x.up
         if x.plan.policy.fails(self.head.status) or x.plan.policy.retries(self.head.status):
+            x.failure = f"status {self.head.status}"
             self._stand_down(x, FAILURE if x.plan.policy.fails(self.head.status) else SUCCESS)
             return False
         if x.rival is self:
@@ -511,7 +515,8 @@ cdef class UpstreamConnection(Upstream):
         x.up = self
         x.rival = None
         x.target = self.target
-        other.cancel(x, NO_VERDICT)
+        if other is not None:
+            other.cancel(x, NO_VERDICT)
         return True
 
     cdef int _stand_down(self, Exchange x, int outcome) except -1:
@@ -519,7 +524,10 @@ cdef class UpstreamConnection(Upstream):
         cdef UpstreamConnection other = <UpstreamConnection>(x.rival if x.up is self else x.up)
         x.up = other
         x.rival = None
-        x.target = other.target
+        if other is not None:
+            x.target = other.target
+        else:
+            x.down.deadline = x.total_deadline  # until the hedge is connected, no upstream's covers x
         return self.cancel(x, outcome)
 
     cdef bint _declined(self, Exchange x, bytes data, Py_ssize_t offset) except -1:
@@ -575,6 +583,7 @@ cdef class UpstreamConnection(Upstream):
             self.state = U_DONE
             return self.close()
         self.state = U_IDLE
+        self.reused = True
         jitter = <int64_t>(next_random(&origin.runtime.random) % (origin.idle_us // 10 + 1))
         self.deadline = now + origin.idle_us - jitter
         origin.idle.append(self)

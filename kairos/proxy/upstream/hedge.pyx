@@ -39,8 +39,7 @@ cdef class Hedger:
         self.share = spec.percentile / 100
         self.least_us = self.delay_us = spec.min_delay_ms * 1000
         self.window_from = monotonic_us()
-        memcpy(self.base, plan.cells + R_UPSTREAM, sizeof(self.base))
-        memcpy(self.older, self.base, sizeof(self.base))
+        memcpy(self.base, plan.cells + R_UPSTREAM, sizeof(self.base))  # older: zeros, what was seen before a reload
         self.waiting = OrderedDict()
 
     def watch(self, Exchange x, int64_t now):
