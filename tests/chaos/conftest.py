@@ -1,6 +1,6 @@
 """What every scenario has: a seed, a length, a gateway before counting origins, and a verdict at the end.
 
-`KAIROS_CHAOS` makes all scenarios so many times as long (1: about a minute together), `KAIROS_CHAOS_SEED` repeats a run.
+`KAIROS_CHAOS` makes all scenarios so many times as long (1: a minute for all), `KAIROS_CHAOS_SEED` repeats a run.
 Chance decides what clients ask for; what happens to the gateway, and in which order, stands in the test.
 """
 
