@@ -97,9 +97,9 @@ class Control:
     async def run(self) -> None:
         """Serve and obey; returns once the last lines are written."""
         reader, self._channel = await asyncio.open_unix_connection(sock=self._boot.channel)
-        servers = await self._serve()
         self._log.start()
         self._apply(self._boot.config, self._boot.series)
+        servers = await self._serve()
         self._say(Ready(os.getpid()))
         self._watch_or_not()
         patience = await self._obey(reader)
@@ -137,13 +137,13 @@ class Control:
             await self._requests.reload("file change", if_changed=True)
 
     async def _end(self, patience: float) -> None:
+        """All at once: what one of them waits for is not to cost the others their time."""
         if self._watch is not None:
             self._watch.stop()
-        await self._outliers.close()
-        await self._checker.close()
+        endings = [self._outliers.close(), self._checker.close(), asyncio.to_thread(self._log.stop, patience)]
         if self._keeper is not None:
-            await self._keeper.close(min(patience, STOP_TIMEOUT))
-        await asyncio.to_thread(self._log.stop, patience)
+            endings.append(self._keeper.close(min(patience, STOP_TIMEOUT)))
+        await asyncio.gather(*endings)
 
     async def _obey(self, reader: asyncio.StreamReader) -> float:
         """Act on messages until one ends the process; how many seconds the end may take."""

@@ -31,6 +31,7 @@ MAX_LINKS = 40  # as many as the kernel follows
 
 Look = tuple[str, int, int, int, int]
 """What tells one content of a file from the next: real name, device, inode, size, time of change."""
+UNSEEN: Look = ("", 0, 0, 0, 0)
 
 log = get_logger("control")
 
@@ -57,7 +58,7 @@ class FileWatch:
             self._task = None
 
     async def _run(self) -> None:
-        known = self._judge(None, await asyncio.to_thread(look, self._path))
+        known = self._judge(UNSEEN, await asyncio.to_thread(look, self._path))
         while True:
             watched = await asyncio.to_thread(folders_of, self._path)
             async with contextlib.aclosing(self._hints(watched)) as hints:

@@ -55,8 +55,8 @@ class State:
         """Make the folder and lock it, or go on with the lock of the gateway before us. Raises StateError."""
         if not folder:
             raise StateError("this user has no home for it; name a folder with --state-dir or KAIROS_STATE_DIR")
-        path = Path(folder).absolute()
         try:
+            path = Path(folder).absolute()
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if inherited is not None and _is_lock(inherited, path):
                 return cls(path, inherited)

@@ -204,3 +204,18 @@ def test_links_that_go_round(tmp_path):
     (tmp_path / "b").symlink_to("a")
     assert look(tmp_path / "a") is None
     assert set(folders_of(tmp_path / "a")) == {str(tmp_path)}
+
+
+def test_a_file_that_is_gone_from_the_start_is_said_and_seen_when_it_comes(watched):
+    async def play():
+        watched.file.unlink()
+        watch = FileWatch(str(watched.file), watched.changed, poll=0.05)
+        watch.start()
+        await watched.until(lambda: logs)
+        assert watched.seen == 0
+        watched.file.write_text("two")
+        await watched.until(lambda: watched.seen)
+        watch.stop()
+
+    with capture_logs() as logs:
+        asyncio.run(play())
