@@ -477,6 +477,7 @@ cdef enum:
     CROWDED = 2  # times the mean load: the cost of having more than the others is half of the most it can be
     PROBE_EVERY = 128  # picks
     STALE_US = 1000000  # without news
+    HOUR_US = 3600000000  # no response counts as longer: products of averages stay within a cell
     LOAD_UNIT = 65536
     FAILING_UNIT = 1048576
 
@@ -596,7 +597,7 @@ cdef class Ewma(Comparing):
             failing += (STALE_GAIN if stale else FAILING_GAIN) * ((0 if ok else FAILING_UNIT) - failing)
             atomic_store(shared + SU_FAILING, <int64_t>failing)
         if ok and us >= 0:
-            learn(shared, <double>max(us, 1) * 1000, <double>(self.load(backend) + 1), stale)
+            learn(shared, <double>min(max(us, 1), HOUR_US) * 1000, <double>(self.load(backend) + 1), stale)
 
 
 cdef inline double within_noise(const int64_t* shared, double ns, double mean) noexcept nogil:

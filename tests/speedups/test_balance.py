@@ -656,6 +656,9 @@ def test_ewma_survives_odd_times() -> None:
     gateway.balancer.observe(0, -5, True, NOW)
     gateway.balancer.observe(0, 0, True, NOW)
     gateway.balancer.observe(1, 1 << 40, True, NOW - 1_000_000)
+    gateway.in_flight("B", 1_000_000)
+    gateway.balancer.observe(1, 1 << 62, True, NOW)
+    gateway.in_flight("B", 0)
     assert set(gateway.picks(50, NOW - 2_000_000)) <= {"A", "B"}
     assert set(gateway.picks(400, 1 << 60)) == {"A", "B"}
     with pytest.raises(IndexError, match="backend 2 of 2"):
