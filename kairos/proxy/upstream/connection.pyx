@@ -131,6 +131,10 @@ cdef class UpstreamConnection(Upstream):
         self.origin.row[U_CONNECTIONS_OPEN] += 1
         self.origin.row[U_CONNECTS] += 1
 
+    def spare(self):
+        """It was opened for a request that is over: the pool may have it."""
+        self.give_back(monotonic_us())
+
     def data_received(self, bytes data):
         cdef Exchange x = self.x
         if x is None:
