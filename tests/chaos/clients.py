@@ -8,7 +8,8 @@ What a client does, and what counts as what:
   a fresh connection (*resent*); a POST is not, and is judged at the end: one that no origin ever saw was *not taken*
   and could have been sent again, one that was carried out has *failed*.
 - Any other end of a connection, on a fresh one also the bytes-less one: failed.
-- A failure is *excused* when a process that a test killed had the connection at the time of its death (`Victim`).
+- A failure is *excused* when a process that a test killed had the connection at the time of its death (`Victim`), or
+  for a reason that stands in the test.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Failure:
     id: str
     method: str
     what: str
+    answered: bool
     ports: frozenset[int]
     began: float
     ended: float
@@ -90,6 +92,8 @@ class Tally:
     answered: int
     resent: int
     not_taken: int
+    unanswered: int
+    """Those of the excused that never got an answer, or not all of it."""
     excused: int
     duplicates: list[str]
     """POSTs that were carried out more than once."""
@@ -98,21 +102,23 @@ class Tally:
     failures: list[Failure] = field(repr=False)
 
     @classmethod
-    def of(cls, loads: Iterable[Load], executions: Counter[tuple[str, str]], victims: Iterable[Victim]) -> Tally:
+    def of(
+        cls, loads: Sequence[Load], executions: Counter[tuple[str, str]], excused: Callable[[Failure], bool]
+    ) -> Tally:
         """Judge loads that are over. `executions`: what the origins carried out."""
-        loads, victims = list(loads), list(victims)
         ours = tuple(f"{load.number}." for load in loads)
         executions = Counter({key: times for key, times in executions.items() if key[1].startswith(ours)})
         clients = [client for load in loads for client in load.clients]
         unsure = [failure for client in clients for failure in client.unsure]
         carried_out = [failure for failure in unsure if executions[failure.method, failure.id]]
         failures = [failure for client in clients for failure in client.failures] + carried_out
-        blamed = [failure for failure in failures if not any(victim.excuses(failure) for victim in victims)]
+        blamed = [failure for failure in failures if not excused(failure)]
         return cls(
             sent=sum(client.sent for client in clients),
             answered=sum(client.answers.total() for client in clients),
             resent=sum(client.resent for client in clients),
             not_taken=len(unsure) - len(carried_out),
+            unanswered=sum(not failure.answered for failure in failures if failure not in blamed),
             excused=len(failures) - len(blamed),
             duplicates=[id_ for (method, id_), times in executions.items() if method == "POST" and times > 1],
             repeats=sum(times - 1 for (method, _), times in executions.items() if method == "GET"),
@@ -168,7 +174,10 @@ class Client(threading.Thread):
             self._ask(request, began)
         except EndedError:
             (self.unsure if self.load.crowded else self.failures).append(self._failure(request, "no answer", began))
-        except (OSError, EOFError, WrongAnswerError) as error:
+        except WrongAnswerError as error:
+            self.failures.append(self._failure(request, str(error), began, answered=True))
+            self.hang_up()
+        except (OSError, EOFError) as error:
             self.failures.append(self._failure(request, f"{type(error).__name__}: {error}", began))
             self.hang_up()
 
@@ -185,8 +194,8 @@ class Client(threading.Thread):
                 self.resent += 1
                 self._attempt(request)
 
-    def _failure(self, request: Request, what: str, began: float) -> Failure:
-        return Failure(request.id, request.method, what, frozenset(self.ports), began, time.monotonic())
+    def _failure(self, request: Request, what: str, began: float, *, answered: bool = False) -> Failure:
+        return Failure(request.id, request.method, what, answered, frozenset(self.ports), began, time.monotonic())
 
     def _drop_if_ended(self) -> None:
         """Look at a kept-alive connection before using it."""

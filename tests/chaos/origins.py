@@ -68,6 +68,8 @@ class Worker(asyncio.Protocol):
             self.answer(asked)
 
     def answer(self, asked: dict[str, str]) -> None:
+        if self.transport.is_closing():  # whoever asked is gone
+            return
         body = content(asked["id"], int(asked.get("size", "0")))
         self.transport.writelines([b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body])
         self.busy = False

@@ -49,5 +49,5 @@ def test_names_survive_their_servers(site: Site, kind: str) -> None:
             wait_for(site.origins[1].busy, "request to the new address")
             load.goes_on(100)
         slowest = max(latency for client in load.clients for latency in client.latencies)
+    site.judge(load, metrics=False)
     assert slowest < 1.0, "somebody waited for a name server"
-    assert not site.tell(load).failures

@@ -28,11 +28,8 @@ def test_backends_killed_in_turn_cost_no_get(site: Site, members: dict[str, Any]
                 lost += kill_counting(origin)
                 load.goes_on(200)
                 revive(origin)
-    tally = site.tell(load)
-    assert tally.duplicates == []
-    assert [f for f in tally.failures if f.method != "POST" or "502 upstream_reset" not in f.what] == []
-    assert len(tally.failures) <= lost, "more POSTs failed than connections ended with a backend"
-    site.compare_metrics([load], tolerance=0)
+    tally = site.judge(load, excused=lambda failure: failure.method == "POST" and failure.what == "502 upstream_reset")
+    assert tally.excused <= lost, "more POSTs failed than connections ended with a backend"
 
 
 def kill_counting(origin: Origin) -> int:

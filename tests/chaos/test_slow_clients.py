@@ -95,9 +95,7 @@ def test_slow_clients_cost_others_nothing_and_little_memory(site: Site) -> None:
             beside = typical_latency(load, seconds)
             grown = tree_memory(site.gateway.process.pid).pss - memory
         load.goes_on(500)
-    print(f"median latency {alone * 1e3:.2f} ms alone, {beside * 1e3:.2f} ms beside; {grown} KiB")
-    tally = site.tell(load)
-    assert not tally.failures
-    assert tally.answered == tally.sent
+    site.judge(load)
+    site.note(f"median latency {alone * 1e3:.2f} ms alone, {beside * 1e3:.2f} ms beside; {grown} KiB more")
     assert beside < 2 * alone + 0.01
     assert grown < MEMORY_KIB
