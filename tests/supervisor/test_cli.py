@@ -233,7 +233,11 @@ def test_nothing_is_left_behind(shell):
 def test_help_tells_signals_exit_codes_and_environment(shell):
     code, out, _ = shell.gateway("-h")
     assert code == 0
-    for word in ("--insecure-dev", "KAIROS_CONFIG_PATH", "TTIN, TTOU", "HUP ", "USR2 ", "upgrade  ", "Exit codes:", "2  bad command line"):
+    words = (
+        "--insecure-dev", "KAIROS_CONFIG_PATH", "TTIN, TTOU", "HUP ", "USR2 ", "upgrade  ", "Exit codes:",
+        "2  bad command line",
+    )  # fmt: skip
+    for word in words:
         assert word in out
     assert max(map(len, out.splitlines())) <= 110
 
