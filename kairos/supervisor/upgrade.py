@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 VARIABLE = "KAIROS_HANDOVER"
 FORMAT = 1
-"""Of `Offer`. One that the new version does not know is refused: then only a restart helps."""
+"""Of `Offer` and what is said. One that the new version does not know is refused: then only a restart helps."""
+REASON = 4000
+"""Characters of a refusal's reason: it must fit the pair, which is written without waiting."""
 _READ = 1 << 16
 
 
@@ -148,7 +150,7 @@ class Predecessor:
 
     def refuse(self, problem: str) -> None:
         """This gateway does not come up."""
-        self.line.send(Failed(problem))
+        self.line.send(Failed(problem[:REASON]))
 
     def booted(self, slots: Iterable[int]) -> None:
         """This gateway is ready."""
@@ -206,8 +208,7 @@ class Command:
     def __init__(self) -> None:
         self.folder = _working_directory()
         if getattr(sys.modules["__main__"], "__spec__", None) is None and os.access(sys.argv[0], os.X_OK):
-            # An installed script: by now it may lead to another interpreter.
-            self.arguments = [os.path.abspath(sys.argv[0]), *sys.argv[1:]]
+            self.arguments = sys.argv[:]  # an installed script, which may lead to another interpreter by then
         else:
             self.arguments = [sys.executable, *sys.orig_argv[1:]]
 
