@@ -477,12 +477,12 @@ cdef enum:
     CROWDED = 2  # times the mean load: the cost of having more than the others is half of the most it can be
     PROBE_EVERY = 128  # picks
     STALE_US = 1000000  # without news
-    HOUR_US = 3600000000  # no response counts as longer: products of averages stay within a cell
     LOAD_UNIT = 65536
     FAILING_UNIT = 1048576
 
 cdef extern from *:
     """
+    #define KAIROS_LONGEST_NS 3.6e12
     #define KAIROS_NOISE 1.5
     #define KAIROS_FAILING_GAIN 0.125
     #define KAIROS_STALE_GAIN 0.5
@@ -490,6 +490,7 @@ cdef extern from *:
     #define KAIROS_LEAST 0.2
     #define KAIROS_LEAST_SUCCESS 0.015625
     """
+    const double LONGEST_NS "KAIROS_LONGEST_NS"  # that a response counts as: products of averages fit into a cell
     const double NOISE "KAIROS_NOISE"  # errors that a difference must exceed; a mean deviation is 0.8 of a standard one
     const double FAILING_GAIN "KAIROS_FAILING_GAIN"
     const double STALE_GAIN "KAIROS_STALE_GAIN"
@@ -597,7 +598,7 @@ cdef class Ewma(Comparing):
             failing += (STALE_GAIN if stale else FAILING_GAIN) * ((0 if ok else FAILING_UNIT) - failing)
             atomic_store(shared + SU_FAILING, <int64_t>failing)
         if ok and us >= 0:
-            learn(shared, <double>min(max(us, 1), HOUR_US) * 1000, <double>(self.load(backend) + 1), stale)
+            learn(shared, min(<double>max(us, 1) * 1000, LONGEST_NS), <double>(self.load(backend) + 1), stale)
 
 
 cdef inline double within_noise(const int64_t* shared, double ns, double mean) noexcept nogil:
