@@ -291,7 +291,8 @@ cdef class Runtime:
 
     def wait_in(self, queue):
         """Somebody waits in this queue now: it is served whenever a slot becomes free, and looked at in between."""
-        self.queues.append(queue)
+        if queue not in self.queues:
+            self.queues.append(queue)
         if self.queue_timer is None:
             self.queue_timer = self.clock.loop.call_later(QUEUE_TICK, self._queue_tick)
 

@@ -11,6 +11,7 @@ An attempt is one try at one backend (upstream/attempt.pyx). What a failed one l
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
+from kairos._speedups.balance cimport ALL_FULL, NONE_LEFT
 from kairos._speedups.breaker cimport ADMITTED, FAILURE, NO_VERDICT, REFUSED, TRIAL, admit, blocked
 from kairos._speedups.cells cimport (
     OUT_DRAIN, OUT_MAINTENANCE, P_HEDGES, P_RETRIES, R_BUDGET_SPENT, R_EXTRA_ACTIVE, R_NO_BACKEND, SU_OPEN_UNTIL_US,
@@ -30,9 +31,8 @@ from kairos.proxy.wire cimport monotonic_us
 from kairos.proxy.errors import KINDS
 from kairos.proxy.fields import retry_after
 
-cdef enum:  # what pick() answers where it has no backend
-    NONE_LEFT = -1
-    ALL_FULL = -2
+cdef enum:  # what _enter() answers, beside ADMITTED, TRIAL and REFUSED of the breaker
+    NO_ROOM = -2
 
 
 @cython.final
@@ -43,7 +43,11 @@ cdef class Forward(Handler):
         x.sent = monotonic_us()
         if (not x.request_done or x.inbox) and x.plan.policy.max_retries and _repeatable(x):
             x.kept = []
-        self._next(x, x.sent)
+        if x.plan.queue is not None and len(x.plan.queue):
+            x.plan.queue.push(x, x.sent)
+            x.runtime.serve_queues_soon()  # perhaps another worker gave a slot back
+        else:
+            self._next(x, x.sent)
 
     # -- an attempt ---------------------------------------------------------------------------------------------------
 
@@ -51,17 +55,22 @@ cdef class Forward(Handler):
         """Begin an attempt at a backend that has room and whose breaker lets it through."""
         cdef Plan plan = x.plan
         cdef Target target
-        cdef int index = NONE_LEFT, admitted, _
-        for _ in range(len(plan.targets) + 1):  # each refusal marks its backend as tried
+        cdef int why = NONE_LEFT, index, admitted, _
+        for _ in range(len(plan.targets) + 1):
             index = _pick(x, now)
             if index < 0:
+                why = min(why, index)
+                break
+            if x.tried and _was_tried(x, index) and plan.queue is not None and _some_are_full(x, now, True):
+                why = ALL_FULL  # rather wait for one that was not asked yet
                 break
             target = <Target>plan.targets[index]
             admitted = _enter(x, target, now)
-            if admitted != REFUSED:
+            if admitted > REFUSED:
                 return self._begin(x, target, admitted == TRIAL, now)
-            index = ALL_FULL if full(target) else NONE_LEFT
-        return self._nobody(x, index, now)
+            if admitted == NO_ROOM:
+                why = ALL_FULL
+        return self._nobody(x, why, now)
 
     cdef int _begin(self, Exchange x, Target target, bint trial, int64_t now) except -1:
         """On a pooled connection, or open one."""
@@ -92,7 +101,7 @@ cdef class Forward(Handler):
 
     cdef int _nobody(self, Exchange x, int why, int64_t now) except -1:
         """No backend may take it: wait where they are merely full, else say when to come again."""
-        if why == ALL_FULL and x.plan.queue is not None:
+        if x.plan.queue is not None and (why == ALL_FULL or _some_are_full(x, now, False)):
             return 0 if x.queued else x.plan.queue.push(x, now)
         x.plan.cells[R_NO_BACKEND] += 1
         seconds = _opens_in(x.plan, now)
@@ -196,7 +205,7 @@ cdef class Forward(Handler):
             return 0
         target = <Target>x.plan.targets[index]
         admitted = _enter(x, target, now)
-        if admitted == REFUSED:
+        if admitted <= REFUSED:
             return 0
         target.pair[P_HEDGES] += 1
         x.rewind_body()
@@ -230,12 +239,12 @@ cdef inline bint _withdrawn(Target target) noexcept nogil:
 
 
 cdef int _enter(Exchange x, Target target, int64_t now) except -1:
-    """Take a slot and ask the breaker: ADMITTED, TRIAL or REFUSED. Either way it counts as tried."""
+    """Take a slot and ask the breaker: ADMITTED, TRIAL, REFUSED or NO_ROOM. But for the last, it was tried."""
     cdef int admitted = ADMITTED
+    if not enter(target):
+        return NO_ROOM
     if target.index < 64:
         x.tried |= <uint64_t>1 << target.index
-    if not enter(target):
-        return REFUSED
     if target.guarded:
         admitted = admit(target.shared, &x.plan.policy.breaker, now)
         if admitted == REFUSED:
@@ -255,6 +264,19 @@ cdef bint _elsewhere(Exchange x, int64_t now) noexcept:
         if (
             not _was_tried(x, target.index) and atomic_load(target.shared + SU_OUT) == 0 and not _withdrawn(target)
             and atomic_load(target.shared + SU_SKIP_UNTIL_US) <= now
+            and not (x.plan.policy.breaker.enabled and target.guarded and blocked(target.shared, now))
+        ):
+            return True
+    return False
+
+
+cdef bint _some_are_full(Exchange x, int64_t now, bint untried) noexcept:
+    """Whether a backend (that was not tried yet) would do, had it a slot."""
+    cdef Target target
+    for item in x.plan.targets:
+        target = <Target>item
+        if (
+            full(target) and not _withdrawn(target) and not (untried and _was_tried(x, target.index))
             and not (x.plan.policy.breaker.enabled and target.guarded and blocked(target.shared, now))
         ):
             return True

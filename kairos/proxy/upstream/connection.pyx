@@ -511,7 +511,7 @@ cdef class UpstreamConnection(Upstream):
         """
         cdef Upstream other = x.rival if x.up is self else x.up
         if x.plan.policy.fails(self.head.status) or x.plan.policy.retries(self.head.status):
-            x.failure = f"status {self.head.status}"
+            x.failure = f"status_{self.head.status}"
             self._stand_down(x, FAILURE if x.plan.policy.fails(self.head.status) else SUCCESS)
             return False
         if x.rival is self:
