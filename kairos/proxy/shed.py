@@ -29,7 +29,7 @@ class LoadShedder:
 
     def configure(self, spec: LoadShedding, lowest: int) -> None:
         """Take a revision's settings and the lowest priority of its routes, where shedding begins; the level stays."""
-        self._enabled = spec.enabled
+        self._enabled = spec.enabled and lowest * STEP < HIGHEST
         self._max_lag_us = int(spec.max_lag * 1e6)
         self._floor = lowest * STEP
 

@@ -155,6 +155,7 @@ class Snapshot:
             internal_path="/metrics",
             methods=["GET"],
             backends=[Backend(host=f"unix:{control_path}")],
+            priority=10,  # an overloaded gateway is the one to look at
         )
         allow = Allow(self.config.metrics.allow)
         return self._plan(NO_ROUTE, route, FORWARD, [allow], self.config.timeouts, upstream_name=CONTROL)
