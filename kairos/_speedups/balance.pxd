@@ -45,6 +45,7 @@ cdef class Balancer:
     cdef double share(self, int backend, int64_t now_us) noexcept nogil
     cdef bint room(self, int backend) noexcept nogil
     cdef int taken_or_drawn(self, int backend, int64_t now_us, uint64_t tried) noexcept nogil
+    cdef int drawn(self, int64_t now_us, uint64_t tried) noexcept nogil
     cdef int draw(self) noexcept nogil
     cdef int64_t load(self, int backend) noexcept nogil
     cdef int below(self, int bound) noexcept nogil

@@ -181,6 +181,11 @@ cdef class Balancer:
             return left
         return backend if self.uniform() < self.shares[backend] else self.draw()
 
+    cdef int drawn(self, int64_t now_us, uint64_t tried) noexcept nogil:
+        """For a further attempt, which must not use up a turn: the next requests would all begin where this one did."""
+        cdef int left = self.survey(now_us, tried)
+        return left if left < 0 else self.draw()
+
     cdef int draw(self) noexcept nogil:
         """One of those that survey() found, by weight and share. Successive draws fall evenly, not by chance."""
         cdef double total = 0, point
@@ -241,6 +246,8 @@ cdef class RoundRobin(Balancer):
     cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
         if self.count == 0:
             return NONE_LEFT
+        if tried:
+            return self.drawn(now_us, tried)
         return self.taken_or_drawn(
             <int>(<uint64_t>atomic_add(self.cursor, 1) % <uint64_t>self.count), now_us, tried)
 
@@ -303,6 +310,8 @@ cdef class Weighted(Balancer):
     cdef int pick(self, uint64_t key, int64_t now_us, uint64_t tried) noexcept nogil:
         if self.count == 0:
             return NONE_LEFT
+        if tried:
+            return self.drawn(now_us, tried)
         return self.taken_or_drawn(self.turns[<uint64_t>atomic_add(self.cursor, 1) % self.cycle], now_us, tried)
 
 

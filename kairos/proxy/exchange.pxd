@@ -192,6 +192,7 @@ cdef class Exchange:
     cdef bint hedging                   # a hedge is being dialled
     cdef bint queued                    # waits in plan.queue
     cdef str failure                    # why the last attempt failed
+    cdef const char* retried_for        # why the last further one was made, NULL: there was none
     # request
     cdef bytes data                     # holds the head
     cdef const char* base               # the head's first byte in data
@@ -254,6 +255,7 @@ cdef class Exchange:
     cdef int end_body(self) except -1
     cdef int rewind_body(self) except -1
     cdef int _pass_body(self, Slices* slices) except -1
+    cdef int note_retry(self, str why) except -1
     cdef int let_go(self, int outcome) except -1
     cdef int _turn_away(self) except -1
     cdef bint _sheds(self) noexcept

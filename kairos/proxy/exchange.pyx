@@ -928,6 +928,11 @@ cdef class Exchange:
         self.let_go(NO_VERDICT)
         return self.finish()
 
+    cdef int note_retry(self, str why) except -1:
+        """For the log: a further attempt is made for this reason."""
+        self.retried_for = _literal(why)
+        return 0
+
     cdef int let_go(self, int outcome) except -1:
         """Nothing more is wanted from upstream; `outcome` is what its breaker is told."""
         cdef Upstream up = self.up, rival = self.rival
@@ -1017,6 +1022,7 @@ cdef class Exchange:
             r.upstream.at = PyBytes_AS_STRING(self.target.log_key)
             r.upstream.size = len(self.target.log_key)
         r.attempts = self.attempts
+        r.retried_for = self.retried_for
         r.total_us = total
         r.gateway_us = total - upstream
         r.upstream_us = upstream
@@ -1225,7 +1231,7 @@ cdef inline Text _text(const char* base, Span span) noexcept nogil:
 
 
 cdef const char* _literal(str text):
-    """The text as C string that lives as long as the process: flags and codes of the error table only."""
+    """The text as C string that lives as long as the process: a bounded set, codes and flags of the error table and statuses."""
     cdef bytes kept = _LITERALS.get(text)
     if kept is None:
         kept = _LITERALS[text] = text.encode("ascii")

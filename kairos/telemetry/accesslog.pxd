@@ -28,6 +28,7 @@ cdef struct AccessRecord:           # zero it, then set what is known
     Text route                      # json_text() of the route's name
     Text upstream                   # json_text() of the upstream's key
     int attempts                    # requests sent upstream, retries included
+    const char* retried_for         # why the last further attempt was made; NULL: there was none
     int64_t total_us
     int64_t gateway_us
     int64_t upstream_us             # written only with attempts > 0

@@ -17,6 +17,7 @@ class _Fields(TypedDict, total=False):
     route: str | bytes
     upstream: str | bytes
     attempts: int
+    retried_for: str | bytes
     total_us: int
     gateway_us: int
     upstream_us: int

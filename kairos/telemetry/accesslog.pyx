@@ -427,6 +427,7 @@ cdef class AccessLog:
         p = put_name(p, b',"upstream":"', r.upstream)
         if r.attempts > 0:
             p = put_number(put(p, b',"attempts":'), r.attempts)
+        p = put_word(p, b',"retried_for":"', r.retried_for)
         p = put_ms(put(p, b',"duration_ms":'), r.total_us)
         p = put_ms(put(p, b',"gateway_ms":'), r.gateway_us)
         if r.attempts > 0:
@@ -577,6 +578,7 @@ _WORDS = {
     "scheme": <char*>&_layout.scheme - <char*>&_layout,
     "flag": <char*>&_layout.flag - <char*>&_layout,
     "detail": <char*>&_layout.detail - <char*>&_layout,
+    "retried_for": <char*>&_layout.retried_for - <char*>&_layout,
 }
 _COUNTS = {
     "version": <char*>&_layout.version - <char*>&_layout,

@@ -96,6 +96,7 @@ def test_a_retried_request_tells_its_attempts() -> None:
                 assert client.receive_response()[1] == b"ok"
         lines = stage.gateway.wait_access(2, path=scene.path)
         assert [line["attempts"] for line in lines] == [1, 2]
+        assert [line.get("retried_for") for line in lines] == [None, "upstream_reset"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

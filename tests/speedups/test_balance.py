@@ -214,6 +214,16 @@ def test_full_is_not_none_left(strategy: Strategy) -> None:
     assert gateway.picks(1) == "-"
 
 
+@pytest.mark.parametrize("strategy", ["round_robin", "weighted"])
+def test_a_further_attempt_uses_up_no_turn(strategy: Strategy) -> None:
+    gateway = Gateway(strategy, 1, 1)
+    begun = ""
+    for _ in range(4):
+        begun += (first := gateway.picks(1))
+        assert gateway.picks(1, tried=first) != first
+    assert begun == "ABAB"
+
+
 @each_strategy
 def test_a_tried_one_is_better_than_a_full_one(strategy: Strategy) -> None:
     gateway = Gateway(strategy, 1, 1, limits=(1, 1))

@@ -118,6 +118,7 @@ cdef class Forward(Handler):
         """Nothing of an answer went out. A pooled connection that was dead says nothing about its backend."""
         if stale and _repeatable(x) and not x.body_lost and not x.hedging:
             target.row[U_STALE_RETRIES] += 1
+            x.note_retry(kind)
             x.rewind_body()
             self._wait_on_client(x)
             return (<Origin>target.origin).connect(x, target, trial)
@@ -164,11 +165,12 @@ cdef class Forward(Handler):
                 wait = max(wait, <int64_t>(after * 1e6))
         if not _in_time(x, now + wait) or not _spend(x):
             return False
-        x.failure = f"status {head.status}"
+        x.failure = f"status_{head.status}"
         return self._retry_in(x, wait or 1)
 
     cdef bint _retry_in(self, Exchange x, int64_t wait) except -1:
         x.retries += 1
+        x.note_retry(x.failure)
         x.fresh_only = x.upgrading
         x.rewind_body()
         self._wait_on_client(x)
@@ -208,6 +210,7 @@ cdef class Forward(Handler):
         if admitted <= REFUSED:
             return 0
         target.pair[P_HEDGES] += 1
+        x.note_retry("slow")
         x.rewind_body()
         connection = (<Origin>target.origin).take()
         if connection is not None:
