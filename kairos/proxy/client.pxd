@@ -46,3 +46,4 @@ cdef class ClientConnection(Downstream):
     cdef int _close_soon(self) except -1
     cdef int _next(self) except -1
     cdef Py_ssize_t _unsent(self) except -1
+    cdef int _arm_write(self, Py_ssize_t unsent, int64_t now) except -1

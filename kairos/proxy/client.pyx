@@ -218,8 +218,7 @@ cdef class ClientConnection(Downstream):
         if self.x is not None and self.x.total_deadline and now >= self.x.total_deadline:
             return self.x.fail("total_timeout")
         if 0 < unsent < self.unsent:
-            self.unsent = unsent
-            self.deadline = now + self.runtime.settings.write_idle_us
+            self._arm_write(unsent, now)
             return 0
         if unsent > 0:  # a mere close would leave the kernel with it, for as long as the client likes
             reset_on_close(self.transport.get_extra_info("socket").fileno())
@@ -230,9 +229,16 @@ cdef class ClientConnection(Downstream):
         return <Py_ssize_t>self.transport.get_write_buffer_size() + outq(
             self.transport.get_extra_info("socket").fileno())
 
+    cdef int _arm_write(self, Py_ssize_t unsent, int64_t now) except -1:
+        """By then some of it must have gone out, and all of an answer by its end."""
+        self.unsent = unsent
+        self.deadline = now + self.runtime.settings.write_idle_us
+        if self.x is not None and self.x.total_deadline and self.x.total_deadline < self.deadline:
+            self.deadline = self.x.total_deadline
+        return 0
+
     cdef int on_congested(self) except -1:
-        self.unsent = self._unsent()
-        self.deadline = monotonic_us() + self.runtime.settings.write_idle_us
+        self._arm_write(self._unsent(), monotonic_us())
         if self.x is not None and self.x.up is not None:
             self.x.up.pause()
             self.x.up.deadline = 0

@@ -745,8 +745,12 @@ cdef class Exchange:
         self.detail = _literal(kind)
         self._count_failure(kind, row)
         self.failure = kind
-        # Of what a client or the gateway does wrong, or a client that sends slowly, nothing is learned about a backend.
-        self.let_go(FAILURE if row.source == "upstream" and self.request_done else NO_VERDICT)
+        # Of what a client or the gateway does wrong, or a client that sends slowly, nothing is learned about a backend;
+        # nor where the time ran out while the client did not read.
+        blamed = row.source == "upstream" and self.request_done
+        if kind == "total_timeout" and self.down.congested(self):
+            blamed = False
+        self.let_go(FAILURE if blamed else NO_VERDICT)
         if self.head_sent and not self.down.withdraw(self):
             self.down.cut(self)
             return self.finish()

@@ -182,6 +182,8 @@ cdef class UpstreamConnection(Upstream):
             return x.finish()
         if x.total_deadline and now >= x.total_deadline:
             return x.fail("total_timeout")
+        if self.state == U_HEAD and not x.request_done and not self.write_paused:
+            return self._arm_request(x, now)  # it has all that came: we both wait for the client, whose own time runs
         return self._broken("upstream_timeout")
 
     cdef int on_broken_pipe(self) except -1:
@@ -409,6 +411,7 @@ cdef class UpstreamConnection(Upstream):
             x.event_stream = True
             x.total_deadline = 0
             self.settled = True
+            x.failure = None
             report(x, self.target, self.trial, FAILURE if x.plan.policy.fails(head.status) else SUCCESS)
         self._arm_body(x, now)
         return self._body(data, offset + head.length)
@@ -568,6 +571,7 @@ cdef class UpstreamConnection(Upstream):
     cdef int release(self, Exchange x) except -1:
         """The exchange is over: back to the pool, or close."""
         self.x = None
+        x.failure = None  # of an attempt before this one
         self._part(x, FAILURE if x.plan.policy.fails(x.status) else SUCCESS)
         if x.tunnelling:
             self.deadline = monotonic_us() + x.plan.settings.write_idle_us  # for what is still to be written
