@@ -1235,7 +1235,7 @@ cdef inline Text _text(const char* base, Span span) noexcept nogil:
 
 
 cdef const char* _literal(str text):
-    """The text as C string that lives as long as the process: a bounded set, codes and flags of the error table and statuses."""
+    """The text as a C string that lives as long as the process. A bounded set: the error table's words, statuses."""
     cdef bytes kept = _LITERALS.get(text)
     if kept is None:
         kept = _LITERALS[text] = text.encode("ascii")
