@@ -315,7 +315,8 @@ class Load:
     def goes_on(self, more: int = 100) -> None:
         """Returns when so many more requests were answered."""
         goal = self.answered + more
-        wait_for(lambda: self.answered >= goal, "traffic")
+        while (so_far := self.answered) < goal:
+            wait_for(lambda: self.answered > so_far, "traffic")  # noqa: B023 - called before it changes
 
 
 def wait_for(condition: Callable[[], object], what: str, timeout: float = PATIENCE_S) -> None:
