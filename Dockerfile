@@ -14,10 +14,13 @@ RUN sed -nE 's/^([A-Za-z0-9_.-]+(\[[^]]*\])?==[^ ;\\]+).*/\1/p' requirements.loc
 FROM ${BASE}
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --find-links=/wheels --no-compile kairos-gateway \
-    && useradd --system --uid 5900 --no-create-home --shell /usr/sbin/nologin kairos
-ENV KAIROS_CONFIG_PATH=/etc/kairos/config.json PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+    && useradd --system --uid 5900 --no-create-home --shell /usr/sbin/nologin kairos \
+    && install -d -m 0700 -o 5900 -g 5900 /var/lib/kairos
+ENV KAIROS_CONFIG_PATH=/etc/kairos/config.json KAIROS_STATE_DIR=/var/lib/kairos PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 5900:5900
 EXPOSE 5900
+# revisions, what operators set, the admin socket
+VOLUME /var/lib/kairos
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ.get('KAIROS_PORT') or 5900}/live\", timeout=2)"]
