@@ -353,7 +353,7 @@ def test_all_workers_and_routes_share_it() -> None:
         assert only.came == 5
         assert breaker_is(g, "open")
         [opened] = [line for line in g.log.splitlines() if "circuit breaker opened" in line]
-    for said in (url, "5 failures in a row", "status 500", "30"):
+    for said in (url, "5 failures in a row", "status_500", "30"):
         assert said in opened
 
 
@@ -379,7 +379,7 @@ def test_the_log_tells_the_failure_of_this_backend() -> None:
             lines = {url: line for line in g.log.splitlines() for url in (dead, bad.url)
                      if "breaker opened" in line and url in line}  # fmt: skip
             assert "connect_failed" in lines[dead]
-            assert "status 500" in lines[bad.url]
+            assert "status_500" in lines[bad.url]
 
 
 def test_it_outlives_a_reload_and_its_workers() -> None:

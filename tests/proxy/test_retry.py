@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import queue
+import signal
 import socket
 import ssl
 import threading
@@ -17,10 +18,12 @@ from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from typing import Any
 
+import msgspec
 import pytest
 import trustme
 
 from kairos._speedups import cells
+from kairos.config.model import Route
 from kairos.proxy.exchange import Exchange, Filter
 from tests.proxy.conftest import ALL_METHODS
 from tests.support.gateway import gateway, route
@@ -833,3 +836,66 @@ def test_retries_are_counted_at_who_took_them() -> None:
         assert f'kairos_upstream_retries_total{{reason="policy",upstream="{two.url}"}} 1.0' in metrics
         assert f'reason="policy",upstream="{one.url}"' not in metrics
         assert "kairos_extra_attempts_in_flight" in metrics
+
+
+# ---- changes under way ----------------------------------------------------------------------------------------------
+
+
+LONG = {"initial_backoff_ms": 1, "max_backoff_ms": 2000, "max_retries": 1}
+ASKS_TO_WAIT = answer(503, b"no", "Retry-After: 1", "Connection: close")
+
+
+def test_a_worker_that_stops_answers_who_waits_for_a_retry() -> None:
+    only = Backend("only", ASKS_TO_WAIT)
+    with origin(only) as o, gateway({"routers": [route("/x", o.url, retry=LONG)]}) as g, g.connect() as client:
+        client.send(head())
+        only.received()
+        g.signal(signal.SIGTERM)
+        head_, body = client.receive_response()
+        assert (status_of(head_), body) == (200, b"only")
+        assert b"Connection: close" in head_
+
+
+def test_a_reload_during_the_wait_leaves_the_request_its_route() -> None:
+    only, other = Backend("only", ASKS_TO_WAIT), Backend("other")
+    with origin(other) as o, before(only, retry=LONG) as served, served.connect() as client:
+        client.send(head())
+        only.received()
+
+        async def reload() -> None:
+            served.reload(Chain("/{x:path}", msgspec.convert(route("/{x:path}", o.url, "/{x}"), Route)))
+
+        served.run(reload)
+        assert served.send()[1] == b"other"
+        assert client.receive_response()[1] == b"only"
+
+
+def test_a_gateway_under_retries_loses_nobody() -> None:
+    """Two of three backends answer every other request with an error or a reset: no client sees it."""
+
+    def flaky(peer: Peer) -> None:
+        if next(numbers) % 2:
+            reset(peer)
+        peer.send(answer(503, b"busy"))
+
+    numbers = itertools.count()
+    backends = [Backend("1", *[flaky] * 10_000), Backend("2", *[flaky] * 10_000), Backend("3")]
+    with before(*backends, retry={**NOW, "max_retries": 10, "budget_percent": 100}) as served:
+        answers: list[tuple[int, bytes]] = []
+
+        def ask() -> None:
+            with served.connect() as client:
+                for n in range(40):
+                    client.send(head("PUT", f"/{n}", "Content-Length: 300") + b"z" * 300)
+                    head_, body = client.receive_response()
+                    answers.append((status_of(head_), body))
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        served.wait(lambda: len(served.access_lines()) == 320, "a line for each")
+    assert set(answers) == {(200, b"3")}
+    assert (len(answers), served.requests()) == (320, 320)
+    assert {body for backend in backends for _, body in backend.requests.queue} == {b"z" * 300}
