@@ -48,7 +48,7 @@ cdef extern from *:
     """
     void bound "kairos_bound"(const char* p, size_t n, size_t size) noexcept nogil
 
-QUEUE_TICK = 0.01  # seconds between two looks at queues that nothing else moves
+QUEUE_TICK = 0.002  # seconds between two looks at queues that nothing else moves
 METHOD_NAMES = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
 cdef enum:
     SHED_STEP = 256             # shed levels per priority, a power of two
@@ -307,12 +307,18 @@ cdef class Runtime:
         """In the next turn of the loop: who gives a slot back is in the middle of something."""
         if not self.queues_due:
             self.queues_due = True
-            self.clock.loop.call_soon(self._serve_queues)
+            self.clock.loop.call_soon(self._slot_free)
         return 0
+
+    def _slot_free(self):
+        """This worker gave a slot back: for its own, or for those who wait in others."""
+        self.queues_due = False
+        for queue in self.queues:
+            queue.leaves(monotonic_us(), next_random(&self.random))
+        self._serve_queues()
 
     def _serve_queues(self):
         """Each queue in turn until nobody waits or nothing is free; the first one is another one each time."""
-        self.queues_due = False
         if len(self.queues) > 1:
             self.queues.append(self.queues.pop(0))
         for queue in self.queues[:]:

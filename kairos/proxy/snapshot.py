@@ -207,7 +207,9 @@ class Snapshot:
     def _queue(self, route: Route, number: int) -> WaitQueue | None:
         if all(backend.max_requests is None for backend in route.backends):
             return None
-        return WaitQueue(route.queue, self._scoreboard.page, self._scoreboard.route_block(self._slot, number))
+        board = self._scoreboard
+        own, first = board.route_block(self._slot, number), board.route_block(0, number)
+        return WaitQueue(route.queue, board.page, own, first, board.capacity.workers, board.row_stride)
 
     def _targets(self, name: str, route: Route, shown: str | None) -> list[Target]:
         """The backends of a route; `shown` is written in logs instead of an address that is nobody's business."""

@@ -27,6 +27,7 @@ class Asked:
         self.head = head
         self.body = body
         self.over = threading.Event()
+        self.under_way = True
 
     @property
     def target(self) -> str:
@@ -34,11 +35,13 @@ class Asked:
 
     def answer(self, body: bytes = b"ok", status: int = 200, *lines: bytes) -> None:
         """Answer; the connection takes another request."""
+        self.under_way = False
         self.peer.send(answer(body, status, *lines))
         self.over.set()
 
     def hang_up(self) -> None:
         """Close instead."""
+        self.under_way = False
         self.peer.sock.shutdown(socket.SHUT_RDWR)
         self.over.set()
 
@@ -62,7 +65,6 @@ class HeldOrigin:
         self.most = 0
         self._waiting: queue.Queue[Asked] = queue.Queue()
         self._all: list[Asked] = []
-        self._under_way = 0
         self._lock = threading.Lock()
 
     def __call__(self, peer: Peer) -> None:
@@ -70,12 +72,10 @@ class HeldOrigin:
             asked = Asked(peer, *read_request(peer))
             with self._lock:
                 self._all.append(asked)
-                self._under_way += 1
-                self.most = max(self.most, self._under_way)
+                self.most = max(self.most, sum(one.under_way for one in self._all))
             self._waiting.put(asked)
             assert asked.over.wait(WAIT_S)
-            with self._lock:
-                self._under_way -= 1
+            asked.under_way = False
 
     @property
     def url(self) -> str:

@@ -45,7 +45,6 @@ cdef class Forward(Handler):
             x.kept = []
         if x.plan.queue is not None and len(x.plan.queue):
             x.plan.queue.push(x, x.sent)
-            x.runtime.serve_queues_soon()  # perhaps another worker gave a slot back
         else:
             self._next(x, x.sent)
 
