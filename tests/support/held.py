@@ -110,7 +110,7 @@ def held_origins(count: int) -> Iterator[list[HeldOrigin]]:
 class Deaf:
     """A listener whose queue is full: whoever connects hears nothing until hear(), then `script` serves them."""
 
-    def __init__(self, script: Callable[[Peer], None]) -> None:
+    def __init__(self, script: Callable[[Peer], object]) -> None:
         self.script = script
         self._sock = socket.socket()
         self._sock.bind(("127.0.0.1", 0))
@@ -161,7 +161,7 @@ class Deaf:
 
 
 @contextlib.contextmanager
-def deaf(script: Callable[[Peer], None]) -> Iterator[Deaf]:
+def deaf(script: Callable[[Peer], object]) -> Iterator[Deaf]:
     """A Deaf for the length of a with block."""
     made = Deaf(script)
     try:
