@@ -316,7 +316,7 @@ class Load:
         """Returns when so many more requests were answered."""
         goal = self.answered + more
         while (so_far := self.answered) < goal:
-            wait_for(lambda: self.answered > so_far, "traffic")  # noqa: B023 - called before it changes
+            wait_for(lambda: self.answered > so_far, "traffic")
 
 
 def wait_for(condition: Callable[[], object], what: str, timeout: float = PATIENCE_S) -> None:
