@@ -513,27 +513,23 @@ def test_an_interim_answer_while_the_hedge_is_dialled_breaks_nothing() -> None:
         assert (status_of(head), body) == (200, b"hedge")
 
 
-def test_both_decline_and_a_retry_follows() -> None:
-    with pair(3, retry={"initial_backoff_ms": 0}) as (p, origins), p.connect() as client:
+@pytest.mark.parametrize("how", ["decline", "break"])
+def test_both_fail_and_a_retry_follows(how: str) -> None:
+    with pair(3, retry={"initial_backoff_ms": 0}) as (p, [first, *others]), p.connect() as client:
         client.send(GET)
-        asked = [origin.received() for origin in origins[:2]]
-        asked[1].answer(b"no", 503)
-        assert asked[1].dropped()
-        asked[0].answer(b"no", 503)
-        origins[2].received().answer(b"third")
+        asked = first.received()
+        p.wait(lambda: any(o.count for o in others), "hedge")
+        hedge, last = sorted(others, key=lambda o: -o.count)
+        for one in (hedge.received(), asked):
+            if how == "break":
+                one.hang_up()
+            else:
+                one.answer(b"no", 503)
+            assert one.dropped()
+        last.received().answer(b"third")
         assert client.receive_response()[1] == b"third"
         assert p.wait_access(status=200)["attempts"] == 3
-        assert [failures(p, origin) for origin in origins] == [1, 1, 0]
-
-
-def test_both_break_and_a_retry_follows() -> None:
-    with pair(3) as (p, origins), p.connect() as client:
-        client.send(GET)
-        for asked in [origin.received() for origin in origins[:2]]:
-            asked.hang_up()
-        origins[2].received().answer(b"third")
-        assert client.receive_response()[1] == b"third"
-        assert p.wait_access(status=200)["attempts"] == 3
+        assert [failures(p, o) for o in (first, hedge, last)] == [1, 1, 0]
 
 
 def test_a_reload_while_both_are_under_way() -> None:
