@@ -520,12 +520,12 @@ def test_both_fail_and_a_retry_follows(how: str) -> None:
         asked = first.received()
         p.wait(lambda: any(o.count for o in others), "hedge")
         hedge, last = sorted(others, key=lambda o: -o.count)
-        for one in (hedge.received(), asked):
+        for count, one in enumerate((hedge.received(), asked), 1):
             if how == "break":
                 one.hang_up()
             else:
                 one.answer(b"no", 503)
-            assert one.dropped()
+            p.wait(lambda count=count: failures(p, first) + failures(p, hedge) == count, "failure")
         last.received().answer(b"third")
         assert client.receive_response()[1] == b"third"
         assert p.wait_access(status=200)["attempts"] == 3
