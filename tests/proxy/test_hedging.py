@@ -525,7 +525,7 @@ def test_both_fail_and_a_retry_follows(how: str) -> None:
                 one.hang_up()
             else:
                 one.answer(b"no", 503)
-            p.wait(lambda count=count: failures(p, first) + failures(p, hedge) == count, "failure")
+            p.wait(lambda: failures(p, first) + failures(p, hedge) >= count, "failure")  # noqa: B023 - called at once
         last.received().answer(b"third")
         assert client.receive_response()[1] == b"third"
         assert p.wait_access(status=200)["attempts"] == 3
