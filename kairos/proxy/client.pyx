@@ -99,6 +99,7 @@ cdef enum:
     AHEAD_BYTES = 65536         # requests sent ahead (pipelined) held before the client is told to wait
     LINGER_BYTES = 67108864     # thrown away after the last answer, so that it is not lost to a reset
     LINGER_US = 5000000
+    CROWD = 32                  # connections above the limit that are told why they are turned away
 
 cdef dict REFUSALS = {
     BAD_START_LINE: "bad_start_line", BAD_FIELD: "bad_field", BAD_LENGTH: "bad_length", BAD_ENCODING: "bad_encoding",
@@ -156,7 +157,11 @@ cdef class ClientConnection(Downstream):
         return 0
 
     cdef int _turn_away(self) except -1:
+        """Tell it why; but those who are told linger, so of a crowd the most is just closed."""
         cdef Exchange x = self.runtime.acquire()
+        cdef int64_t most = self.runtime.max_connections
+        if most and self.runtime.worker[W_CONNECTIONS_OPEN] > most + CROWD:
+            return self.abort()
         return self._refuse(x, b"", 0, "overloaded")
 
     def data_received(self, bytes data):

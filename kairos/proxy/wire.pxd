@@ -16,6 +16,8 @@ cdef enum:
 
 cdef int64_t monotonic_us() noexcept nogil
 cdef int64_t unix_us() noexcept nogil
+cdef bint readable(int fd) noexcept nogil
+cdef Py_ssize_t receive(int fd, char* out, Py_ssize_t n) noexcept nogil
 
 
 cdef class Clock:
@@ -26,12 +28,15 @@ cdef class Clock:
     cdef int lane           # lane of the next tick
     cdef int entry          # lane of the next wire
     cdef readonly Py_ssize_t count  # wires on the clock
-    cdef readonly list chores       # callables run once a round
+    cdef readonly list chores       # callables run at the end of a round
     cdef int64_t due        # monotonic µs at which the next tick should come
-    cdef int64_t least_late  # µs, of the ticks of this round
+    cdef int64_t round_from  # monotonic µs at which this round began
+    cdef int ticks          # of this round
+    cdef int64_t least_late  # µs, of them
     cdef readonly int64_t lag_us    # how late even the most punctual tick of the last round was
 
     cdef int _plan(self, int64_t now) except -1
+    cdef int _end_round(self, int64_t now) except -1
     cdef void add(self, Wire wire)
     cdef void remove(self, Wire wire)
 

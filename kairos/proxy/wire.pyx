@@ -17,13 +17,16 @@ cdef extern from "<sys/socket.h>" nogil:
         iovec* msg_iov
         size_t msg_iovlen
     ssize_t c_send "send"(int fd, const void* buf, size_t n, int flags)
+    ssize_t c_recv "recv"(int fd, void* buf, size_t n, int flags)
     ssize_t c_sendmsg "sendmsg"(int fd, const msghdr* msg, int flags)
     int MSG_NOSIGNAL
     int MSG_DONTWAIT
+    int MSG_PEEK
 
 
 cdef enum:
     TICK_US = 125000  # a wire is looked at every LANES ticks
+    ROUND_US = 1000000
 TICK = TICK_US / 1e6
 
 
@@ -37,6 +40,17 @@ cdef int64_t unix_us() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_REALTIME, &t)
     return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
+
+
+cdef bint readable(int fd) noexcept nogil:
+    """Whether bytes, an end or an error wait at a socket; nothing is taken from it."""
+    cdef char byte
+    return c_recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 or not _would_block()
+
+
+cdef Py_ssize_t receive(int fd, char* out, Py_ssize_t n) noexcept nogil:
+    """Bytes that wait at a socket: how many, 0 at the end of the stream, -1 where there are none."""
+    return c_recv(fd, out, n, MSG_DONTWAIT)
 
 
 cdef class Clock:
@@ -54,8 +68,9 @@ cdef class Clock:
             self.heads.append(head)
 
     def start(self):
+        self.round_from = monotonic_us()
         self.least_late = INT64_MAX
-        self._plan(monotonic_us())
+        self._plan(self.round_from)
 
     cdef int _plan(self, int64_t now) except -1:
         self.due = now + TICK_US
@@ -113,11 +128,19 @@ cdef class Clock:
                 if following is not head and following.after is None:
                     following = head.after  # the neighbour was ended too: start over, no deadline fires twice
             wire = following
-        if self.lane == 0:
-            self.lag_us = self.least_late
-            self.least_late = INT64_MAX
-            for chore in self.chores:
-                chore()
+        self.ticks += 1
+        if now - self.round_from >= ROUND_US and self.ticks >= 3:
+            self._end_round(now)
+
+    cdef int _end_round(self, int64_t now) except -1:
+        """A second is over, and enough ticks to tell a stall from a lag."""
+        self.lag_us = self.least_late
+        self.least_late = INT64_MAX
+        self.round_from = now
+        self.ticks = 0
+        for chore in self.chores:
+            chore()
+        return 0
 
 
 cdef class Wire:

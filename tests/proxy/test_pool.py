@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kairos.proxy.exchange import Exchange, Filter
 from kairos.proxy.upstream import connection
 from kairos.proxy.upstream.dial import dial
 from tests.proxy.conftest import OK, Stage, staged
@@ -198,3 +199,32 @@ def test_a_connection_lost_before_its_request_was_sent_is_one_that_never_came(
     ):
         for _ in range(4):
             assert status_of(served.request(f"{method} /a HTTP/1.1\r\nHost: x\r\n\r\n".encode())[0]) == 200
+
+
+class _AfterTheEnd(Filter):
+    """Keeps the loop from anything else until the origin has closed its connection, when a POST comes."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+
+    def on_request(self, x: Exchange) -> None:
+        if x.method == "POST":
+            assert self.closed.wait(10)
+
+
+def test_what_must_not_be_sent_twice_takes_no_connection_that_the_loop_only_thinks_is_open() -> None:
+    def answer_once(peer: Peer) -> None:
+        read_request(peer)
+        peer.send(OK)
+        if not waits.closed.is_set():
+            posted.wait(10)
+            peer.close()
+            waits.closed.set()
+
+    waits, posted = _AfterTheEnd(), threading.Event()
+    with origin(answer_once) as o, in_process(Chain("/a", route("/a", o.url), waits)) as served:
+        assert status_of(served.get("/a")[0]) == 200
+        with served.connect() as client:
+            client.send(b"POST /a HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\nhi")
+            posted.set()
+            assert status_of(client.receive_response()[0]) == 200

@@ -301,10 +301,12 @@ def test_a_post_gets_the_answer_unless_the_route_says_otherwise() -> None:
     with before(first, other, retry=NOW) as served:
         assert served.send("POST", body=b"data")[1] == b"no"
     assert asked(first, other) == [1, 0]
-    backends = [Backend("1", reset), Backend("2", answer(503, b"no")), Backend("3")]
-    with before(*backends, retry={**NOW, "retry_non_idempotent": True}) as served:
-        assert served.send("POST", body=b"data")[1] == b"3"
-    assert [backend.received()[1] for backend in backends] == [b"data"] * 3
+    first, other = Backend("first", reset), Backend("other", answer(503, b"no"))
+    with before(first, other, retry={**NOW, "retry_non_idempotent": True}) as served:
+        assert status_of(served.send("POST", body=b"data")[0]) == 200
+    assert first.came + other.came == 3
+    again = first if first.came == 2 else other
+    assert [backend.received()[1] for backend in (first, other, again)] == [b"data"] * 3
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
@@ -314,8 +316,8 @@ def test_the_last_answer_is_passed_on_as_it_is(framing: str) -> None:
         "chunked": b"HTTP/1.1 503 No\r\nX-Which: last\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nthe last\r\n0\r\n\r\n",
         "close": then_hang_up(b"HTTP/1.1 503 No\r\nX-Which: last\r\nConnection: close\r\n\r\nthe last"),
     }[framing]
-    backends = [Backend("1", answer(503, b"first")), Backend("2", answer(502, b"second")), Backend("3", last)]
-    with before(*backends, retry={**NOW, "max_retries": 2}) as served:
+    only = Backend("only", answer(503, b"first"), answer(502, b"second"), last)
+    with before(only, retry={**NOW, "max_retries": 2}) as served:
         head_, body = served.send()
         line = served.wait_access(status=503)
     assert (status_of(head_), body) == (503, b"the last")
@@ -673,15 +675,16 @@ def test_heads_are_the_same_for_each_backend() -> None:
         "Connection: X-Hop, close", "X-Hop: secret", "X-Removed: secret", "X-Set: by the client", "X-Kept: yes",
         "TE: trailers", "X-Forwarded-For: 203.0.113.9", "Keep-Alive: 5", "X-Request-Id: one",
     ]  # fmt: skip
-    first, middle, other = Backend("first", reset), Backend("middle", answer(503)), Backend("other")
-    with before(first, middle, other, filters=(Edits(),), retry=NOW) as served:
-        assert served.send("PUT", "/x?a=1", *lines, body=b"data")[1] == b"other"
-    heads = [backend.received()[0] for backend in (first, middle, other)]
+    first, other = Backend("first", reset), Backend("other", answer(503))
+    with before(first, other, filters=(Edits(),), retry=NOW) as served:
+        assert status_of(served.send("PUT", "/x?a=1", *lines, body=b"data")[0]) == 200
+    again = first if first.came == 2 else other
+    heads = [backend.received()[0] for backend in (first, other, again)]
     plain = [b"\r\n".join(line for line in head_.split(b"\r\n") if not line.startswith(b"Host:")) for head_ in heads]
     assert plain[0] == plain[1] == plain[2]
     assert b"secret" not in plain[0]
     assert plain[0].count(b"by a filter") == 1
-    assert [f"Host: {url[7:]}".encode() in head_ for url, head_ in zip(served.urls, heads, strict=True)] == [True] * 3
+    assert all(f"Host: {url[7:]}".encode() in head_ for url, head_ in zip(served.urls, heads[:2], strict=True))
 
 
 # ---- clients --------------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ cdef class Forward(Handler):
     cdef int _begin(self, Exchange x, Target target, bint trial, int64_t now) except -1:
         """On a pooled connection, or open one."""
         cdef Origin origin = <Origin>target.origin
-        cdef UpstreamConnection connection = None if x.fresh_only else origin.take()
+        cdef UpstreamConnection connection = None if x.fresh_only else origin.take(not _repeatable(x))
         if x.queued:
             x.plan.queue.forget(x)
         if x.retries:
@@ -211,7 +211,7 @@ cdef class Forward(Handler):
         target.pair[P_HEDGES] += 1
         x.note_retry("slow")
         x.rewind_body()
-        connection = (<Origin>target.origin).take()
+        connection = (<Origin>target.origin).take(False)
         if connection is not None:
             return self._send(x, target, admitted == TRIAL, connection, now)
         x.hedging = True

@@ -6,7 +6,7 @@ kairos._speedups.breaker.
 
 from libc.stdint cimport int64_t
 
-from kairos._speedups.breaker cimport Breaker, CLOSED, FAILURE, NO_VERDICT, OPEN, at_rest, settle
+from kairos._speedups.breaker cimport Breaker, CLOSED, FAILURE, NO_VERDICT, OPEN, SUCCESS, at_rest, settle
 from kairos._speedups.cells cimport (
     U_ANSWER_US, U_ANSWERS, U_ATTEMPTS, U_FAILURES, U_IN_FLIGHT, ordered_add, ordered_load
 )
@@ -45,7 +45,13 @@ cdef bint enter(Target target) noexcept nogil:
 
 
 cdef int leave(Exchange x, Target target, bint trial, int outcome, int64_t us) except -1:
-    """Give the slot back and say how it went; `us`: from the request sent to the response's head, -1 without one."""
+    """The attempt is over; `us`: from the request sent to the response's head, -1 without one."""
+    account(x, target, outcome, us)
+    return tell(x, target, trial, outcome)
+
+
+cdef int account(Exchange x, Target target, int outcome, int64_t us) except -1:
+    """Give the slot back and count how it went."""
     if target.limit:
         ordered_add(target.row + U_IN_FLIGHT, -1)
         if x.runtime.queues:
@@ -55,22 +61,19 @@ cdef int leave(Exchange x, Target target, bint trial, int outcome, int64_t us) e
     if us >= 0:
         target.row[U_ANSWERS] += 1
         target.row[U_ANSWER_US] += us
-    if x.plan.measures and outcome != NO_VERDICT:
-        x.plan.balancer.observe_attempt(target.index, us, outcome != FAILURE, monotonic_us())
-    return report(x, target, trial, outcome)
-
-
-cdef int report(Exchange x, Target target, bint trial, int outcome) except -1:
-    """Count an outcome and tell the breaker, which nearly always need not hear of a success."""
-    cdef const Breaker* breaker = &x.plan.policy.breaker
-    cdef int moved
     if outcome != NO_VERDICT:
         target.row[U_ATTEMPTS] += 1
-        if outcome == FAILURE:
-            target.row[U_FAILURES] += 1
-        elif at_rest(target.shared):
-            return 0
-    if not target.guarded:
+        target.row[U_FAILURES] += outcome == FAILURE
+        if x.plan.measures:
+            x.plan.balancer.observe_attempt(target.index, us, outcome != FAILURE, monotonic_us())
+    return 0
+
+
+cdef int tell(Exchange x, Target target, bint trial, int outcome) except -1:
+    """Let the breaker know, which nearly always need not hear of a success."""
+    cdef const Breaker* breaker = &x.plan.policy.breaker
+    cdef int moved
+    if not target.guarded or (outcome == SUCCESS and at_rest(target.shared)):
         return 0
     moved = settle(target.shared, breaker, outcome, trial, monotonic_us())
     if moved == OPEN:

@@ -21,7 +21,7 @@ cdef class Origin:
     cdef bint retired                   # no snapshot in force names it
     cdef bint unreachable               # the last attempt to connect failed
 
-    cdef UpstreamConnection take(self)
+    cdef UpstreamConnection take(self, bint looked_at)
     cdef int connect(self, Exchange x, Target target, bint trial) except -1
 
 
@@ -52,6 +52,8 @@ cdef class UpstreamConnection(Upstream):
     cdef int begin(self, Exchange x, Target target, bint trial, int64_t now, const char* head, Py_ssize_t n) except -1
     cdef bint wins(self, Exchange x) except -1
     cdef bint _declined(self, Exchange x, bytes data, Py_ssize_t offset) except -1
+    cdef int _read_rest(self) except -1
+    cdef int lose(self, Exchange x) except -1
     cdef int _stand_down(self, Exchange x, int outcome) except -1
     cdef int _part(self, Exchange x, int outcome) except -1
     cdef int give_back(self, int64_t now) except -1

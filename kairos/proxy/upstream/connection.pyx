@@ -7,7 +7,7 @@ again only when its request was sent whole and its response ended exactly where 
 from functools import partial
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memset
@@ -22,8 +22,8 @@ from kairos._speedups.http1 cimport (
     has_token, scan_response, worth_scanning,
 )
 from kairos.proxy.exchange cimport Exchange, Runtime, Slices, Target, add_slice, clear_slices, gather, joined
-from kairos.proxy.upstream.attempt cimport leave, report
-from kairos.proxy.wire cimport iovec, monotonic_us
+from kairos.proxy.upstream.attempt cimport account, leave, tell
+from kairos.proxy.wire cimport iovec, monotonic_us, readable, receive
 
 from kairos.proxy.trailers import announced
 from kairos.proxy.upstream.dial import DialError, dial
@@ -37,6 +37,8 @@ cdef enum:
     U_BODY = 2
     U_TUNNEL = 3
     U_DONE = 4                  # to be used no more
+    REST_BYTES = 65536
+    STALE_US = 1000000          # a pooled connection that breaks later was not dead before, its origin worked on it
 
 
 cdef class Origin:
@@ -69,12 +71,17 @@ cdef class Origin:
     def idle_connections(self):
         return len(self.idle)
 
-    cdef UpstreamConnection take(self):
-        """An idle connection, or None."""
+    cdef UpstreamConnection take(self, bint looked_at):
+        """An idle connection, or None. Looked at: not one that the kernel knows to be closed before the loop does.
+
+        Under TLS the kernel's view says nothing.
+        """
         cdef UpstreamConnection connection
         while self.idle:
             connection = <UpstreamConnection>self.idle.pop()
             self.row[U_CONNECTIONS_IDLE] -= 1
+            if looked_at and connection.fd >= 0 and readable(connection.fd):
+                connection.abort()
             if not connection.closed:
                 self.row[U_REUSES] += 1
                 return connection
@@ -158,6 +165,8 @@ cdef class UpstreamConnection(Upstream):
 
     def connection_lost(self, error):
         cdef bint was_attached = self.clock is not None
+        if error is not None and self.x is not None and self.state != U_TUNNEL:
+            self._read_rest()
         self.detach()
         if was_attached:
             self.origin.row[U_CONNECTIONS_OPEN] -= 1
@@ -170,6 +179,17 @@ cdef class UpstreamConnection(Upstream):
         elif self in self.origin.idle:
             self.origin.idle.remove(self)
             self.origin.row[U_CONNECTIONS_IDLE] -= 1
+
+    cdef int _read_rest(self) except -1:
+        """Writing failed: what the origin answered before it hung up is still to be read (RFC 9112 section 9.5)."""
+        cdef Py_ssize_t n
+        while self.x is not None and self.fd >= 0:
+            piece = PyBytes_FromStringAndSize(NULL, REST_BYTES)
+            n = receive(self.fd, PyBytes_AS_STRING(piece), REST_BYTES)
+            if n <= 0:
+                break
+            self.data_received(piece[:n])
+        return 0
 
     cdef int on_deadline(self, int64_t now) except -1:
         cdef Exchange x = self.x
@@ -356,7 +376,7 @@ cdef class UpstreamConnection(Upstream):
         self.keep = False
         self.answered = x.answered = monotonic_us()
         self.settled = True  # it may stay open for hours
-        report(x, self.target, self.trial, SUCCESS)
+        tell(x, self.target, self.trial, SUCCESS)
         x.upstream_us = x.answered - x.sent
         x.set_upstream_head(head)
         if self.x is not x:
@@ -412,7 +432,7 @@ cdef class UpstreamConnection(Upstream):
             x.total_deadline = 0
             self.settled = True
             x.failure = None
-            report(x, self.target, self.trial, FAILURE if x.plan.policy.fails(head.status) else SUCCESS)
+            tell(x, self.target, self.trial, FAILURE if x.plan.policy.fails(head.status) else SUCCESS)
         self._arm_body(x, now)
         return self._body(data, offset + head.length)
 
@@ -492,7 +512,10 @@ cdef class UpstreamConnection(Upstream):
     cdef int _broken(self, str kind) except -1:
         """The connection is of no more use, and x was not done."""
         cdef Exchange x = self.x
-        cdef bint stale = self.reused and not self.answering and kind == "upstream_reset"
+        cdef bint stale = (
+            self.reused and not self.answering and kind == "upstream_reset"
+            and monotonic_us() - self.sent < STALE_US
+        )
         if self.state != U_HEAD or self.relayed:
             return x.fail(kind)
         if x.rival is not None:
@@ -512,7 +535,7 @@ cdef class UpstreamConnection(Upstream):
 
         There is no other connection yet while the hedge is dialled.
         """
-        cdef Upstream other = x.rival if x.up is self else x.up
+        cdef UpstreamConnection other = <UpstreamConnection>(x.rival if x.up is self else x.up)
         if x.plan.policy.fails(self.head.status) or x.plan.policy.retries(self.head.status):
             x.failure = f"status_{self.head.status}"
             self._stand_down(x, FAILURE if x.plan.policy.fails(self.head.status) else SUCCESS)
@@ -523,8 +546,16 @@ cdef class UpstreamConnection(Upstream):
         x.rival = None
         x.target = self.target
         if other is not None:
-            other.cancel(x, NO_VERDICT)
+            other.lose(x)
         return True
+
+    cdef int lose(self, Exchange x) except -1:
+        """The other one was first. The breaker learns nothing from it, but balancers that this one takes longer."""
+        self.x = None
+        self.state = U_DONE
+        account(x, self.target, SUCCESS, monotonic_us() - self.sent)
+        tell(x, self.target, self.trial, NO_VERDICT)
+        return self.abort()
 
     cdef int _stand_down(self, Exchange x, int outcome) except -1:
         """This one of the two has failed."""
@@ -554,12 +585,12 @@ cdef class UpstreamConnection(Upstream):
     # -- the end ------------------------------------------------------------------------------------------------------
 
     cdef int _part(self, Exchange x, int outcome) except -1:
-        """The attempt is over."""
-        if self.settled:
-            self.trial = False
-            if outcome == SUCCESS:
-                outcome = NO_VERDICT
-        return leave(x, self.target, self.trial, outcome, self.answered - self.sent if self.answered else -1)
+        """The attempt is over. Of one whose breaker was told at its beginning, it hears only if it was cut."""
+        cdef int64_t us = self.answered - self.sent if self.answered else -1
+        if not self.settled:
+            return leave(x, self.target, self.trial, outcome, us)
+        account(x, self.target, outcome, us)
+        return tell(x, self.target, False, FAILURE) if outcome == FAILURE else 0
 
     cdef int cancel(self, Exchange x, int outcome) except -1:
         """Nobody wants the response any more."""
