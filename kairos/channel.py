@@ -5,7 +5,7 @@ big-endian length and the message in MessagePack. A frame that lies about its si
 the reader then drops the peer, for a stream out of step cannot be put right.
 
     supervisor → child   Prepare → Commit or Abort;  Listen;  Drain;  Stop;  ReopenLogs
-    child → supervisor   Ready;  Ack or Nack (to Prepare);  Drained
+    child → supervisor   Ready;  Ack or Nack (to Prepare);  Listening (to Listen);  Drained
     control ↔ supervisor ReloadRequest → ReloadResult;  UpgradeRequest → UpgradeResult
 
 Rules for a child: `Ready` comes first and once; every `Prepare` is answered, by `Ack` or `Nack`; a `Commit` or
@@ -70,7 +70,13 @@ class Abort(_Message, frozen=True):
 
 
 class Listen(_Message, frozen=True):
-    """To a child born on `standby`: the listeners are ours now, accept from them."""
+    """To a child born on `standby`: accept from the listeners. Control takes up what operators set, for it comes first.
+
+    At first they are `borrowed`: another gateway accepts from them too and may keep them, so whatever ends this child
+    leaves them as they are. Without that they are ours, and workers that do not accept yet begin.
+    """
+
+    borrowed: bool = False
 
 
 class Drain(_Message, frozen=True):
@@ -116,6 +122,10 @@ class Ready(_Message, frozen=True):
     pid: int
 
 
+class Listening(_Message, frozen=True):
+    """Connections are accepted from the borrowed listeners; of control: what operators set is in force."""
+
+
 class Ack(_Message, frozen=True):
     """The revision is prepared."""
 
@@ -150,7 +160,7 @@ class Drained(_Message, frozen=True):
 
 
 ToChild = Prepare | Commit | Abort | Listen | Drain | Stop | ReopenLogs | ReloadResult | UpgradeResult
-FromChild = Ready | Ack | Nack | Drained | ReloadRequest | UpgradeRequest
+FromChild = Ready | Ack | Nack | Listening | Drained | ReloadRequest | UpgradeRequest
 Message = ToChild | FromChild
 
 _encoder = msgspec.msgpack.Encoder()
@@ -242,7 +252,7 @@ class WorkerBoot:
     """Unix socket of the control process, which answers what no worker should spend time on; empty without one."""
     log_level: str
     standby: bool = False
-    """Another gateway accepts from the listeners still: get ready, touch nothing that is shared, wait for `Listen`."""
+    """The listeners are another gateway's still: get ready, touch nothing that is shared, wait for `Listen`."""
     control: ControlBoot | None = None
     """None in workers."""
 

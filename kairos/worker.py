@@ -2,7 +2,7 @@
 
 Life: boot -> snapshot -> listen -> Ready; then Prepare/Commit as they come; Drain (or the end of the channel) closes
 the listeners without losing what they took on, lets requests finish, and ends. On standby, while another gateway has
-the listeners, it listens after Ready, when it is told to; ending before that leaves them untouched.
+the listeners, it listens after Ready, when it is told to; ending before they are ours leaves them untouched.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from kairos.channel import (
     Drain,
     Drained,
     Listen,
+    Listening,
     Message,
     Nack,
     Prepare,
@@ -100,6 +101,8 @@ class Worker:
         self._servers: list[tuple[asyncio.Server, socket.socket]] = []
         self._over: asyncio.Event
         self._code = 0
+        self._borrowed = boot.standby
+        """The listeners are another gateway's."""
         self._listening: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
 
@@ -190,6 +193,8 @@ class Worker:
             log.exception("cannot listen", slot=self._boot.slot)
             self._code = EXIT_BOOT
             self._over.set()
+        else:
+            self._say(Listening())
 
     def _accepted(self) -> ClientConnection:
         return ClientConnection(self._runtime)
@@ -220,8 +225,10 @@ class Worker:
                     self._prepared = None
             case Abort():
                 self._prepared = None
-            case Listen():
-                self._listening = asyncio.get_running_loop().create_task(self._listen_at_last())
+            case Listen(borrowed):
+                self._borrowed = borrowed
+                if self._listening is None:
+                    self._listening = asyncio.get_running_loop().create_task(self._listen_at_last())
             case Drain(deadline_s, handed_over):
                 if self._draining is None:
                     self._draining = asyncio.get_running_loop().create_task(
@@ -250,6 +257,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + deadline_s
         self._runtime.draining = True
+        handed_over |= self._borrowed
         if self._listening is not None:
             await self._listening
         if handed_over:

@@ -31,6 +31,7 @@ cpdef enum:  # header, once per page
 cpdef enum:  # bits of H_FLAGS
     FLAG_READY = 1  # /ready may say yes
     FLAG_DRAINING = 2  # shutting down
+    FLAG_HANDING_OVER = 4  # the next gateway has taken up, or is taking up, what operators set
 
 cpdef enum:  # shared block of an upstream: several writers, atomics only
     # read at each pick, seldom written

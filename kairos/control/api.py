@@ -29,8 +29,8 @@ STATUS: dict[Why, int] = {"unknown": 404, "invalid": 422, "refused": 409, "unava
 def router(commands: Commands) -> Router:
     """The table of all commands."""
 
-    def change(request: Request) -> object:
-        return commands.change_backend(request.params["key"], _body(request))
+    async def change(request: Request) -> object:
+        return await commands.change_backend(request.params["key"], _body(request))
 
     return Router(
         {
@@ -40,7 +40,7 @@ def router(commands: Commands) -> Router:
             "/v1/backends": {"GET": _now(lambda _: commands.backends())},
             "/v1/backends/{key}": {
                 "GET": _now(lambda request: commands.backend(request.params["key"])),
-                "PATCH": _now(change),
+                "PATCH": _later(change),
             },
             "/v1/backends/{key}/probe": {"POST": _later(lambda request: commands.probe(request.params["key"]))},
             "/v1/revisions": {"GET": _later(lambda _: commands.revisions())},

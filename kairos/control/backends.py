@@ -2,25 +2,27 @@
 
 What an operator set is in the shared cells, and in a file, to outlive a restart or upgrade of the gateway. Rules:
 - the cells are right where they say something: a control process that died may not have come to write the file;
-- the file is replaced whole; where it cannot be written that is logged, the verdict holds all the same, and the next
-  change or reload tries again;
+- the file is replaced whole, off the loop, and a change is answered when that is done; where it cannot be written that
+  is logged, the verdict holds all the same, and the next change or reload tries again;
+- the supervisor writes to the cells what is on file before any process is there; a gateway that takes over from another
+  reads the file once more (`take_up`) when that lets operators change nothing any more;
 - verdicts on backends that no route has any more stay on file and take effect when one has them again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from collections.abc import Sequence  # noqa: TC003  (msgspec needs it at run time)
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from msgspec.structs import replace
 
 from kairos._speedups import breaker, cells
 from kairos.control.health import CheckStatus  # noqa: TC001  (msgspec needs it at run time)
 from kairos.control.upstreams import Upstream, known_upstreams, monotonic_us, users
-from kairos.storage.files import replace_file
+from kairos.storage.overrides import FORCED, NOTHING, OUT, Override, UnreadableError, read_overrides, write_overrides
 from kairos.telemetry.log import get_logger
 
 if TYPE_CHECKING:
@@ -29,34 +31,16 @@ if TYPE_CHECKING:
     from kairos.config.model import Config
     from kairos.control.health import HealthChecker
     from kairos.scoreboard import Assignment, Scoreboard
+    from kairos.storage.overrides import Force, State
 
-State = Literal["active", "drain", "maintenance"]
-Force = Literal["auto", "open", "closed"]
 Condition = Literal["healthy", "unhealthy", "draining", "maintenance", "ejected"]
 
-_OUT: dict[State, int] = {"maintenance": cells.OUT_MAINTENANCE, "drain": cells.OUT_DRAIN, "active": 0}
-"""The strongest first."""
-_FORCED: dict[Force, int] = {
-    "auto": cells.FORCED_NOT, "open": cells.FORCED_OPEN, "closed": cells.FORCED_CLOSED,
-}  # fmt: skip
 _OPERATORS = cells.OUT_DRAIN | cells.OUT_MAINTENANCE
 _BREAKER: dict[int, Literal["closed", "open", "half_open"]] = {
     breaker.CLOSED: "closed", breaker.OPEN: "open", breaker.HALF_OPEN: "half_open",
 }  # fmt: skip
 
 log = get_logger("health")
-
-
-class Override(Struct, frozen=True, omit_defaults=True):
-    """What an operator says of a backend; the default says nothing."""
-
-    state: State = "active"
-    weight: Annotated[int, Meta(ge=0, le=100)] = 100
-    """Percent of its share that it is left."""
-    breaker: Force = "auto"
-
-
-NOTHING = Override()
 
 
 class BackendStatus(Struct, frozen=True):
@@ -90,15 +74,17 @@ class UnknownBackendError(LookupError):
 
 
 class Backends:
-    """Every backend of the configuration in use, and the operators' verdicts."""
+    """Every backend of the configuration in use, and the operators' verdicts. To be used inside the event loop."""
 
     def __init__(self, scoreboard: Scoreboard, checker: HealthChecker, file: Path | None) -> None:
         """`file` keeps the overrides; None: they last as long as the gateway."""
         self._scoreboard = scoreboard
         self._checker = checker
         self._file = file
-        self._overrides = _read(file) if file is not None else {}
+        self._overrides = self._read() or {}
         self._unkept = False
+        self._writing: asyncio.Task[None] | None = None
+        """The last of those that write the file one after the other."""
         self._upstreams: dict[str, Upstream] = {}
         self._users: dict[str, list[str]] = {}
 
@@ -117,14 +103,27 @@ class Backends:
         if self._unkept:
             self._keep()
 
+    def take_up(self) -> None:
+        """Until now another gateway had the file: what operators set there meanwhile holds here."""
+        if (found := self._read()) is None:
+            return
+        self._overrides = found
+        for key, upstream in self._upstreams.items():
+            _write(upstream, found.get(key, NOTHING))
+
+    async def close(self, patience: float) -> None:
+        """Finish writing, if that can be done in so many seconds."""
+        if self._writing is not None and not self._writing.done():
+            await asyncio.wait([self._writing], timeout=patience)
+
     def list(self) -> Sequence[BackendStatus]:
         """All backends, in the order of the configuration."""
         return [self._status(self._upstreams[key]) for key in self._users if key in self._upstreams]
 
-    def set(
+    async def set(
         self, key: str, *, state: State | None = None, weight: int | None = None, breaker: Force | None = None
     ) -> BackendStatus:
-        """Change what is given; takes effect with the workers' next pick.
+        """Change what is given: takes effect with the workers' next pick, and is on file on return.
 
         Raises:
             UnknownBackendError, ValueError (a weight that is no percentage)
@@ -140,7 +139,13 @@ class Backends:
             _write(upstream, after)
             log.info("backend set by an operator", upstream=key, **_changes(before, after))
             self._keep()
+        if self._writing is not None:
+            await asyncio.shield(self._writing)  # who asked may leave, the file is finished
         return self._status(upstream)
+
+    def find(self, key: str) -> BackendStatus:
+        """One of them. Raises UnknownBackendError."""
+        return self._status(self._find(key))
 
     async def probe_now(self, key: str) -> BackendStatus:
         """Check its health at once.
@@ -183,12 +188,23 @@ class Backends:
             check=self._checker.status(upstream.key),
         )
 
+    def _read(self) -> dict[str, Override] | None:
+        try:
+            return read_overrides(self._file) if self._file is not None else None
+        except UnreadableError as error:
+            log.error("cannot read what was set for backends", file=str(self._file), error=str(error))
+            return None
+
     def _keep(self) -> None:
+        self._writing = asyncio.create_task(self._write_after(self._writing))
+
+    async def _write_after(self, earlier: asyncio.Task[None] | None) -> None:
+        if earlier is not None and not earlier.done():
+            await asyncio.wait([earlier])
         if self._file is None:
             return
-        said = {key: override for key, override in self._overrides.items() if override != NOTHING}
         try:
-            replace_file(self._file, msgspec.json.format(msgspec.json.encode(said)))
+            await asyncio.to_thread(write_overrides, self._file, dict(self._overrides))
             self._unkept = False
         except OSError as error:
             self._unkept = True
@@ -199,10 +215,10 @@ class Backends:
 
 
 def _write(upstream: Upstream, override: Override) -> None:
-    upstream.set(cells.SU_WEIGHT, 0 if override.weight == 100 else override.weight + 1)
-    upstream.set(cells.SU_FORCED, _FORCED[override.breaker])
-    why = _OUT[override.state]
-    if why:
+    words = override.words
+    upstream.set(cells.SU_WEIGHT, words[cells.SU_WEIGHT])
+    upstream.set(cells.SU_FORCED, words[cells.SU_FORCED])
+    if why := words[cells.SU_OUT]:
         upstream.put_out(why)
     upstream.put_back(_OPERATORS & ~why)
 
@@ -212,9 +228,9 @@ def _found(upstream: Upstream) -> Override:
     out, forced = upstream.get(cells.SU_OUT), upstream.get(cells.SU_FORCED)
     weight = upstream.get(cells.SU_WEIGHT)
     return Override(
-        state=next(state for state, why in _OUT.items() if out & why == why),
+        state=next(state for state, why in OUT.items() if out & why == why),
         weight=weight - 1 if weight else 100,
-        breaker=next(force for force, value in _FORCED.items() if value == forced),
+        breaker=next(force for force, value in FORCED.items() if value == forced),
     )
 
 
@@ -233,16 +249,3 @@ def _changes(before: Override, after: Override) -> dict[str, object]:
     changed = [name for name in after.__struct_fields__ if getattr(before, name) != getattr(after, name)]
     new = {name: getattr(after, name) for name in changed}
     return new | {f"{name}_was": getattr(before, name) for name in changed}
-
-
-# --- the file -------------------------------------------------------------------------------------------------------
-
-
-def _read(file: Path) -> dict[str, Override]:
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, Override])
-    except FileNotFoundError:
-        return {}
-    except (OSError, msgspec.MsgspecError) as error:
-        log.error("cannot read what was set for backends", file=str(file), error=str(error))
-        return {}

@@ -15,8 +15,9 @@ from msgspec import Struct
 from kairos import __version__
 from kairos._speedups import cells
 from kairos.config.mask import masked_text
-from kairos.control.backends import Force, State, UnknownBackendError
+from kairos.control.backends import UnknownBackendError
 from kairos.control.health import NotCheckedError
+from kairos.storage.overrides import Force, State  # noqa: TC001  (msgspec needs them at run time)
 from kairos.storage.revisions import DamagedError, Stored
 
 if TYPE_CHECKING:
@@ -199,16 +200,27 @@ class Commands:
 
     def backend(self, key: str) -> BackendStatus:
         """One of them. Raises CommandError."""
-        return self.change_backend(key, BackendChange())
-
-    def change_backend(self, key: str, change: BackendChange) -> BackendStatus:
-        """Take it out or back in, give it another share, force its breaker, at once. Raises CommandError."""
         try:
-            return self._backends.set(key, state=change.state, weight=change.weight, breaker=change.breaker)
+            return self._backends.find(key)
+        except UnknownBackendError as error:
+            raise CommandError("unknown", str(error)) from None
+
+    async def change_backend(self, key: str, change: BackendChange) -> BackendStatus:
+        """Take it out or back in, give it another share, force its breaker, at once. Raises CommandError."""
+        self._refuse_during_hand_over()
+        try:
+            status = await self._backends.set(key, state=change.state, weight=change.weight, breaker=change.breaker)
         except UnknownBackendError as error:
             raise CommandError("unknown", str(error)) from None
         except ValueError as error:
             raise CommandError("invalid", str(error)) from None
+        self._refuse_during_hand_over()  # it may have come to the file too late
+        return status
+
+    def _refuse_during_hand_over(self) -> None:
+        """What is set now, the next gateway may not see."""
+        if self._board.flag(cells.FLAG_HANDING_OVER):
+            raise CommandError("unavailable", "a new gateway is taking over, or has done so: ask once more")
 
     async def probe(self, key: str) -> BackendStatus:
         """Check a backend's health at once. Raises CommandError."""

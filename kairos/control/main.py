@@ -3,7 +3,8 @@
 It serves /metrics to the workers and commands to operators, writes the access log, checks backends, watches the
 configuration file and keeps revisions. It carries no traffic: when it dies the workers go on, and the next one takes up
 everything where it is: rings and verdicts in the shared page, revisions in the state folder, and a change of the file
-that nobody saw by asking for a reload.
+that nobody saw by asking for a reload. In a gateway that was replaced it only writes the log and answers questions:
+backends and files are another's to look after.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -26,6 +27,8 @@ from kairos.channel import (
     Drain,
     Drained,
     FromChild,
+    Listen,
+    Listening,
     Message,
     Nack,
     Prepare,
@@ -81,6 +84,7 @@ class Control:
         self._prepared: Prepare | None = None
         self._unkept: ConfigText | None = boot.control.text if boot.control else None
         """The first revision's text, until the gateway serves with it."""
+        self._stepping_down: asyncio.Task[None] | None = None
         self._asking: set[asyncio.Task[None]] = set()
         self._collector = GatewayCollector(boot.scoreboard, boot.series, per_route=boot.config.metrics.per_route)
         self._log = LogWriter(boot.scoreboard, _log_path(boot.config))
@@ -140,7 +144,10 @@ class Control:
         """All at once: what one of them waits for is not to cost the others their time."""
         if self._watch is not None:
             self._watch.stop()
+        if self._stepping_down is not None:
+            await self._stepping_down
         endings = [self._outliers.close(), self._checker.close(), asyncio.to_thread(self._log.stop, patience)]
+        endings.append(self._backends.close(min(patience, STOP_TIMEOUT)))
         if self._keeper is not None:
             endings.append(self._keeper.close(min(patience, STOP_TIMEOUT)))
         await asyncio.gather(*endings)
@@ -174,10 +181,21 @@ class Control:
                 self._requests.reloaded(message)
             case UpgradeResult():
                 self._requests.upgraded(message)
+                if message.pid:
+                    self._stepping_down = asyncio.create_task(self._step_down())
+            case Listen(borrowed=True):
+                self._backends.take_up()
+                self._say(Listening())
             case Abort(revision) if self._prepared is not None and self._prepared.revision == revision:
                 self._prepared = None
             case ReopenLogs():
                 self._log.reopen()
+
+    async def _step_down(self) -> None:
+        """Another gateway serves."""
+        if self._watch is not None:
+            self._watch.stop()
+        await asyncio.gather(self._outliers.close(), self._checker.close())
 
     def _prepare(self, message: Prepare) -> None:
         """Only the log file can be wrong here: the rest of a configuration is the workers' to judge."""
@@ -229,7 +247,9 @@ class Control:
 
 
 async def _serve(listener: socket.socket, table: Router) -> asyncio.Server:
-    return await asyncio.get_running_loop().create_unix_server(lambda: Responder(table), sock=listener)
+    # Its file is the supervisor's to remove, but from Python 3.13 on loops do it of their own accord.
+    own: dict[str, Any] = {"sock": listener, "cleanup_socket": False}
+    return await asyncio.get_running_loop().create_unix_server(lambda: Responder(table), **own)
 
 
 def _log_path(config: Config) -> str:

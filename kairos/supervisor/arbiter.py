@@ -37,6 +37,7 @@ from kairos.channel import (
     ChannelError,
     ControlBoot,
     Decoder,
+    Listening,
     Nack,
     Prepare,
     Ready,
@@ -57,7 +58,7 @@ from kairos.supervisor.notify import Notifier, inherited_sockets
 from kairos.supervisor.plan import CONTROL, Phase, Plan, Revision
 from kairos.supervisor.sockets import Asked, ControlSocket, ListenError, Listeners
 from kairos.supervisor.state import GatewayState
-from kairos.supervisor.upgrade import Booted, Command, Failed, Go, Heir, Predecessor, Serving
+from kairos.supervisor.upgrade import Accepting, Booted, Command, Failed, Go, Gone, Heir, Predecessor, Serving
 from kairos.telemetry.log import get_logger
 
 if TYPE_CHECKING:
@@ -240,13 +241,15 @@ class Arbiter:
         self._current = self._version(loaded, "start")
         self._pending: _Version | None = None
         self._scoreboard.page.set(cells.H_REVISION, self._current.number)
+        self._state.apply_overrides(self._scoreboard, self._current.series)
         self._plan = Plan(
             self._current.revision,
             control=control_entry is not None,
             max_workers=self._scoreboard.capacity.workers,
-            heir=self._old is not None,
+            borrowed=len(self._listeners.taken),
             stays=os.getpid() == 1,
         )
+        self._served = False
         self._look_at = time.monotonic() + LOOK_S
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._wakeup_write = socket.socketpair()
@@ -349,6 +352,8 @@ class Arbiter:
                 return self._plan.nacked(pid, revision, problems, now)
             case ReloadRequest():
                 return self._plan.reload_asked(message, now)
+            case Listening():
+                return self._plan.listening(pid, now)
             case UpgradeRequest(id_):
                 return self._plan.upgrade_asked(id_, now)
         return []  # Drained: the exit that follows says the same
@@ -424,11 +429,19 @@ class Arbiter:
                 self._report_reload(asked, list(problems), unchanged=unchanged)
             case plan.StartHeir(slots):
                 return self._start_heir(slots)
+            case plan.LetAccept():
+                self._let_accept()
             case plan.HandOver(pid):
                 self._hand_over(pid)
             case plan.GiveUpHeir():
                 self._scoreboard.page.add(cells.H_UPGRADES_FAILED, 1)
+                self._scoreboard.set_flag(cells.FLAG_HANDING_OVER, on=False)
                 self._hang_up_heir()
+            case plan.SayAccepting():
+                assert self._old is not None
+                self._old.accepting()
+            case plan.GiveBack():
+                self._listeners.hand_over()
             case plan.Retire(slot):
                 self._listeners.retire(slot)
             case plan.Unlisten():
@@ -451,12 +464,15 @@ class Arbiter:
         match phase:
             case Phase.STANDBY:
                 assert self._old is not None
-                self._old.booted(slot for slot in self._plan.slots if slot in self._old.estate.slots)
+                self._old.booted(self._listeners.taken)
+            case Phase.TAKING:
+                self._scoreboard.set_flag(cells.FLAG_READY, on=True)
             case Phase.UPGRADING:
                 _name_process(NAME_UPGRADING)
             case Phase.RUNNING:
                 _name_process(NAME)
-                if not self._scoreboard.flag(cells.FLAG_READY):
+                if not self._served:
+                    self._served = True
                     self._log.info(self._start_line())
                     self._state.publish()
                 self._scoreboard.set_flag(cells.FLAG_READY, on=True)
@@ -581,6 +597,8 @@ class Arbiter:
             match message:
                 case Booted(slots):
                     self._do(self._plan.heir_ready(slots, time.monotonic()))
+                case Accepting():
+                    self._do(self._plan.heir_accepts(time.monotonic()))
                 case Failed(problem):
                     self._do(self._plan.heir_failed(problem, time.monotonic()))
                 case Serving(pid):
@@ -588,11 +606,16 @@ class Arbiter:
         if messages is None:
             self._hang_up_heir()
 
+    def _let_accept(self) -> None:
+        self._scoreboard.set_flag(cells.FLAG_HANDING_OVER, on=True)  # first: what is written before, the heir reads
+        assert self._heir is not None
+        self._heir.line.send(Go())
+
     def _hand_over(self, pid: int) -> None:
         self._notifier.hand_over(pid)  # before it speaks itself: the manager listens to the main process only
         self._listeners.hand_over()
         assert self._heir is not None
-        self._heir.line.send(Go())
+        self._heir.line.send(Gone())
         _name_process(NAME_REPLACED)
 
     def _hang_up_heir(self) -> None:
@@ -602,18 +625,25 @@ class Arbiter:
             self._heir = None
 
     def _hear_old(self) -> None:
-        """What the gateway before us says: `Go`, or by its end that nothing comes of it."""
+        """What the gateway before us says: `Go`, then `Gone`, or by its end that nothing comes of it."""
         assert self._old is not None
         messages = self._old.line.receive()
-        if messages == []:
-            return
-        self._selector.unregister(self._old.line.socket)
-        if messages is None or Go() not in messages:
-            return self._do(self._plan.abandoned(time.monotonic()))
-        self._listeners.take_over(self._old.estate)
-        self._old.gone()
+        for message in messages or []:
+            match message:
+                case Go():
+                    self._do(self._plan.told_to_go(time.monotonic()))
+                case Gone():
+                    self._succeed(self._old)
+        if messages is None:
+            self._selector.unregister(self._old.line.socket)
+            self._do(self._plan.abandoned(time.monotonic()))
+
+    def _succeed(self, old: Predecessor) -> None:
+        self._selector.unregister(old.line.socket)
+        self._listeners.take_over(old.estate)
+        old.gone()
         self._notifier.silent = False
-        self._do(self._plan.taken_over(time.monotonic()))
+        self._do(self._plan.left(time.monotonic()))
 
     # --- forking --------------------------------------------------------------------------------------------------
 

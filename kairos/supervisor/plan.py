@@ -20,8 +20,10 @@ Rules:
 - The gateway drains: not ready for `drain_delay`, then workers drain, then control, then it halts. TERM or INT once
   more cuts that short. Whoever overstays a deadline is killed.
 - An upgrade: the gateway starts its heir with the listeners of its slots. The heir boots (`Phase.STANDBY`: ready, and
-  nothing accepted) and says so; then it is told to go, workers whose listeners it has stop accepting, the others drain
-  as ever. Until then nothing has changed for anybody, and an heir that dies, refuses or is silent is given up. Reloads
+  nothing accepted) and says so. Told to go, it accepts from those listeners beside this gateway (`Phase.TAKING`; its
+  control first takes up what operators set) and says so. Only then workers whose listeners it has stop accepting, the
+  others drain as ever, and the heir hears that all is its. Until then this gateway accepts as before, and an heir that
+  dies, refuses or is silent is given up: it finishes what it accepted and leaves the listeners as they are. Reloads
   wait for the end of an upgrade, an upgrade for that of a reload; TERM ends both gateways.
 - A PID 1 stays when it is replaced: it forwards signals until no process is left, and ends like the last heir.
 - A serving worker whose loop gives no sign of life for `HANG_TIMEOUT` in two looks is hung: SIGABRT for a traceback,
@@ -77,6 +79,8 @@ BOOT_DEATHS = 5
 """Times one child may be killed from outside before it is ready, until the boot is given up."""
 UPGRADE_TIMEOUT = BOOT_TIMEOUT + 15.0
 """For an heir to be ready: it gives up itself when one of its children takes longer than they may."""
+ACCEPT_TIMEOUT = 15.0
+"""For an heir that is ready and told to go, to accept."""
 HANG_TIMEOUT = 30.0
 HUP = ReloadRequest(0, "HUP")
 ENDING = "the gateway is shutting down"
@@ -88,12 +92,14 @@ class Phase(Enum):
     BOOT = "boot"
     STANDBY = "standby"
     """Booted as an heir, and waiting to be told to go."""
+    TAKING = "taking"
+    """Accepts as an heir, and waits for the old gateway to stop."""
     RUNNING = "running"
     RELOADING = "reloading"
     UPGRADING = "upgrading"
     """An heir boots."""
     HANDED_OVER = "handed over"
-    """The heir serves; what is open here is finished."""
+    """Another gateway serves, an heir or the one before us; what is open here is finished."""
     DRAINING = "draining"
     STOPPING = "stopping"
     STOPPED = "stopped"
@@ -206,10 +212,25 @@ class StartHeir:
 
 
 @dataclass(frozen=True, slots=True)
+class LetAccept:
+    """Tell the heir to accept beside this gateway, and take no more changes from operators that it would not see."""
+
+
+@dataclass(frozen=True, slots=True)
 class HandOver:
-    """Tell the heir to go, and let go of what is its now."""
+    """Tell the heir that all is its now, and let go of it."""
 
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SayAccepting:
+    """As an heir: tell the old gateway that it may stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """As an heir that is not wanted: let go of the listeners, which are the old gateway's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,8 +283,11 @@ Action = (
     | Discard
     | Report
     | StartHeir
+    | LetAccept
     | HandOver
     | GiveUpHeir
+    | SayAccepting
+    | GiveBack
     | Retire
     | Unlisten
     | Announce
@@ -323,6 +347,8 @@ class _Upgrade:
     """Of the control process; 0: nobody there asked."""
     pid: int = 0
     due: float = float("inf")
+    taken: frozenset[int] | None = None
+    """Slots whose listeners it goes on with; None: it is not ready."""
     problem: str = ""
     """Why it is being ended."""
 
@@ -346,6 +372,7 @@ class Plan:
     """The whole policy. Every public method is an event and answers the actions to take, in order.
 
     `tick` is to follow every event: it alone spawns. After a `Spawn` the slot waits for `spawned` or `spawn_failed`.
+    An heir's first `borrowed` slots have listeners of the gateway before it.
     """
 
     def __init__(
@@ -354,7 +381,7 @@ class Plan:
         *,
         control: bool = False,
         max_workers: int = 512,
-        heir: bool = False,
+        borrowed: int = 0,
         stays: bool = False,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -370,7 +397,9 @@ class Plan:
         self._asked: list[ReloadRequest] = []
         """Those that the reload under way will answer."""
         self._upgrade: _Upgrade | None = None
-        self._standby = heir
+        self._borrowed = borrowed
+        self._awaited: set[int] = set()
+        """As an heir that was told to go: slots that are to say `Listening`."""
         self._stays = stays
         self._heirs: list[int] = []
         """Supervisors that took over from this one, the last of which serves."""
@@ -415,6 +444,8 @@ class Plan:
         actions: list[Action] = [Log("debug", f"{slot.name} is ready", {"child": pid, "took": now - slot.spawned_at})]
         if slot.number == CONTROL and not self.standby and self.phase is not Phase.BOOT:
             actions.append(Send(CONTROL, Commit(self.revision.number)))
+        if slot.number in self._awaited:
+            actions.append(Send(slot.number, Listen(borrowed=True)))
         return actions + self._maybe_running()
 
     def acked(self, pid: int, revision: int, now: float) -> list[Action]:
@@ -446,6 +477,8 @@ class Plan:
         actions: list[Action] = [self._obituary(slot, pid, code)]
         if self._reload is not None:
             actions += self._died_in_reload(slot, code, now)
+        if slot.number == CONTROL:  # traffic does not wait for it; the next one finds what operators set by itself
+            actions += self._heard_listening(CONTROL)
         if slot.state in (State.DRAINING, State.STOPPING) or not self._respawns(slot):
             return actions + self._bury(slot, now)
         if self.phase is Phase.BOOT and not slot.was_ready and code > 0:
@@ -497,7 +530,7 @@ class Plan:
             return self.reload_asked(HUP, now)
         if signum == signal.SIGUSR2:
             return self.upgrade_asked(0, now)
-        if self.phase is Phase.UPGRADING:  # the heir counts on the listeners as they are
+        if self.phase is Phase.UPGRADING or self.standby:  # each counts on the listeners as they are
             return [Log("warning", f"{signal.Signals(signum).name} ignored: an upgrade is under way")]
         if signum == signal.SIGTTIN:
             return self._add_worker(now)
@@ -604,7 +637,7 @@ class Plan:
         """The boot is over once everybody serves."""
         if self.phase is not Phase.BOOT or any(slot.state is not State.SERVING for slot in self._all()):
             return []
-        if self._standby:
+        if self.standby:
             self.phase = Phase.STANDBY
             return [Announce(Phase.STANDBY)]
         return self._run()
@@ -719,8 +752,8 @@ class Plan:
 
     @property
     def standby(self) -> bool:
-        """Whether another gateway accepts from the listeners still: children born now wait for `Listen`."""
-        return self._standby
+        """Whether the listeners are another gateway's still: children born now wait for `Listen`."""
+        return self._borrowed > 0
 
     def upgrade_asked(self, request: int, now: float) -> list[Action]:
         """Somebody wants the new version to take over. `request`: of the control process, 0 for a signal."""
@@ -745,12 +778,19 @@ class Plan:
     def heir_ready(self, slots: Iterable[int], now: float) -> list[Action]:
         """The new gateway has booted, and goes on with the listeners of these slots."""
         upgrade = self._upgrade
-        if upgrade is None or upgrade.problem or self.phase is not Phase.UPGRADING:
+        if upgrade is None or upgrade.problem or upgrade.taken is not None or self.phase is not Phase.UPGRADING:
             return []
-        self._upgrade = None
+        upgrade.taken, upgrade.due = frozenset(slots), now + ACCEPT_TIMEOUT
+        return [Log("debug", "upgrade: the new gateway may accept", {"child": upgrade.pid}), LetAccept()]
+
+    def heir_accepts(self, now: float) -> list[Action]:
+        """The new gateway accepts: this one need not any more."""
+        upgrade = self._upgrade
+        if upgrade is None or upgrade.problem or upgrade.taken is None or self.phase is not Phase.UPGRADING:
+            return []
+        self._upgrade, taken = None, upgrade.taken
         self._heirs.append(upgrade.pid)
         self.phase = Phase.HANDED_OVER
-        taken = frozenset(slots)
         left = [slot.number for slot in self._workers() if slot.number not in taken]
         timeout = self.revision.drain_timeout
         text = f"upgrade: process {upgrade.pid} has taken over; draining for up to {timeout:g} s"
@@ -767,18 +807,66 @@ class Plan:
             self._heirs.append(pid)
         return []
 
-    def taken_over(self, now: float) -> list[Action]:
-        """As an heir: the old gateway has stopped accepting."""
+    def told_to_go(self, now: float) -> list[Action]:
+        """As an heir: accept beside the old gateway. No worker is to pick a backend that an operator took out there."""
         if self.phase is not Phase.STANDBY:
             return []
-        self._standby = False
-        return self._run(*(Send(slot.number, Listen()) for slot in self._living()))
+        self.phase = Phase.TAKING
+        actions: list[Action] = [Announce(Phase.TAKING)]
+        control = self.slots.get(CONTROL)
+        if control is None or not control.pid:
+            return actions + self._await_listening(self._borrowers())
+        return actions + self._await_listening([control])
+
+    def listening(self, pid: int, now: float) -> list[Action]:
+        """As an heir: a child accepts; control has taken up what operators set."""
+        slot = self._by_pid(pid)
+        return self._heard_listening(slot.number) if slot is not None else []
+
+    def left(self, now: float) -> list[Action]:
+        """As an heir: the old gateway has stopped accepting, and all is ours."""
+        if self.phase is not Phase.TAKING:
+            return []
+        self._borrowed = 0
+        self._awaited.clear()
+        return self._run(*(Send(slot.number, Listen()) for slot in self._living() if slot.number != CONTROL))
 
     def abandoned(self, now: float) -> list[Action]:
-        """As an heir: the old gateway is gone or does not want us any more, and nothing was handed over."""
-        if not self._standby or self.phase in _ENDING:
+        """As an heir: the old gateway is gone or does not want us any more, and not all was handed over."""
+        if not self.standby or self.phase in _ENDING:
             return []
-        return self._give_up("the gateway that was to be replaced is gone", EXIT_BOOT, now)
+        reason = "the gateway that was to be replaced is gone"
+        if self.phase is Phase.TAKING:
+            return self._give_back(reason, EXIT_BOOT, now)
+        return self._give_up(reason, EXIT_BOOT, now)
+
+    def _borrowers(self) -> list[Slot]:
+        return [slot for slot in self._workers() if slot.number < self._borrowed]
+
+    def _await_listening(self, slots: Iterable[Slot]) -> list[Action]:
+        """Who is not ready is told when it is."""
+        self._awaited = {slot.number for slot in slots}
+        return [Send(slot.number, Listen(borrowed=True)) for slot in slots if slot.state is State.SERVING]
+
+    def _heard_listening(self, number: int) -> list[Action]:
+        if self.phase is not Phase.TAKING or number not in self._awaited:
+            return []
+        self._awaited.discard(number)
+        if number == CONTROL:
+            return self._await_listening(self._borrowers())
+        return [] if self._awaited else [SayAccepting()]
+
+    def _give_back(self, reason: str, code: int, now: float) -> list[Action]:
+        """As an heir that accepts already: what it accepted is finished, the listeners stay as they are."""
+        self._exit_code, self._terminated_at = code, now
+        actions = self._cancel_jobs(now)
+        self.phase = Phase.HANDED_OVER
+        timeout = self.revision.drain_timeout
+        log = Log("info", f"{reason}: finishing what was accepted for up to {timeout:g} s")
+        actions += [log, GiveBack()]
+        for slot in self._workers():
+            actions += self._drain(slot, now, handed_over=True)
+        return actions
 
     def childless(self, now: float) -> list[Action]:
         """No child is left, not even a stranger's: what a PID 1 that stays has waited for."""
@@ -797,7 +885,10 @@ class Plan:
         if upgrade.problem:  # it was told to end
             upgrade.due = float("inf")
             return [Signal(upgrade.pid, signal.SIGKILL)]
-        return self._end_heir(upgrade, f"the new gateway was not ready within {UPGRADE_TIMEOUT:g} s", now)
+        missed = f"was not ready within {UPGRADE_TIMEOUT:g}"
+        if upgrade.taken is not None:
+            missed = f"did not accept within {ACCEPT_TIMEOUT:g}"
+        return self._end_heir(upgrade, f"the new gateway {missed} s", now)
 
     def _end_heir(self, upgrade: _Upgrade, problem: str, now: float) -> list[Action]:
         """Not by SIGKILL at first: it has children to end."""
@@ -867,17 +958,24 @@ class Plan:
             return [Log("info", f"{name}: stopping at once"), *self._stop_all(now)]
         if self.phase in _ENDING:
             return self._already_draining(name, now)
+        if self.phase is Phase.TAKING:
+            return self._give_back(name, EXIT_OK, now)
+        actions = self._cancel_jobs(now)
+        self.phase = Phase.DRAINING
+        self._terminated_at = now
+        self._drain_at = now + self.revision.drain_delay
+        text = f"{name}: draining for up to {self.revision.drain_delay + self.revision.drain_timeout:g} s"
+        return [*actions, Log("info", text), Announce(Phase.DRAINING)]
+
+    def _cancel_jobs(self, now: float) -> list[Action]:
+        """Upgrade and reloads, under way or waiting."""
         waiting, self._wanted = self._wanted, []
         actions = self._end_heir(self._upgrade, ENDING, now) if self._upgrade is not None else []
         actions += self._abort(ENDING, [])
         if waiting:
             self._asked = waiting
             actions.append(self._report([ENDING]))
-        self.phase = Phase.DRAINING
-        self._terminated_at = now
-        self._drain_at = now + self.revision.drain_delay
-        text = f"{name}: draining for up to {self.revision.drain_delay + self.revision.drain_timeout:g} s"
-        return [*actions, Log("info", text), Announce(Phase.DRAINING)]
+        return actions
 
     def _already_draining(self, name: str, now: float) -> list[Action]:
         if self.phase is not Phase.HANDED_OVER or self._terminated_at is not None:

@@ -6,7 +6,8 @@
 - Closing a listener resets whatever waits in its queue; how a worker closes one without losing any stands in
   `kairos.proxy.listener`.
 - In a binary upgrade the new gateway inherits the sockets (`Estate`). Until it has taken over it changes nothing that
-  the old one would notice: sockets it adds do not listen yet, and no file is its own to remove.
+  the old one would notice, although it accepts from those it took already: sockets it adds do not listen yet, and no
+  file is its own to remove.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class Listeners:
         self.asked = asked
         self._claims = claims
         self._shared = shared
+        self.taken: list[int] = []
+        """Slots of the gateway before us whose sockets are those of our first slots."""
         self._own: dict[int, list[socket.socket]] = {}
         self._silent = False
         """Whether sockets that are made now are not to listen yet."""
@@ -102,9 +105,10 @@ class Listeners:
     def adopt(cls, estate: Estate, workers: int) -> Listeners:
         """Those of the gateway before us. Of its slots only as many as there are workers: the rest it drains itself."""
         listeners = cls(_adopt(estate.claims), _adopt(estate.shared), asked=estate.asked, activated=estate.activated)
-        for slot, fds in estate.slots.items():
+        for slot, (number, fds) in enumerate(sorted(estate.slots.items())):
             if slot < workers:
                 listeners._own[slot] = _adopt(fds)
+                listeners.taken.append(number)
             else:
                 _close(_adopt(fds))
         listeners._silent = True
@@ -129,7 +133,7 @@ class Listeners:
         )
 
     def hand_over(self) -> None:
-        """The next gateway has taken over: close our copies, and leave the files alone."""
+        """Another gateway has them: close our copies, and leave the files alone."""
         self._paths = []
         self.close()
 

@@ -1,4 +1,4 @@
-"""What the supervisor holds of the state folder: its lock, the kept revisions to start from, and the admin socket.
+"""What the supervisor holds of the state folder: its lock, what was kept to start from, and the admin socket.
 
 Without a folder of its own a gateway serves as well as with one: what is wrong with it is said once, in a warning.
 
@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kairos.storage.overrides import UnreadableError, read_overrides
 from kairos.storage.revisions import Revisions
-from kairos.storage.state import ADMIN_SOCKET, REVISIONS, State, StateError
+from kairos.storage.state import ADMIN_SOCKET, BACKENDS, REVISIONS, State, StateError
 from kairos.supervisor.sockets import ListenError, listen_unix
 from kairos.telemetry.log import get_logger
 
 if TYPE_CHECKING:
     import socket
-    from pathlib import Path
+
+    from kairos.scoreboard import Assignment, Scoreboard
 
 ADMIN_MODE = 0o600
 ADMIN_BACKLOG = 32
@@ -47,6 +50,18 @@ class GatewayState:
     def admin(self) -> socket.socket | None:
         """Where operators connect; for the control process to accept from."""
         return self._socket.listener if self._socket else None
+
+    def apply_overrides(self, scoreboard: Scoreboard, series: Assignment) -> None:
+        """Before the first fork, so that no worker knows a backend without what operators said of it.
+
+        Control is the only writer from then on; it also says what is wrong with a file that cannot be read.
+        """
+        with contextlib.suppress(UnreadableError):
+            overrides = read_overrides(Path(self.folder) / BACKENDS) if self.folder else {}
+            for key, override in overrides.items():
+                if index := series.upstream(key):
+                    for word, value in override.words.items():
+                        scoreboard.page.set(scoreboard.shared_upstream(index) + word, value)
 
     def listen(self) -> None:
         """Make the admin socket, not yet under its name."""

@@ -5,12 +5,14 @@ a socket pair; a variable (`VARIABLE`) says which descriptor is what. Over the p
 the two may be of different versions:
 
     new → old   Booted: all children are ready, and nothing was accepted yet;  Failed: why not
-    old → new   Go: accept from now on, the sockets are yours
+    old → new   Go: accept beside me
+    new → old   Accepting: it does
+    old → new   Gone: I accept no more, all is yours
     new → first Serving: signals are to be forwarded here
 
-Rules: a new supervisor is on probation until `Go`. It must leave no trace when it fails, and gives up when the pair
-ends. The last message is for a first process that stays because it is PID 1: the end that leads to it is passed on
-from upgrade to upgrade.
+Rules: a new supervisor is on probation until `Gone`. It must leave no trace when it fails, and gives up when the pair
+ends: there is no moment at which nobody accepts. The last message is for a first process that stays because it is
+PID 1: the end that leads to it is passed on from upgrade to upgrade.
 """
 
 from __future__ import annotations
@@ -73,6 +75,14 @@ class Failed(Struct, frozen=True, tag=True):
 
 
 class Go(Struct, frozen=True, tag=True):
+    """The new gateway is to accept from the sockets that it took, while the old one does so too."""
+
+
+class Accepting(Struct, frozen=True, tag=True):
+    """The new gateway accepts."""
+
+
+class Gone(Struct, frozen=True, tag=True):
     """The old gateway stops accepting."""
 
 
@@ -82,7 +92,7 @@ class Serving(Struct, frozen=True, tag=True):
     pid: int
 
 
-Message = Booted | Failed | Go | Serving
+Message = Booted | Failed | Go | Accepting | Gone | Serving
 
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
@@ -156,8 +166,12 @@ class Predecessor:
         """This gateway is ready."""
         self.line.send(Booted(sorted(slots)))
 
+    def accepting(self) -> None:
+        """This gateway accepts; the old one may stop."""
+        self.line.send(Accepting())
+
     def gone(self) -> None:
-        """`Go` was received. A PID 1 is told whom to forward signals to, now and after later upgrades."""
+        """`Gone` was received. A PID 1 is told whom to forward signals to, now and after later upgrades."""
         if self._stays:
             self.first = self.line
         else:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import resource
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import uvloop
 from structlog.testing import capture_logs
 
 from kairos._speedups import cells
 from kairos._speedups.breaker import FAILURE, Gate
 from kairos.config.model import Backend, CircuitBreaker, Config, HealthCheck
-from kairos.control.backends import Backends, UnknownBackendError
+from kairos.control import backends as backends_module
+from kairos.control.backends import Backends, BackendStatus, UnknownBackendError
 from kairos.control.health import HealthChecker, NotCheckedError
 from kairos.control.upstreams import monotonic_us
-from tests.control.page import Board, in_loop, route
+from kairos.storage.overrides import write_overrides
+from tests.control.page import PATIENCE, Board, in_loop, route, until
 from tests.support.net import Peer, origin
 
 A, B, C = "http://a:80", "http://b:80", "http://c:80"
@@ -38,7 +44,14 @@ class Desk:
         self.apply(config)
 
     def apply(self, config: Config) -> None:
-        self.backends.apply(*self.board.assign(config))
+        async def trace() -> None:
+            self.backends.apply(*self.board.assign(config))
+            await self.backends.close(PATIENCE)
+
+        uvloop.run(trace())
+
+    def set(self, key: str, **said: Any) -> BackendStatus:
+        return uvloop.run(self.backends.set(key, **said))
 
     def again(self, config: Config = BOTH) -> Desk:
         return Desk(self.file, self.board, config)
@@ -74,36 +87,36 @@ UNTOUCHED = (0, 0, 0)
 )
 def test_what_is_said_is_in_the_cells_and_can_be_taken_back(said, words):
     desk = Desk()
-    desk.backends.set(A, **said)
+    desk.set(A, **said)
     assert desk.words() == words
     assert desk.words(B) == UNTOUCHED
-    desk.backends.set(A, state="active", weight=100, breaker="auto")
+    desk.set(A, state="active", weight=100, breaker="auto")
     assert desk.words() == UNTOUCHED
 
 
 def test_what_is_not_given_stays():
     desk = Desk()
-    desk.backends.set(A, state="drain")
-    desk.backends.set(A, weight=10)
-    desk.backends.set(A, state="maintenance")
+    desk.set(A, state="drain")
+    desk.set(A, weight=10)
+    desk.set(A, state="maintenance")
     assert desk.words() == (cells.OUT_MAINTENANCE, 0, 11)
 
 
 def test_from_drain_to_maintenance_it_was_never_back():
     desk = Desk()
-    desk.backends.set(A, state="drain")
-    desk.backends.set(A, state="maintenance")
+    desk.set(A, state="drain")
+    desk.set(A, state="maintenance")
     assert desk.board.word(A, cells.SU_BACK_AT_US) == 0
     before = monotonic_us()
-    desk.backends.set(A, state="active")
+    desk.set(A, state="active")
     assert desk.board.word(A, cells.SU_BACK_AT_US) >= before
 
 
 def test_the_health_checks_bit_is_not_the_operators():
     desk = Desk()
     desk.board.upstream(A).put_out(cells.OUT_DOWN)
-    desk.backends.set(A, state="drain")
-    desk.backends.set(A, state="active")
+    desk.set(A, state="drain")
+    desk.set(A, state="active")
     assert desk.words() == (cells.OUT_DOWN, 0, 0)
     assert desk.board.word(A, cells.SU_BACK_AT_US) == 0
     assert desk.backends.list()[0].state == "unhealthy"
@@ -113,16 +126,16 @@ def test_the_health_checks_bit_is_not_the_operators():
 def test_a_weight_is_a_percentage(weight):
     desk = Desk()
     with pytest.raises(ValueError, match=f"0 to 100, not {weight}"):
-        desk.backends.set(A, state="drain", weight=weight)
+        desk.set(A, state="drain", weight=weight)
     assert desk.words() == UNTOUCHED
 
 
 def test_changes_are_logged_with_what_was_before():
     desk = Desk()
     with capture_logs() as logs:
-        desk.backends.set(A, state="drain", weight=100)
-        desk.backends.set(A, state="drain")
-        desk.backends.set(A, weight=5, breaker="open")
+        desk.set(A, state="drain", weight=100)
+        desk.set(A, state="drain")
+        desk.set(A, weight=5, breaker="open")
     first, second = logs
     common = {"component": "health", "event": "backend set by an operator", "log_level": "info", "upstream": A}
     assert first == common | {"state": "drain", "state_was": "active"}
@@ -163,9 +176,9 @@ def test_a_breaker_shows_as_it_is_and_as_it_is_forced():
     shared = desk.board.scoreboard.shared_upstream(desk.board.series.upstream(A))
     gate = Gate(desk.board.scoreboard.page, shared, CircuitBreaker(failure_threshold=1))
     gate.settle(FAILURE, False, monotonic_us())
-    status = desk.backends.set(A, breaker="closed")
+    status = desk.set(A, breaker="closed")
     assert (status.breaker, status.breaker_forced, status.breaker_opened) == ("open", "closed", 1)
-    assert desk.backends.set(A, breaker="auto").breaker_forced is None
+    assert desk.set(A, breaker="auto").breaker_forced is None
 
 
 @pytest.mark.parametrize(
@@ -179,7 +192,7 @@ def test_a_breaker_shows_as_it_is_and_as_it_is_forced():
 )
 def test_an_unknown_key_is_told_what_it_resembles(key, hint):
     with pytest.raises(UnknownBackendError, match=hint):
-        Desk().backends.set(key, state="drain")
+        Desk().set(key, state="drain")
 
 
 def test_a_probe_on_demand_shows_its_result():
@@ -217,44 +230,44 @@ def file(tmp_path: Path) -> Path:
 
 def test_it_outlives_the_gateway(file):
     desk = Desk(file)
-    desk.backends.set(A, state="drain", weight=30)
-    desk.backends.set(B, breaker="open")
+    desk.set(A, state="drain", weight=30)
+    desk.set(B, breaker="open")
     assert json.loads(file.read_text()) == {A: {"state": "drain", "weight": 30}, B: {"breaker": "open"}}
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     later = desk.anew()
     assert later.words(A) == (cells.OUT_DRAIN, 0, 31)
     assert later.words(B) == (0, cells.FORCED_OPEN, 0)
-    later.backends.set(A, state="active", weight=100)
+    later.set(A, state="active", weight=100)
     assert json.loads(file.read_text()) == {B: {"breaker": "open"}}
     assert [path.name for path in file.parent.iterdir()] == ["backends.json"]
 
 
 def test_it_outlives_the_control_process_without_a_file():
     desk = Desk()
-    desk.backends.set(A, state="maintenance", weight=0, breaker="closed")
+    desk.set(A, state="maintenance", weight=0, breaker="closed")
     words = desk.words()
     later = desk.again()
     assert later.words() == words
-    later.backends.set(A, state="active")
+    later.set(A, state="active")
     assert later.words() == (0, cells.FORCED_CLOSED, 1), "it knows the rest"
 
 
 def test_the_cells_are_newer_than_the_file(file):
     desk = Desk(file)
-    desk.backends.set(A, weight=30)
+    desk.set(A, weight=30)
     desk.board.upstream(A).set(cells.SU_WEIGHT, 61)  # set, and killed before it was written
     assert desk.again().backends.list()[0].weight == 60
 
 
 def test_a_backend_that_leaves_and_returns(file):
     desk = Desk(file)
-    desk.backends.set(A, state="drain")
+    desk.set(A, state="drain")
     desk.apply(ONLY_B)
     assert desk.words(A) == UNTOUCHED
     assert [status.key for status in desk.backends.list()] == [B]
     with pytest.raises(UnknownBackendError):
-        desk.backends.set(A, state="active")
-    desk.backends.set(B, weight=5)
+        desk.set(A, state="active")
+    desk.set(B, weight=5)
     assert json.loads(file.read_text())[A] == {"state": "drain"}
     desk.apply(BOTH)
     assert desk.words(A) == (cells.OUT_DRAIN, 0, 0)
@@ -285,10 +298,10 @@ def full_disk() -> Iterator[None]:
 
 def test_a_full_disk_stops_no_verdict_and_spoils_no_file(file):
     desk = Desk(file)
-    desk.backends.set(A, state="drain")
+    desk.set(A, state="drain")
     kept = file.read_bytes()
     with capture_logs() as logs, full_disk():
-        desk.backends.set(A, state="maintenance")
+        desk.set(A, state="maintenance")
     assert desk.words() == (cells.OUT_MAINTENANCE, 0, 0)
     assert logs[-1]["event"] == "cannot keep what was set for backends"
     assert file.read_bytes() == kept
@@ -299,6 +312,46 @@ def test_a_full_disk_stops_no_verdict_and_spoils_no_file(file):
 def test_a_folder_that_is_not_there_stops_no_verdict(tmp_path):
     desk = Desk(tmp_path / "gone" / "backends.json")
     with capture_logs() as logs:
-        desk.backends.set(A, state="drain")
+        desk.set(A, state="drain")
     assert desk.words() == (cells.OUT_DRAIN, 0, 0)
     assert "No such file or directory" in logs[-1]["error"]
+
+
+def test_what_another_gateway_kept_meanwhile_is_taken_up(file):
+    desk = Desk(file)
+    desk.set(A, state="drain")
+    heir = desk.anew()
+    desk.set(A, state="active")
+    desk.set(B, state="maintenance")
+    heir.backends.take_up()
+    assert (heir.words(A), heir.words(B)) == (UNTOUCHED, (cells.OUT_MAINTENANCE, 0, 0))
+    file.write_bytes(b"{")
+    heir.backends.take_up()
+    assert heir.words(B) == (cells.OUT_MAINTENANCE, 0, 0), "what cannot be read takes nothing back"
+
+
+def test_a_slow_disk_holds_up_who_asked_and_nobody_else(file, monkeypatch):
+    let_go = threading.Event()
+
+    def slowly(*given: Any) -> None:
+        let_go.wait(PATIENCE)
+        write_overrides(*given)
+
+    async def trace() -> None:
+        monkeypatch.setattr(backends_module, "write_overrides", slowly)
+        board = Board()
+        backends = Backends(board.scoreboard, HealthChecker(board.scoreboard), file)
+        backends.apply(*board.assign(BOTH))
+        first, second, same = (
+            asyncio.create_task(backends.set(key, state=state))
+            for key, state in ((A, "drain"), (B, "maintenance"), (B, "maintenance"))
+        )
+        await until(lambda: backends.list()[1].state == "maintenance")
+        first.cancel()  # its client is gone
+        await asyncio.wait([first])
+        assert [second.done(), same.done(), file.exists()] == [False] * 3
+        let_go.set()
+        await asyncio.gather(second, same)
+        assert json.loads(file.read_text()) == {A: {"state": "drain"}, B: {"state": "maintenance"}}
+
+    in_loop(trace)

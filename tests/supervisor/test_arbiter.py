@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kairos._speedups import cells
 from tests.supervisor.conftest import alive, ask, until
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -296,3 +297,22 @@ def test_a_supervisor_with_nothing_to_do_sleeps(gateway):
     before = until(lambda: switches() if "S (sleeping)" in stat.read_text() else None)
     pids(gateway)
     assert int(switches()) - int(before) <= 1  # it looks after the workers now and then
+
+
+# --- what operators said ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        ('{"http://127.0.0.1:9": {"state": "maintenance", "weight": 30, "breaker": "open"}, "http://a:1": {}}', True),
+        ('{"http://127.0.0.1:9": {"state"', False),
+    ],
+)
+def test_it_is_known_before_there_is_a_worker(gateway, kept, words):
+    state = gateway.folder / "state"
+    state.mkdir()
+    (state / "backends.json").write_text(kept)
+    gateway.start({"TINY_STATE": str(state)})
+    expected = (cells.OUT_MAINTENANCE, cells.FORCED_OPEN, 31) if words else (0, 0, 0)
+    assert gateway.ask("words") == " ".join(map(str, expected))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from kairos.channel import Abort, Commit, Drain, Listen, ReloadRequest, ReopenLogs, Stop, UpgradeResult
 from kairos.supervisor.plan import (
+    ACCEPT_TIMEOUT,
     BOOT_DEATHS,
     BOOT_TIMEOUT,
     CONTROL,
@@ -23,9 +24,11 @@ from kairos.supervisor.plan import (
     Adopt,
     Announce,
     Discard,
+    GiveBack,
     GiveUpHeir,
     Halt,
     HandOver,
+    LetAccept,
     Load,
     Log,
     Phase,
@@ -33,6 +36,7 @@ from kairos.supervisor.plan import (
     Report,
     Retire,
     Revision,
+    SayAccepting,
     Send,
     SendPrepare,
     Signal,
@@ -90,6 +94,17 @@ class Gateway:
         assert self.at(now, "upgrade_asked", request) == [Announce(Phase.UPGRADING), StartHeir(slots)]
         self.at(now, "heir_started", pid)
         return self
+
+    def replaced(self, now, slots):
+        """The heir is ready and accepts: what is done about that."""
+        assert self.at(now, "heir_ready", slots) == [LetAccept()]
+        return self.at(now, "heir_accepts")
+
+    def taking(self):
+        """As an heir: told to go, and no child has answered."""
+        for slot in list(self.plan.slots):
+            self.at(0.5, "ready", self.pid(slot))
+        return self.at(0.8, "told_to_go")
 
     def dies(self, now, slot, code=-9):
         return self.at(now, "exited", self.pid(slot), code)
@@ -569,7 +584,7 @@ def test_reopen_logs_goes_to_everybody():
 
 def test_an_heir_that_is_ready_takes_over():
     gateway = Gateway(2, control=True, timeout=20.0).running().upgrading(request=7)
-    assert gateway.at(12.0, "heir_ready", [0, 1]) == [
+    assert gateway.replaced(12.0, [0, 1]) == [
         HandOver(900), Send(CONTROL, UpgradeResult(7, 900)), Send(0, Drain(20.0, True)), Send(1, Drain(20.0, True)),
     ]  # fmt: skip
     assert gateway.plan.next_due() == 32.0 + DRAIN_GRACE
@@ -578,9 +593,33 @@ def test_an_heir_that_is_ready_takes_over():
     assert gateway.dies(14.1, CONTROL, 0) == [Retire(CONTROL), Announce(Phase.STOPPED), Halt(0)]
 
 
+def test_nothing_changes_until_the_heir_accepts():
+    gateway = Gateway(2, control=True).running().upgrading(request=7)
+    before = repr(gateway.plan)
+    assert gateway.at(11.0, "heir_accepts") == []  # what was not asked
+    assert gateway.at(12.0, "heir_ready", [0, 1]) == [LetAccept()]
+    assert gateway.at(12.0, "heir_ready", [0]) == []
+    assert repr(gateway.plan) == before
+    (gave_up, answer, announce) = gateway.at(12.1, "exited", 900, -9)
+    assert (gave_up, announce, answer.message.pid) == (GiveUpHeir(), Announce(Phase.RUNNING), 0)
+    assert "killed by SIGKILL" in answer.message.problem
+    assert gateway.at(12.2, "heir_accepts") == []
+
+
+def test_an_heir_that_does_not_come_to_accept_is_given_up():
+    gateway = Gateway(1).running().upgrading()
+    gateway.at(12.0, "heir_ready", [0])
+    assert gateway.plan.next_due() == 12.0 + ACCEPT_TIMEOUT
+    assert gateway.at(12.0 + ACCEPT_TIMEOUT, "tick") == [Signal(900, signal.SIGTERM)]
+    assert gateway.at(12.1 + ACCEPT_TIMEOUT, "heir_accepts") == []  # too late
+    assert gateway.at(gateway.plan.next_due(), "tick") == [Signal(900, signal.SIGKILL)]
+    assert gateway.at(40.0, "exited", 900, -9) == [GiveUpHeir(), Announce(Phase.RUNNING)]
+    assert f"did not accept within {ACCEPT_TIMEOUT:g} s" in gateway.logged[-1]
+
+
 def test_listeners_that_the_heir_does_not_take_are_drained_as_ever():
     gateway = Gateway(3).running().upgrading()
-    done = gateway.at(12.0, "heir_ready", [0])
+    done = gateway.replaced(12.0, [0])
     assert done == [HandOver(900), Send(0, Drain(30.0, True)), Send(1, Drain(30.0)), Send(2, Drain(30.0))]
 
 
@@ -648,7 +687,7 @@ def test_an_upgrade_waits_for_a_reload_and_a_reload_for_an_upgrade():
 def test_a_reload_that_waited_is_passed_on_to_the_heir():
     gateway = Gateway(1).running().upgrading()
     gateway.at(11.0, "reload_asked", asked(5))
-    hand_over, report, hup, _ = gateway.at(12.0, "heir_ready", [0])
+    hand_over, report, hup, _ = gateway.replaced(12.0, [0])
     assert (hand_over, report.asked, hup) == (HandOver(900), (5,), Signal(900, signal.SIGHUP))
 
 
@@ -657,7 +696,7 @@ def test_workers_are_replaced_while_an_heir_boots_but_not_more_or_fewer():
     assert gateway.dies(11.0, 0) == [Spawn(0)]
     assert gateway.at(11.1, "signalled", signal.SIGTTIN) == []
     assert gateway.at(11.2, "signalled", signal.SIGTTOU) == []
-    assert gateway.at(12.0, "heir_ready", [0, 1]) == [HandOver(900), Send(0, Stop()), Send(1, Drain(30.0, True))]
+    assert gateway.replaced(12.0, [0, 1]) == [HandOver(900), Send(0, Stop()), Send(1, Drain(30.0, True))]
 
 
 def test_an_upgrade_that_waits_is_dropped_at_the_end():
@@ -688,7 +727,7 @@ def test_term_during_an_upgrade_ends_both():
 
 def test_after_the_hand_over_signals_concern_the_drain_alone():
     gateway = Gateway(1).running().upgrading()
-    gateway.at(12.0, "heir_ready", [0])
+    gateway.replaced(12.0, [0])
     for signum in (signal.SIGHUP, signal.SIGTTIN, signal.SIGUSR2):
         assert gateway.at(12.1, "signalled", signum) == []
     assert gateway.at(12.2, "signalled", signal.SIGTERM) == []  # it drains
@@ -699,7 +738,7 @@ def test_after_the_hand_over_signals_concern_the_drain_alone():
 
 def test_an_heir_that_dies_while_the_old_gateway_drains_decides_the_exit_code():
     gateway = Gateway(1).running().upgrading()
-    gateway.at(12.0, "heir_ready", [0])
+    gateway.replaced(12.0, [0])
     assert gateway.at(13.0, "exited", 900, -9) == []
     assert gateway.dies(14.0, 0, 0)[-1] == Halt(137)
 
@@ -709,7 +748,7 @@ def test_an_heir_that_dies_while_the_old_gateway_drains_decides_the_exit_code():
 
 def replaced_pid_1():
     gateway = Gateway(1, stays=True).running().upgrading()
-    gateway.at(12.0, "heir_ready", [0])
+    gateway.replaced(12.0, [0])
     assert gateway.dies(13.0, 0, 0) == [Retire(0)]
     return gateway
 
@@ -746,23 +785,83 @@ def test_without_children_for_a_moment_nobody_else_ends():
 # --- upgrade, as the heir sees it -----------------------------------------------------------------------------------
 
 
-def test_an_heir_serves_when_it_is_told_to():
-    gateway = Gateway(2, heir=True, control=True)
+def test_an_heir_accepts_when_it_is_told_to_and_serves_when_the_old_one_stops():
+    gateway = Gateway(2, borrowed=2, control=True)
     gateway.at(0.5, "ready", gateway.pid(CONTROL))
     gateway.at(0.6, "ready", gateway.pid(0))
     assert gateway.at(0.7, "ready", gateway.pid(1)) == [Announce(Phase.STANDBY)]
+    assert gateway.at(0.8, "told_to_go") == [Announce(Phase.TAKING), Send(CONTROL, Listen(True))]
+    assert gateway.at(0.9, "listening", gateway.pid(CONTROL)) == [Send(0, Listen(True)), Send(1, Listen(True))]
+    assert gateway.at(1.0, "listening", gateway.pid(1)) == []
+    assert gateway.at(1.0, "listening", gateway.pid(1)) == []
+    assert gateway.at(1.1, "listening", gateway.pid(0)) == [SayAccepting()]
     assert gateway.plan.standby
-    assert gateway.at(0.8, "taken_over") == [
+    assert gateway.at(1.2, "left") == [
         Announce(Phase.RUNNING),
-        *(Send(slot, Listen()) for slot in (0, 1, CONTROL)),
+        *(Send(slot, Listen()) for slot in (0, 1)),
         Send(CONTROL, Commit(1)),
     ]
     assert not gateway.plan.standby
 
 
+def test_workers_without_borrowed_listeners_wait_until_all_is_theirs():
+    gateway = Gateway(2, borrowed=1)
+    assert gateway.taking() == [Announce(Phase.TAKING), Send(0, Listen(True))]
+    assert gateway.at(0.9, "listening", gateway.pid(0)) == [SayAccepting()]
+    assert gateway.at(1.0, "left") == [Announce(Phase.RUNNING), Send(0, Listen()), Send(1, Listen())]
+
+
+def test_nothing_waits_for_a_control_process_that_dies():
+    gateway = Gateway(1, borrowed=1, control=True)
+    assert gateway.taking()[-1] == Send(CONTROL, Listen(True))
+    assert gateway.dies(0.9, CONTROL) == [Send(0, Listen(True)), Spawn(CONTROL)]
+    assert gateway.at(1.0, "listening", gateway.pid(0)) == [SayAccepting()]
+
+
+def test_a_worker_that_dies_before_it_accepts_is_waited_for():
+    gateway = Gateway(1, borrowed=1)
+    gateway.taking()
+    assert gateway.dies(0.9, 0) == [Spawn(0)]
+    assert gateway.at(1.0, "ready", gateway.pid(0)) == [Send(0, Listen(True))]
+    assert gateway.at(1.1, "listening", gateway.pid(0)) == [SayAccepting()]
+
+
+@pytest.mark.parametrize(("event", "code"), [(("abandoned",), 3), (("signalled", signal.SIGTERM), 0)])
+def test_an_heir_that_accepts_and_is_not_wanted_gives_the_listeners_back(event, code):
+    gateway = Gateway(1, borrowed=1, control=True)
+    gateway.taking()
+    for slot in (CONTROL, 0):
+        gateway.at(0.9, "listening", gateway.pid(slot))
+    gateway.at(0.9, "signalled", signal.SIGHUP)
+    gateway.at(0.9, "signalled", signal.SIGUSR2)
+    report, answer, given_up = Report((0,), (ENDING,)), Send(CONTROL, UpgradeResult(0, 0, ENDING)), GiveUpHeir()
+    assert gateway.at(1.0, *event) == [given_up, answer, report, GiveBack(), Send(0, Drain(30.0, True))]
+    assert gateway.at(1.1, "left") == []
+    assert gateway.at(1.2, "abandoned") == []
+    assert gateway.dies(2.0, 0, 0) == [Retire(0), Send(CONTROL, Drain(CONTROL_DRAIN))]
+    assert gateway.dies(2.1, CONTROL, 0)[-1] == Halt(code)
+
+
+def test_an_heir_that_gave_back_is_stopped_by_a_second_term():
+    gateway = Gateway(1, borrowed=1)
+    gateway.taking()
+    gateway.at(1.0, "signalled", signal.SIGTERM)
+    assert gateway.at(2.0, "signalled", signal.SIGTERM) == [Announce(Phase.STOPPING), Send(0, Stop())]
+
+
+def test_the_number_of_workers_stays_while_listeners_are_borrowed():
+    gateway = Gateway(2, borrowed=2)
+    for signum in (signal.SIGTTIN, signal.SIGTTOU):
+        assert gateway.at(0.1, "signalled", signum) == []
+    gateway.taking()
+    for signum in (signal.SIGTTIN, signal.SIGTTOU):
+        assert gateway.at(0.9, "signalled", signum) == []
+    assert len(gateway.plan.slots) == 2
+
+
 @pytest.mark.parametrize("ready", [False, True])
 def test_an_heir_whose_predecessor_is_gone_gives_up(ready):
-    gateway = Gateway(1, heir=True)
+    gateway = Gateway(1, borrowed=1)
     if ready:
         gateway.at(0.5, "ready", gateway.pid(0))
     assert gateway.at(0.8, "abandoned") == [Announce(Phase.STOPPING), Send(0, Stop())]
@@ -770,21 +869,22 @@ def test_an_heir_whose_predecessor_is_gone_gives_up(ready):
 
 
 def test_the_end_of_the_old_gateway_is_nothing_to_one_that_serves():
-    gateway = Gateway(1, heir=True)
-    gateway.at(0.5, "ready", gateway.pid(0))
-    gateway.at(0.8, "taken_over")
+    gateway = Gateway(1, borrowed=1)
+    gateway.taking()
+    gateway.at(0.8, "left")
     assert gateway.at(0.9, "abandoned") == []
 
 
 def test_a_worker_that_dies_on_standby_is_replaced():
-    gateway = Gateway(1, heir=True)
+    gateway = Gateway(1, borrowed=1)
     gateway.at(0.5, "ready", gateway.pid(0))
     assert gateway.dies(0.6, 0) == [Spawn(0)]
-    assert gateway.at(0.7, "taken_over") == [Announce(Phase.RUNNING), Send(0, Listen())]
+    assert gateway.at(0.7, "told_to_go") == [Announce(Phase.TAKING)]
+    assert gateway.at(0.8, "ready", gateway.pid(0)) == [Send(0, Listen(True))]
 
 
 def test_term_on_standby_stops_at_once():
-    gateway = Gateway(1, heir=True)
+    gateway = Gateway(1, borrowed=1)
     gateway.at(0.5, "ready", gateway.pid(0))
     assert gateway.at(0.6, "signalled", signal.SIGTERM) == [Announce(Phase.STOPPING), Send(0, Stop())]
 
@@ -853,10 +953,11 @@ SIGNALS = {
     "usr1": signal.SIGUSR1,
     "usr2": signal.SIGUSR2,
 }
-CHILDREN_DO = ("ready", "die", "exit", "ack", "nack", "hang", "heir ready", "heir exit", "go")
+CHILDREN_DO = ("ready", "die", "exit", "ack", "nack", "hang", "listening")
+GATEWAYS_DO = ("heir ready", "heir accepts", "heir exit", "go", "left", "abandoned")
 EVENTS = st.lists(
     st.tuples(
-        st.sampled_from([*SIGNALS, *CHILDREN_DO, "tick", "fail"]),
+        st.sampled_from([*SIGNALS, *CHILDREN_DO, *GATEWAYS_DO, "tick", "fail"]),
         st.integers(-1, 4),
         st.floats(0.0, 50.0),
     ),
@@ -865,10 +966,10 @@ EVENTS = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(EVENTS, st.booleans(), st.booleans())
-def test_whatever_happens_the_gateway_can_be_ended(events, control, heir):
+@given(EVENTS, st.booleans(), st.integers(0, 2))
+def test_whatever_happens_the_gateway_can_be_ended(events, control, borrowed):
     """No sequence of events makes an illegal move, and TERM with time always leads to Halt."""
-    gateway = Gateway(2, control=control, heir=heir)
+    gateway = Gateway(2, control=control, borrowed=borrowed)
     now, numbers, halted, fails = 0.0, itertools.count(2), False, False
 
     def happen(actions):
@@ -910,7 +1011,13 @@ def test_whatever_happens_the_gateway_can_be_ended(events, control, heir):
                 heir_pid = gateway.plan._upgrade.pid if gateway.plan._upgrade else 0
                 happen(gateway.plan.exited(heir_pid, 3, now) if heir_pid else [])
             case "go":
-                happen(gateway.plan.taken_over(now))
+                happen(gateway.plan.told_to_go(now))
+            case "listening":
+                happen(gateway.plan.listening(pid, now))
+            case "left" | "abandoned":
+                happen(getattr(gateway.plan, name)(now))
+            case "heir accepts":
+                happen(gateway.plan.heir_accepts(now))
             case "nack":
                 happen(gateway.plan.nacked(pid, number, ["no"], now))
             case "fail":

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import itertools
 import os
+import random
 import re
 import signal
 import socket
@@ -35,6 +36,15 @@ def gateways(tiny):
 
 def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def named(parent, name):
+    found = []
+    for pid in children(parent):
+        with contextlib.suppress(OSError):  # it has just ended
+            if comm(pid) == name:
+                found.append(pid)
+    return found
 
 
 def comm(pid):
@@ -273,6 +283,60 @@ def test_a_new_one_that_is_killed_leaves_the_sockets_alone(installed):
     assert gateways(installed) == {before}
 
 
+def late(what):
+    """A version whose worker 0, told to accept, does not or does not say so."""
+    return f"import os; os.environ['TINY_LISTEN'] = '{what}:0'"
+
+
+def one_that_may_accept(tiny):
+    """The heir, once the old gateway has told it to go."""
+    before = tiny.serving()
+    tiny.signal(signal.SIGUSR2)
+    tiny.logged("upgrade: the new gateway may accept")
+    return (supervisors(tiny) - {before}).pop()
+
+
+@pytest.mark.parametrize("what", ["hang", "mute"])
+def test_a_new_one_killed_before_it_is_known_to_accept_leaves_the_old_one_at_it(installed, what):
+    before = installed.serving()
+    installed.install(late(what))
+    with Visitors(installed) as visitors:
+        heir = one_that_may_accept(installed)
+        until(lambda: heir in gateways(installed))  # both accept
+        visitors.go_on()
+        orphans = children(heir)
+        os.kill(heir, signal.SIGKILL)
+        installed.logged("nothing has changed: the new gateway killed by SIGKILL")
+        until(lambda: not any(map(alive, orphans)))
+        visitors.go_on()
+        assert gateways(installed) == {before}
+        installed.install()
+        assert installed.upgraded() not in (before, heir)
+        visitors.go_on()
+
+
+def test_a_new_one_that_does_not_come_to_accept_is_given_up_and_finishes_what_it_has(gateway):
+    gateway.install()
+    gateway.write(workers=1)
+    gateway.start({"TINY_PATIENCE": "2"})
+    before = gateway.serving()
+    gateway.install(late("mute"))
+    with contextlib.ExitStack() as visits:
+        heir = one_that_may_accept(gateway)
+        connection = until(lambda: visited(gateway, heir, visits))
+        gateway.logged("finishing what was accepted", f'"pid":{heir}')
+        assert int(ask(connection, "gateway")) in (heir, 1, before)  # an orphan once its supervisor was killed
+        assert gateways(gateway) == {before}
+    gateway.logged("nothing has changed: the new gateway did not accept within 2 s")
+    until(lambda: supervisors(gateway) == {before})
+
+
+def visited(tiny, supervisor, visits):
+    """A connection to a worker of this gateway, or nothing."""
+    connection = visits.enter_context(tiny.connected())
+    return connection if int(ask(connection, "gateway")) == supervisor else None
+
+
 def supervisors(tiny):
     found = set()
     for pid in tiny.processes():
@@ -487,6 +551,34 @@ def test_ten_upgrades_cost_no_request_and_repeat_none():
         assert sorted(ledger.seen) == sorted(number for poster in posters for number in poster.sent)
         serving = succession.serving()
         until(lambda: set(processes_with(str(made.config_path))) == {serving, *children(serving)}, "one gateway")
+
+
+def test_a_new_one_killed_at_any_moment_before_it_has_taken_over_costs_no_request():
+    numbers = itertools.count()
+    with origin(echo) as backend, running(route("/a", backend.url)) as (made, succession):
+        old = succession.serving()
+        posters = [Poster(made.port, numbers, kept) for kept in (1, 1, 100_000)]
+        for poster in posters:
+            poster.start()
+        for _ in range(6):
+            os.kill(old, signal.SIGUSR2)
+            heir = until(lambda: named(old, "kairos-gateway"))[0]
+            until(lambda heir=heir: named(heir, "kairos-worker0"))
+            time.sleep(random.uniform(0, 0.6))  # the outcome is looked at, not foreseen
+            os.kill(heir, signal.SIGSTOP)
+            if comm(old) != "kairos-upgrade":
+                os.kill(heir, signal.SIGCONT)
+                break
+            os.kill(heir, signal.SIGKILL)
+            until(lambda: comm(old) != "kairos-upgrade")
+            if comm(old) != "kairos-gateway":
+                break  # it had said that it accepts: whoever kills it then kills the gateway
+            goal = [len(poster.sent) + 10 for poster in posters]
+            until(lambda goal=goal: all(len(p.sent) >= n for p, n in zip(posters, goal, strict=True)), "traffic")
+            assert [failure for poster in posters for failure in poster.failed] == []
+        for poster in posters:
+            poster.over.set()
+            poster.join()
 
 
 def test_a_client_that_is_kept_is_told_to_close_and_ready_never_fails():

@@ -1,10 +1,11 @@
 """A gateway whose workers answer one-line questions: the real arbiter with the smallest honest worker.
 
 Run as a program by the tests. Questions: `pid`, `gateway` (its supervisor), `revision`, `fds`, `name`, `orphan`,
-`reopened`, `hang`; a line that ends in no newline keeps the connection open, which is what a drain waits for. Routes of
-the configuration steer misbehaviour: `/nack`, `/mute` and `/die` say how `Prepare` is answered, TINY_BOOT how a boot
-ends (`exit:3`, `raise`, `hang`; `hang:1` only that of worker 1). TINY_PATIENCE stands in for the supervisor's long time
-limits.
+`reopened`, `hang`, `words` (what the page says of the backend); a line that ends in no newline keeps the connection
+open, which is what a drain waits for. Routes of the configuration steer misbehaviour: `/nack`, `/mute` and `/die` say
+how `Prepare` is answered, TINY_BOOT how a boot ends (`exit:3`, `raise`, `hang`; `hang:1` only that of worker 1),
+TINY_LISTEN what follows on `Listen` (`hang:0`: worker 0 does not accept; `mute:0`: it does, and does not say so).
+TINY_PATIENCE stands in for the supervisor's long time limits, TINY_STATE names the state folder.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import signal
 import sys
 import time
 
-from kairos._speedups.cells import W_BEAT_AT_US
+from kairos._speedups.cells import SU_FORCED, SU_OUT, SU_WEIGHT, W_BEAT_AT_US
 from kairos.channel import (
     Abort,
     Ack,
@@ -26,6 +27,7 @@ from kairos.channel import (
     Drain,
     Drained,
     Listen,
+    Listening,
     Nack,
     Prepare,
     Ready,
@@ -51,6 +53,7 @@ class TinyWorker:
         self.tasks: set[asyncio.Task] = set()
         self.ended = asyncio.Event()
         self.listening = []
+        self.borrowed = boot.standby
 
     async def run(self) -> None:
         if not self.boot.standby:
@@ -104,6 +107,10 @@ class TinyWorker:
                     return comm.read().strip()
             case "fds":
                 return " ".join(sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]))
+            case "words":
+                board = self.boot.scoreboard
+                block = board.shared_upstream(self.boot.series.upstream("http://127.0.0.1:9"))
+                return " ".join(str(board.page.get(block + word)) for word in (SU_OUT, SU_FORCED, SU_WEIGHT))
             case "orphan":
                 return f"{orphan()}"
         return "?"
@@ -124,8 +131,9 @@ class TinyWorker:
                     self.revision = revision
                 case Abort():
                     self.prepared = None
-                case Listen():
-                    self.listen()
+                case Listen(borrowed):
+                    self.borrowed = borrowed
+                    self.listen_or_not()
                 case Drain(deadline, handed_over):
                     asyncio.get_running_loop().remove_reader(self.boot.channel)
                     self.draining = asyncio.ensure_future(self.drain(deadline, handed_over))
@@ -133,6 +141,14 @@ class TinyWorker:
                     self.reopened += 1
                 case Stop():
                     self.ended.set()
+
+    def listen_or_not(self) -> None:
+        what, _, slot = os.environ.get("TINY_LISTEN", ":").partition(":")
+        misbehaves = slot == str(self.boot.slot)
+        if not self.listening and not (misbehaves and what == "hang"):
+            self.listen()
+        if not misbehaves:
+            self.say(Listening())
 
     def prepare(self, message: Prepare) -> None:
         paths = {route.external_path for route in message.config.routers}
@@ -148,7 +164,7 @@ class TinyWorker:
         loop = asyncio.get_running_loop()
         for listener in self.listening:
             loop.remove_reader(listener)
-            if handed_over:
+            if handed_over or self.borrowed:
                 listener.close()
                 continue
             async for connection in drain_listener(listener, shared=self.boot.shares(listener)):
@@ -198,9 +214,9 @@ def worker(boot: WorkerBoot) -> None:
 def main() -> int:
     configure("debug")
     if patience := os.environ.get("TINY_PATIENCE"):
-        plan.UPGRADE_TIMEOUT = plan.HANG_TIMEOUT = float(patience)
+        plan.UPGRADE_TIMEOUT = plan.ACCEPT_TIMEOUT = plan.HANG_TIMEOUT = float(patience)
         arbiter.LOOK_S = float(patience) / 4
-    options = Options(sys.argv[1], insecure_dev=True)
+    options = Options(sys.argv[1], insecure_dev=True, state_dir=os.environ.get("TINY_STATE"))
     try:
         made = Arbiter(options, entry=worker, control_entry=worker if "TINY_CONTROL" in os.environ else None)
     except (ConfigError, ListenError) as error:
