@@ -88,6 +88,13 @@ class Backends:
         self._upstreams: dict[str, Upstream] = {}
         self._users: dict[str, list[str]] = {}
 
+    def prepare(self, config: Config, series: Assignment) -> None:
+        """A revision may come into use: no worker is to pick its new backends without their overrides."""
+        known = known_upstreams(self._scoreboard, series)
+        for key in users(config):
+            if key in known and key in self._overrides and key not in self._upstreams:
+                _write(known[key], self._overrides[key])
+
     def apply(self, config: Config, series: Assignment) -> None:
         """A revision is in use: its backends get their overrides, others lose them."""
         self._users = users(config)

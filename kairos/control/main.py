@@ -206,6 +206,7 @@ class Control:
             problem = f"access_log.file: cannot open {path!r}: {error.strerror}"
             return self._say(Nack(message.revision, [problem]))
         self._prepared = message
+        self._backends.prepare(message.config, message.series)
         self._say(Ack(message.revision))
 
     def _commit(self, prepared: Prepare) -> None:

@@ -317,6 +317,18 @@ def test_a_folder_that_is_not_there_stops_no_verdict(tmp_path):
     assert "No such file or directory" in logs[-1]["error"]
 
 
+def test_a_backend_that_returns_is_out_before_a_worker_can_pick_it(file):
+    Desk(file).set(A, state="maintenance")
+    desk = Desk(file, config=ONLY_B)
+    desk.set(B, state="drain")
+    desk.backends.prepare(*desk.board.assign(BOTH))
+    assert (desk.words(A), desk.words(B)) == ((cells.OUT_MAINTENANCE, 0, 0), (cells.OUT_DRAIN, 0, 0))
+    desk.apply(ONLY_B)  # the revision was not to be
+    assert desk.words(A) == UNTOUCHED
+    desk.apply(BOTH)
+    assert desk.words(A) == (cells.OUT_MAINTENANCE, 0, 0)
+
+
 def test_what_another_gateway_kept_meanwhile_is_taken_up(file):
     desk = Desk(file)
     desk.set(A, state="drain")

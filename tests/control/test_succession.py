@@ -30,7 +30,7 @@ def children(pid):
 
 def upgraded(g):
     """Once the next gateway serves."""
-    g.wait(lambda: g.serving() != g.process.pid, "a new gateway", 30)
+    g.wait(lambda: g.admin("GET", "/v1/status")[1]["pid"] != g.process.pid, "a new gateway", 30)
 
 
 @contextlib.contextmanager
