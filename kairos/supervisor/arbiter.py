@@ -597,7 +597,7 @@ class Arbiter:
             match message:
                 case Booted(slots):
                     self._do(self._plan.heir_ready(slots, time.monotonic()))
-                case Accepting():
+                case Accepting() if _lives(self._heir.pid):  # it may have died since it said so
                     self._do(self._plan.heir_accepts(time.monotonic()))
                 case Failed(problem):
                     self._do(self._plan.heir_failed(problem, time.monotonic()))
@@ -770,6 +770,14 @@ def _noted(_signum: int, _frame: object) -> None:
 def _kill(pid: int, signum: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signum)
+
+
+def _lives(child: int) -> bool:
+    """Whether a child has not ended yet, reaped or not."""
+    try:
+        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
 
 
 def _name_process(name: str) -> None:

@@ -854,7 +854,9 @@ class Plan:
         self._awaited.discard(number)
         if number == CONTROL:
             return self._await_listening(self._borrowers())
-        return [] if self._awaited else [SayAccepting()]
+        if self._awaited:
+            return []
+        return [Log("debug", "upgrade: accepting beside the gateway that is to be replaced"), SayAccepting()]
 
     def _give_back(self, reason: str, code: int, now: float) -> list[Action]:
         """As an heir that accepts already: what it accepted is finished, the listeners stay as they are."""

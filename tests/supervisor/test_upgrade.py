@@ -315,6 +315,21 @@ def test_a_new_one_killed_before_it_is_known_to_accept_leaves_the_old_one_at_it(
         visitors.go_on()
 
 
+def test_the_word_of_a_new_one_that_has_died_since_counts_for_nothing(installed):
+    before = installed.serving()
+    installed.install(late("wait"))
+    heir = one_that_may_accept(installed)
+    installed.signal(signal.SIGSTOP)
+    (installed.folder / "accept").touch()
+    installed.logged("accepting beside the gateway that is to be replaced")
+    os.kill(heir, signal.SIGKILL)
+    until(lambda: "State:\tZ" in Path(f"/proc/{heir}/status").read_text())
+    installed.signal(signal.SIGCONT)
+    installed.logged("nothing has changed: the new gateway killed by SIGKILL")
+    assert installed.process.poll() is None
+    assert gateways(installed) == {before}
+
+
 def test_a_new_one_that_does_not_come_to_accept_is_given_up_and_finishes_what_it_has(gateway):
     gateway.install()
     gateway.write(workers=1)

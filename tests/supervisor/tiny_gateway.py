@@ -4,8 +4,9 @@ Run as a program by the tests. Questions: `pid`, `gateway` (its supervisor), `re
 `reopened`, `hang`, `words` (what the page says of the backend); a line that ends in no newline keeps the connection
 open, which is what a drain waits for. Routes of the configuration steer misbehaviour: `/nack`, `/mute` and `/die` say
 how `Prepare` is answered, TINY_BOOT how a boot ends (`exit:3`, `raise`, `hang`; `hang:1` only that of worker 1),
-TINY_LISTEN what follows on `Listen` (`hang:0`: worker 0 does not accept; `mute:0`: it does, and does not say so).
-TINY_PATIENCE stands in for the supervisor's long time limits, TINY_STATE names the state folder.
+TINY_LISTEN what follows on `Listen` (`hang:0`: worker 0 does not accept; `mute:0`: it does, and does not say so;
+`wait:0`: it does when there is a file `accept`). TINY_PATIENCE stands in for the supervisor's long time limits,
+TINY_STATE names the state folder.
 """
 
 from __future__ import annotations
@@ -145,9 +146,12 @@ class TinyWorker:
     def listen_or_not(self) -> None:
         what, _, slot = os.environ.get("TINY_LISTEN", ":").partition(":")
         misbehaves = slot == str(self.boot.slot)
+        if misbehaves and what == "wait" and not os.path.exists("accept"):
+            asyncio.get_running_loop().call_later(0.01, self.listen_or_not)
+            return
         if not self.listening and not (misbehaves and what == "hang"):
             self.listen()
-        if not misbehaves:
+        if not misbehaves or what == "wait":
             self.say(Listening())
 
     def prepare(self, message: Prepare) -> None:
