@@ -142,8 +142,9 @@ backend echo
 def kairos_config(setup: Setup) -> str:
     backends = [{"host": f"http://{LOOPBACK}", "port": port} for port in setup.origin.ports]
     echo = [{"host": f"ws://{LOOPBACK}", "port": setup.origin.websocket_port}]
+    resilience = {"retry": {}, "circuit_breaker": {}, "outlier_detection": {}, "health_check": {"path": "/plain/1"}}
     routers: list[dict[str, object]] = [
-        {"external_path": path, "internal_path": path, "methods": ["GET", "POST"], "backends": backends}
+        {"external_path": path, "internal_path": path, "methods": ["GET", "POST"], "backends": backends, **resilience}
         for path in ("/plain/{id}", "/rich/{id}", "/files/{name}", "/upload")
     ]
     routers.append(

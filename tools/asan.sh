@@ -35,7 +35,8 @@ export UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1:log_path=$reports"
 export PYTHONMALLOC=malloc PYTHONPATH="$copy" PYTHONDONTWRITEBYTECODE=1
 
 [ $# -gt 0 ] || set -- -n 2 tests/speedups tests/fuzz tests/telemetry tests/robust \
-    tests/proxy/test_framing.py tests/proxy/test_interfaces.py tests/proxy/test_pump.py tests/proxy/test_websocket.py
+    tests/proxy/test_framing.py tests/proxy/test_interfaces.py tests/proxy/test_pump.py tests/proxy/test_websocket.py \
+    tests/proxy/test_policy.py tests/proxy/test_retry.py tests/proxy/test_hedging.py tests/proxy/test_queue.py
 status=0
 "$python" -m pytest -q -p no:cacheprovider "$@" || status=$?
 unset LD_PRELOAD
