@@ -227,7 +227,7 @@ cdef int _pick(Exchange x, int64_t now) except -3:
     if plan.balancer is not None:
         return plan.balancer.pick(_key(x) if plan.needs_key else 0, now, x.tried)
     target = <Target>plan.targets[0]
-    if _withdrawn(target) or (plan.policy.breaker.enabled and target.guarded and blocked(target.shared, now)):
+    if _withdrawn(target) or _shut(plan, target, now):
         return NONE_LEFT
     return ALL_FULL if full(target) else 0
 
@@ -238,6 +238,11 @@ cdef inline bint _withdrawn(Target target) noexcept nogil:
         atomic_load(target.shared + SU_OUT) & (OUT_DRAIN | OUT_MAINTENANCE)
         or atomic_load(target.shared + SU_WEIGHT) == 1
     )
+
+
+cdef inline bint _shut(Plan plan, Target target, int64_t now) noexcept nogil:
+    """By its breaker."""
+    return plan.policy.breaker.enabled and target.guarded and blocked(target.shared, now)
 
 
 cdef int _enter(Exchange x, Target target, int64_t now) except -1:
@@ -266,7 +271,7 @@ cdef bint _elsewhere(Exchange x, int64_t now) noexcept:
         if (
             not _was_tried(x, target.index) and atomic_load(target.shared + SU_OUT) == 0 and not _withdrawn(target)
             and atomic_load(target.shared + SU_SKIP_UNTIL_US) <= now
-            and not (x.plan.policy.breaker.enabled and target.guarded and blocked(target.shared, now))
+            and not _shut(x.plan, target, now)
         ):
             return True
     return False
@@ -279,7 +284,7 @@ cdef bint _some_are_full(Exchange x, int64_t now, bint untried) noexcept:
         target = <Target>item
         if (
             full(target) and not _withdrawn(target) and not (untried and _was_tried(x, target.index))
-            and not (x.plan.policy.breaker.enabled and target.guarded and blocked(target.shared, now))
+            and not _shut(x.plan, target, now)
         ):
             return True
     return False
@@ -291,7 +296,7 @@ cdef object _opens_in(Plan plan, int64_t now):
     cdef int64_t first = -1, left
     for item in plan.targets:
         target = <Target>item
-        if plan.policy.breaker.enabled and target.guarded and blocked(target.shared, now):
+        if _shut(plan, target, now):
             left = max(0, atomic_load(target.shared + SU_OPEN_UNTIL_US) - now)
             first = left if first < 0 else min(first, left)
     return first if first < 0 else first // 1000000 + 1
