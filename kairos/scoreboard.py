@@ -142,14 +142,17 @@ class Scoreboard:
 
     # --- writers --------------------------------------------------------------------------------------------------
 
-    def zero_gauges(self, slot: int) -> None:
-        """Take back what a dead worker still counted as open. Only while the slot has no process."""
+    def zero_gauges(self, slot: int, series: Assignment) -> None:
+        """Take back what a dead worker still counted as open. Only while the slot has no process.
+
+        Of routes and upstreams that were ever assigned: writing to the headroom would take memory for it.
+        """
         worker = self.worker_block(slot)
         for gauge in _WORKER_GAUGES:
             self.page.set(worker + gauge, 0)
-        for route, gauge in itertools.product(range(self.capacity.routes), _ROUTE_GAUGES):
+        for route, gauge in itertools.product(range(len(series.routes)), _ROUTE_GAUGES):
             self.page.set(self.route_block(slot, route) + gauge, 0)
-        for upstream, gauge in itertools.product(range(self.capacity.upstreams), _UPSTREAM_GAUGES):
+        for upstream, gauge in itertools.product(range(len(series.upstreams)), _UPSTREAM_GAUGES):
             self.page.set(self.upstream_block(slot, upstream) + gauge, 0)
 
     def set_flag(self, flag: int, on: bool) -> None:

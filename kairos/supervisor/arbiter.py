@@ -387,7 +387,7 @@ class Arbiter:
         self._hang_up(peer)
         del self._peers[peer.slot]
         if peer.slot != CONTROL:
-            self._scoreboard.zero_gauges(peer.slot)
+            self._scoreboard.zero_gauges(peer.slot, self._current.series)
 
     def _look(self) -> None:
         """Whether the workers' loops go round."""

@@ -352,7 +352,7 @@ def test_process_values_come_from_the_header_and_the_worker_blocks():
         gateway.add(block + cells.W_BAD_REQUESTS, 4)
         gateway.add(block + cells.W_REQUESTS_UNROUTED, 5)
         gateway.add(block + cells.W_LOG_DROPPED, 6)
-    board.zero_gauges(1)
+    board.zero_gauges(1, gateway.series)
     samples = gateway.samples()
     assert samples["kairos_build_info", __version__] == 1
     assert samples[("process_start_time_seconds",)] == pytest.approx(board.started_at)

@@ -154,12 +154,22 @@ def test_atomic_additions_of_several_processes_are_all_counted():
     assert board.page.add(cursor, 1) == 60_000
 
 
+def test_the_headroom_for_routes_to_come_is_left_alone():
+    board = Scoreboard(SMALL)
+    ahead = [board.route_block(1, 1) + cells.R_QUEUED, board.upstream_block(1, 1) + cells.U_IN_FLIGHT]
+    for cell in ahead:
+        board.page.set(cell, 7)
+    board.zero_gauges(1, Assignment())
+    assert [board.page.get(cell) for cell in ahead] == [7, 7]
+
+
 def test_a_dead_workers_gauges_are_zeroed_and_its_totals_kept():
     board = Scoreboard(SMALL)
     written = [first + i for first, count in blocks(board) for i in range(min(count, 80))]
     for cell in written:
         board.page.set(cell, 7)
-    board.zero_gauges(1)
+    every = Assignment({str(i): i for i in range(SMALL.routes)}, {str(i): i for i in range(SMALL.upstreams)})
+    board.zero_gauges(1, every)
     of_worker = (
         cells.W_CONNECTIONS_OPEN, cells.W_REQUESTS_ACTIVE, cells.W_TUNNELS_OPEN, cells.W_PID, cells.W_LAG_US,
         cells.W_SHED_LEVEL,
