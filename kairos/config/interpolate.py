@@ -1,4 +1,5 @@
 """`${NAME}`, `${NAME:-default}` and `${file:/path}` in the string values of a configuration; `$${` is a plain `${`.
+`${1}` stays as it is: no variable has such a name, and replacement texts of regular expressions do.
 
 What is put in is not looked at again. An empty variable counts as missing for `:-`, as in a shell.
 """
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 MAX_FILE = 1 << 20
 """Bytes of a `${file:...}`: a secret or a certificate, not a log."""
 
-_REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
+_REFERENCE = re.compile(r"\$\$\{|\$\{(?!\d+\})([^{}]*)\}|\$\{(?!\d+\})")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

@@ -303,6 +303,7 @@ def test_a_problem_reads_as_one_line():
         ("${KAIROS_EMPTY}", ""),
         ("${KAIROS_NONE:-}", ""),
         ("$${KAIROS_T}", "${KAIROS_T}"),
+        ("/${1}/${KAIROS_T}", "/${1}/v"),
         ("$5 $$ $", "$5 $$ $"),
         ("${KAIROS_NESTED}", "${KAIROS_T}"),
     ],
