@@ -3,7 +3,8 @@
 One anonymous mmap, made by the supervisor before its first fork. Cells are int64; their numbers inside a block are
 the enums of `_speedups/cells.pxd`, their blocks' places are computed here and nowhere else:
 
-    header | shared upstream blocks | shared route blocks | a row per worker | an access-log ring per worker
+    header | shared upstream blocks | shared route blocks | a row per worker | an access-log ring per worker | bans
+           | used signatures
     row    = worker block | route blocks | pair blocks | upstream blocks
 
 - A row has one writer: the worker of that slot. Its totals outlive it; a respawned worker goes on in the same row.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import mmap
+import secrets
 import sys
 import time
 from typing import TYPE_CHECKING, TypeVar
@@ -71,7 +73,11 @@ class Scoreboard:
         self._row_upstreams = self._row_pairs + capacity.pairs * cells.P_CELLS
         self.row_stride = _aligned(self._row_upstreams + capacity.upstreams * cells.U_CELLS)
         self._rings = self._rows + capacity.workers * self.row_stride
-        self.cells = self._rings + capacity.workers * cells.LOG_CELLS
+        self.bans = self._rings + capacity.workers * cells.LOG_CELLS
+        """The table of bans; its rules: _speedups/bans.pyx."""
+        self.nonces = self.bans + cells.BAN_CELLS
+        """The table of signatures that were used."""
+        self.cells = self.nonces + cells.NONCE_CELLS
         flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE
         self.page = Page(mmap.mmap(-1, self.cells * _CELL_BYTES, flags=flags))
         self._write_header()
@@ -90,6 +96,7 @@ class Scoreboard:
             cells.H_UPSTREAMS: self.capacity.upstreams,
             cells.H_ROW_STRIDE: self.row_stride,
             cells.H_STARTED_AT: time.time_ns() // 1000,
+            cells.H_SEED: secrets.randbits(62),
         }
         for cell, value in header.items():
             self.page.set(cell, value)
@@ -134,6 +141,11 @@ class Scoreboard:
     def totals(self, block: int, count: int) -> list[int]:
         """`count` cells from a place in slot 0's row on, each summed over all workers."""
         return self.page.sums(block, count, self.row_stride, self.capacity.workers)
+
+    @property
+    def seed(self) -> int:
+        """Secret, for hashes of what clients choose."""
+        return self.page.get(cells.H_SEED)
 
     @property
     def started_at(self) -> float:

@@ -26,6 +26,7 @@ cpdef enum:  # header, once per page
     H_RELOADS_FAILED = 13  # reloads refused or abandoned (supervisor)
     H_RELOADED_AT = 14  # unix µs of the last one put in use
     H_UPGRADES_FAILED = 15  # upgrades abandoned (supervisor)
+    H_SEED = 16  # secret, for hashes of what clients choose: the same in all processes, another one in each page
     H_CELLS = 64
 
 cpdef enum:  # bits of H_FLAGS
@@ -88,6 +89,9 @@ cpdef enum:  # worker block
     W_LAG_US = 12  # gauge: how late the clock's ticks were at best in the last round
     W_SHED_LEVEL = 13  # gauge: of load shedding, see proxy/shed.py
     W_BEAT_AT_US = 14  # monotonic µs of the clock's last round
+    W_ACCESS_DENIED = 15  # requests from networks that may not use the route
+    W_BANS = 16  # bans begun
+    W_BANNED = 17  # requests refused during a ban
     W_CELLS = 64
 
 cpdef enum:  # histogram: non-cumulative buckets, then the sum
@@ -141,6 +145,12 @@ cpdef enum:  # access-log ring: one producer (worker), one consumer (control)
     LOG_DATA = 16
     LOG_BYTES = 4194304  # capacity, a power of two: 0.2 s of lines at 45,000 requests per second
     LOG_CELLS = 524304  # LOG_DATA + LOG_BYTES / 8
+
+cpdef enum:  # table of bans and failures by address: several writers, see bans.pyx
+    BAN_CELLS = 393216  # 65536 addresses, 3 MB once all of them failed
+
+cpdef enum:  # table of signatures that were used: several writers, a LimitTable of FixedWindow
+    NONCE_CELLS = 524288  # 262144 signatures, 4 MB
 
 cpdef enum:  # first index of P_REQUESTS
     METHOD_GET = 0

@@ -38,6 +38,9 @@ cdef class LimitTable:
     # Take from the state of a key, given by its hash; as Limit.take.
     cdef int64_t take(self, uint64_t key, int64_t now_us, int64_t cost) noexcept nogil
 
+    # The state of a key that has a slot, else NULL; somebody may take the slot at any time.
+    cdef int64_t* seek(self, uint64_t key) noexcept nogil
+
     cdef int64_t* state(self, Py_ssize_t slot) noexcept nogil
     cdef Py_ssize_t find(self, Py_ssize_t first, int64_t key) noexcept nogil
     cdef Py_ssize_t claim(self, Py_ssize_t first, int64_t pending, int64_t now_us) noexcept nogil

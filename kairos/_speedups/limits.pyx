@@ -313,6 +313,11 @@ cdef class LimitTable:
                 return slot
         return -1
 
+    cdef int64_t* seek(self, uint64_t key) noexcept nogil:
+        """A look brings no key in."""
+        cdef Py_ssize_t slot = self.find(<Py_ssize_t>((key >> 32) & self.mask) * WAYS, <int64_t>key & ~PENDING or 1)
+        return NULL if slot < 0 else self.state(slot)
+
     cdef Py_ssize_t claim(self, Py_ssize_t first, int64_t pending, int64_t now_us) noexcept nogil:
         """A slot for a new key, marked as pending; -1 when others changed the set meanwhile."""
         cdef:
