@@ -41,6 +41,10 @@ class Regex:
         """Whether it matches somewhere in the text."""
         return self._regex.search(text) is not None
 
+    def takes(self, text: bytes) -> bool:
+        """Whether it matches the whole text."""
+        return self._regex.fullmatch(text) is not None
+
     def replace(self, text: bytes, replacement: Replacement, limit: int = 0) -> bytes:
         """The text with its first `limit` matches (0: with all of them) replaced."""
         pieces: list[bytes] = []
