@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from kairos.config.check_routes import check_routes, check_tls
+from kairos.config.policies import check_policies
 from kairos.config.problems import Findings
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ def check(config: Config, *, insecure_dev: bool = False) -> list[Problem]:
     check_tls(config.tls, ("tls",), found)
     _check_metrics(config, found)
     _check_sections(config, found)
+    check_policies(config, (), found)
+    for name, group in config.groups.items():
+        check_policies(group, ("groups", name), found)
     check_routes(config, found)
     return found.problems
 
@@ -121,5 +125,3 @@ def _check_sections(config: Config, found: Findings) -> None:
             found.warning((name,), f"{name} is not in effect in this version")
     if config.rate_limit is None and all(route.rate_limit is None for route in config.routers):
         found.hint((), "no rate_limit: clients may send as many requests as they like; set one for a public gateway")
-    if config.cors is not None and config.cors.allow_credentials and "*" in config.cors.allowed_origins:
-        found.warning(("cors", "allowed_origins"), "browsers refuse '*' together with allow_credentials")

@@ -7,6 +7,7 @@ routes; only the search for overlapping patterns compares pairs, and stops at OV
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from kairos._speedups.patterns import Pattern, RouteError, host_key
 from kairos.config.check_resilience import Named, Resilience
 from kairos.config.origin import Origin, OriginError, ascii_name, parse_backend
 from kairos.config.overlaps import Candidate, surprises
+from kairos.config.policies import check_policies
 from kairos.config.problems import Notes
 
 if TYPE_CHECKING:
@@ -214,6 +216,9 @@ def _judge_origin(backend: Backend, route: Route, origin: Origin, keys: Path, su
 
 
 def _check_policies(route: Route, keys: Path, config: Config, survey: _Survey) -> None:
+    if route.group is not None and route.group not in config.groups:
+        survey.found.error((*keys, "group"), _unknown_group(route.group, config))
+    check_policies(route, keys, survey.found)
     for name in _NOT_IN_EFFECT:
         if getattr(route, name) is not None:
             survey.notes.warning((*keys, name), f"{name} is not in effect in this version")
@@ -225,6 +230,11 @@ def _check_policies(route: Route, keys: Path, config: Config, survey: _Survey) -
         survey.found.error(here, f"there are only {len(route.backends)} backends, counted from 0")
     if policy is not None and policy.enabled and config.ai is None and policy.strategy.kind == "content_analysis":
         survey.notes.warning((*keys, "ai_policy"), "ai_policy needs the section ai, which says whom to ask")
+
+
+def _unknown_group(name: str, config: Config) -> str:
+    near = difflib.get_close_matches(name, config.groups, n=1)
+    return f"there is no group '{name}'" + (f", did you mean '{near[0]}'?" if near else ": add it to 'groups'")
 
 
 def check_tls(tls: UpstreamTls, keys: Path, found: Findings, known: dict[str, str | None] | None = None) -> None:

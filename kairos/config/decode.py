@@ -55,17 +55,19 @@ def decode(value: Any, kind: Any, found: Findings, keys: Path = ()) -> Any:
 def _decoder(kind: Any) -> Decoder:
     """How to decode one type. Cached, so the model is examined once."""
     origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType) and len(args) == 2 and type(None) in args:
-        return _optional(next(arg for arg in args if arg is not type(None)))
+    if origin in (Union, types.UnionType) and type(None) in args:
+        return _optional(Union[tuple(arg for arg in args if arg is not type(None))])  # noqa: UP007 - made of a tuple
     if origin in (Union, types.UnionType):
-        return _number_or_word(kind, *args)
+        return _number_or_word(kind, *args) if get_origin(args[-1]) is Literal else _either(args)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return lambda value, keys, found: _struct(kind, value, keys, found)
     if origin is list:
         return _list(args[0])
+    if origin is dict:
+        return _mapping(args[1])
     if origin is Literal:
         return _choice(kind, args)
-    return _leaf(kind)
+    return _plain if kind is Any else _leaf(kind)
 
 
 def _expected(what: str, value: Any) -> str:
@@ -124,7 +126,59 @@ def _unknown(kind: type[msgspec.Struct], key: str) -> str:
     return f"unknown key '{key[:64]}'" + (f", did you mean '{near[0]}'?" if near else "")
 
 
+def _mapping(item: Any) -> Decoder:
+    """Names of the user's own, to values of one type."""
+    decoder = _decoder(item)
+
+    def decode_mapping(value: Any, keys: Path, found: Findings) -> Any:
+        if not isinstance(value, dict):
+            found.error(keys, _expected("an object", value))
+            return INVALID
+        made = {str(key): decoder(element, (*keys, key), found) for key, element in value.items()}
+        return INVALID if any(element is INVALID for element in made.values()) else made
+
+    return decode_mapping
+
+
+def _plain(value: Any, _keys: Path, _found: Findings) -> Any:
+    """Any JSON there is, as it stands."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item, _keys, _found) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, _keys, _found) for item in value]
+    return str(value) if type(value) is Expanded else value
+
+
 # ---- lists, choices, leaves
+
+
+def _either(kinds: tuple[Any, ...]) -> Decoder:
+    """Several types that differ in what they look like in a file: an object, a list, a text, a number."""
+    shapes = {_shape(kind): kind for kind in kinds}
+    assert len(shapes) == len(kinds), f"{kinds} cannot be told apart"
+    expected = " or ".join(_NAMES[shape] for shape in shapes)
+
+    def decode_either(value: Any, keys: Path, found: Findings) -> Any:
+        shape = str if type(value) is Expanded else type(value)
+        if shape is int and int not in shapes:
+            shape = float
+        if shape in shapes:
+            return _decoder(shapes[shape])(value, keys, found)
+        found.error(keys, _expected(expected, value))
+        return INVALID
+
+    return decode_either
+
+
+def _shape(kind: Any) -> type:
+    """What a value of this type is in a file."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _shape(get_args(kind)[0])
+    if origin is Literal:
+        return str
+    shape: type = kind if origin is None else origin
+    return dict if issubclass(shape, msgspec.Struct) else shape
 
 
 def _list(item: Any) -> Decoder:

@@ -11,7 +11,8 @@ import re
 from typing import TYPE_CHECKING, Any, get_args
 
 from kairos.config.interpolate import Expanded
-from kairos.config.model import LimitStrategy, Protocol, RateLimit, Strategy, WindowType
+from kairos.config.model import Protocol, Strategy
+from kairos.config.policies.ratelimit import LimitStrategy, RateLimit, WindowType
 from kairos.config.problems import render
 
 if TYPE_CHECKING:
@@ -96,11 +97,11 @@ def normalise(document: Plain, found: Findings) -> tuple[Plain, Rewriting]:
 def _top(made: Plain, rewriting: Rewriting) -> Plain:
     _jwt_secret(made, rewriting)
     _keep_alive(made, rewriting)
-    for name, table in (("metrics", _METRICS), ("cors", _CORS)):
-        if isinstance(made.get(name), dict):
-            made[name] = rewriting.rename(made[name], (name,), table)
-    if "rate_limit" in made:
-        made["rate_limit"] = _rate_limit(made["rate_limit"], ("rate_limit",), rewriting)
+    if isinstance(made.get("metrics"), dict):
+        made["metrics"] = rewriting.rename(made["metrics"], ("metrics",), _METRICS)
+    _policies(made, (), rewriting)
+    if isinstance(made.get("groups"), dict):
+        made["groups"] = {name: _group(group, ("groups", name), rewriting) for name, group in made["groups"].items()}
     if isinstance(made.get("jwt"), dict):
         made["jwt"] = _folded(made["jwt"], "algorithm", {"hs256": "HS256"})
     if isinstance(made.get("routers"), list):
@@ -109,6 +110,22 @@ def _top(made: Plain, rewriting: Rewriting) -> Plain:
             for at, route in enumerate(made["routers"])
         ]
     return made
+
+
+def _group(group: Any, keys: Path, rewriting: Rewriting) -> Any:
+    if not isinstance(group, dict):
+        return group
+    made = dict(group)
+    _policies(made, keys, rewriting)
+    return made
+
+
+def _policies(made: Plain, keys: Path, rewriting: Rewriting) -> None:
+    """Older spellings of policies, wherever they stand: for all, a group or a route."""
+    if isinstance(made.get("cors"), dict):
+        made["cors"] = rewriting.rename(made["cors"], (*keys, "cors"), _CORS)
+    if "rate_limit" in made:
+        made["rate_limit"] = _rate_limit(made["rate_limit"], (*keys, "rate_limit"), rewriting)
 
 
 def _jwt_secret(made: Plain, rewriting: Rewriting) -> None:
@@ -154,8 +171,7 @@ def _route(route: Plain, keys: Path, rewriting: Rewriting) -> Plain:
     _missing_keys(made, keys, rewriting)
     if isinstance(made.get("retry"), dict):
         _retry(made, keys, rewriting)
-    if "rate_limit" in made:
-        made["rate_limit"] = _rate_limit(made["rate_limit"], (*keys, "rate_limit"), rewriting)
+    _policies(made, keys, rewriting)
     if isinstance(made.get("ai_policy"), dict):
         made["ai_policy"] = _ai_policy(made["ai_policy"], (*keys, "ai_policy"), rewriting)
     return made

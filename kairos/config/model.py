@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Bytes = Annotated[int, Meta(ge=0, le=1 << 50)]
-Port = Annotated[int, Meta(ge=1, le=65_535)]
-Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+from kairos.config.policies import Policies
+from kairos.config.spec import Bytes, Count, Port, Seconds, Spec
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"]
 Protocol = Literal["http", "websocket", "ftp", "dns"]
@@ -22,15 +20,9 @@ Strategy = Literal["round_robin", "least_connections", "random", "weighted", "ip
 SlashPolicy = Literal["strict", "ignore", "redirect"]
 EscapePolicy = Literal["reject", "keep"]
 LogFormat = Literal["json", "combined", "off"]
-LimitStrategy = Literal["PerIP", "PerUser", "PerRoute", "PerIPAndRoute", "PerUserAndRoute", "Composite"]
-WindowType = Literal["FixedWindow", "SlidingWindow", "TokenBucket"]
 
 
-class _Spec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What every section shares: immutable, strict about unknown keys, terse when written back."""
-
-
-class Server(_Spec, frozen=True):
+class Server(Spec, frozen=True):
     """Listeners and processes."""
 
     host: str = "0.0.0.0"
@@ -51,7 +43,7 @@ class Server(_Spec, frozen=True):
     """Reload when the configuration file changes."""
 
 
-class Limits(_Spec, frozen=True):
+class Limits(Spec, frozen=True):
     """What one client may ask of the gateway. Exceeding any of them is answered by the error table."""
 
     head_bytes: Annotated[int, Meta(ge=256, le=1 << 20)] = 32 * 1024
@@ -72,7 +64,7 @@ class Limits(_Spec, frozen=True):
     """Least bytes per second, on average, of a request body that takes longer than timeouts.body_idle (408)."""
 
 
-class Timeouts(_Spec, frozen=True):
+class Timeouts(Spec, frozen=True):
     """How long the gateway waits, by phase."""
 
     head: Seconds = 10.0
@@ -95,7 +87,7 @@ class Timeouts(_Spec, frozen=True):
     """Without a byte either way in a WebSocket or other upgraded connection."""
 
 
-class RouteTimeouts(_Spec, frozen=True):
+class RouteTimeouts(Spec, frozen=True):
     """Timeouts a route may set for itself; what is not given comes from `timeouts`."""
 
     connect: Seconds | None = None
@@ -106,7 +98,7 @@ class RouteTimeouts(_Spec, frozen=True):
     tunnel_idle: Seconds | None = None
 
 
-class Keepalive(_Spec, frozen=True):
+class Keepalive(Spec, frozen=True):
     """Pool of idle upstream connections, per worker and origin."""
 
     idle: Seconds = 55.0
@@ -117,7 +109,7 @@ class Keepalive(_Spec, frozen=True):
     """Requests sent over one upstream connection before it is closed."""
 
 
-class UpstreamTls(_Spec, frozen=True):
+class UpstreamTls(Spec, frozen=True):
     """TLS towards https and wss backends. Certificates are verified against the system's store by default."""
 
     ca_file: str | None = None
@@ -132,7 +124,7 @@ class UpstreamTls(_Spec, frozen=True):
     """False accepts any certificate: for tests only, reported by --check."""
 
 
-class Paths(_Spec, frozen=True):
+class Paths(Spec, frozen=True):
     """How request targets are normalised before anything looks at them (RFC 3986 section 6)."""
 
     encoded_slash: EscapePolicy = "keep"
@@ -143,7 +135,7 @@ class Paths(_Spec, frozen=True):
     """Treat `//` as `/`."""
 
 
-class Headers(_Spec, frozen=True):
+class Headers(Spec, frozen=True):
     """Which header names pass."""
 
     underscores: bool = False
@@ -157,7 +149,7 @@ class Headers(_Spec, frozen=True):
     """1xx responses relayed or swallowed per request before the upstream counts as broken."""
 
 
-class Metrics(_Spec, frozen=True):
+class Metrics(Spec, frozen=True):
     """Prometheus exposition."""
 
     enabled: bool = True
@@ -170,7 +162,7 @@ class Metrics(_Spec, frozen=True):
     """Networks that may read it on the gateway's port (others get 403): loopback and private ones by default."""
 
 
-class AccessLog(_Spec, frozen=True):
+class AccessLog(Spec, frozen=True):
     """One line per request, written in batches by the control process."""
 
     format: LogFormat = "json"
@@ -187,7 +179,7 @@ class AccessLog(_Spec, frozen=True):
     """Query parameters whose values are written as `***`."""
 
 
-class Health(_Spec, frozen=True):
+class Health(Spec, frozen=True):
     """Built-in health endpoints of the gateway's port: /health, /ready, /live and /health/ready, /health/live."""
 
     enabled: bool = True
@@ -195,7 +187,7 @@ class Health(_Spec, frozen=True):
     """/ready fails while some route has no live backend."""
 
 
-class Jwt(_Spec, frozen=True):
+class Jwt(Spec, frozen=True):
     """Bearer tokens for routes with auth_required."""
 
     secret: str
@@ -206,33 +198,7 @@ class Jwt(_Spec, frozen=True):
     algorithm: Literal["HS256"] = "HS256"
 
 
-class RateLimit(_Spec, frozen=True):
-    """A limit on requests; absent means none."""
-
-    strategy: LimitStrategy = "PerIP"
-    limits: list[RateLimit] = field(default_factory=list)
-    """The parts of strategy Composite."""
-    requests_per_window: Count = 100
-    window_duration: Count = 60
-    burst_allowance: Annotated[int, Meta(ge=0)] = 0
-    window_type: WindowType = "SlidingWindow"
-    enable_redis: bool = False
-    redis_key_prefix: str = "kairos_rl"
-    redis_url: str | None = None
-
-
-class Cors(_Spec, frozen=True):
-    """Cross-origin resource sharing."""
-
-    enabled: bool = True
-    allowed_origins: list[str] = field(default_factory=list)
-    allowed_methods: list[str] = field(default_factory=list)
-    allowed_headers: list[str] = field(default_factory=list)
-    allow_credentials: bool = False
-    max_age: Annotated[int, Meta(ge=0)] | None = None
-
-
-class Ai(_Spec, frozen=True):
+class Ai(Spec, frozen=True):
     """Provider used by `ai_policy`."""
 
     provider: str
@@ -240,14 +206,14 @@ class Ai(_Spec, frozen=True):
     api_key: str | None = None
 
 
-class AiStrategy(_Spec, frozen=True):
+class AiStrategy(Spec, frozen=True):
     """One of the three strategies of an ai_policy, with the model of content_analysis."""
 
     kind: Literal["content_analysis", "latency_prediction", "anomaly_detection"]
     model: str | None = None
 
 
-class AiPolicy(_Spec, frozen=True):
+class AiPolicy(Spec, frozen=True):
     """Backend choice by a model."""
 
     enabled: bool
@@ -256,7 +222,7 @@ class AiPolicy(_Spec, frozen=True):
     fallback_backend_index: Annotated[int, Meta(ge=0)] | None = None
 
 
-class Retry(_Spec, frozen=True):
+class Retry(Spec, frozen=True):
     """Further attempts after a failed one, each on another backend while there is one. Without this section a request
     that could not be sent, and an idempotent one whose connection broke, goes to another backend at once."""
 
@@ -281,7 +247,7 @@ class Retry(_Spec, frozen=True):
     """So many are always allowed, per worker and route."""
 
 
-class Hedge(_Spec, frozen=True):
+class Hedge(Spec, frozen=True):
     """A second attempt beside one that is slow, for idempotent requests; the first answer wins, the other attempt is
     cancelled. Counts against the retry budget."""
 
@@ -291,7 +257,7 @@ class Hedge(_Spec, frozen=True):
     """But not less than this; also the delay until enough requests were seen."""
 
 
-class CircuitBreaker(_Spec, frozen=True):
+class CircuitBreaker(Spec, frozen=True):
     """Stops asking a backend that keeps failing. The state belongs to the backend and is shared by all workers and
     routes; these settings are those of the route that asks."""
 
@@ -308,7 +274,7 @@ class CircuitBreaker(_Spec, frozen=True):
     """Answers that count as failures, beside connect errors, timeouts and aborted bodies; null means every 5xx."""
 
 
-class HealthCheck(_Spec, frozen=True):
+class HealthCheck(Spec, frozen=True):
     """Active probes of a route's backends, made by the control process. A backend is probed if it has a
     health_check_path, or its route has a section of its own."""
 
@@ -330,7 +296,7 @@ class HealthCheck(_Spec, frozen=True):
     """Failed probes in a row that take it out."""
 
 
-class OutlierDetection(_Spec, frozen=True):
+class OutlierDetection(Spec, frozen=True):
     """Passive health: a backend that fails or is slow while the others of its route are not is left out for a while."""
 
     enabled: bool = True
@@ -349,7 +315,7 @@ class OutlierDetection(_Spec, frozen=True):
     """Of a route's backends that may be out this way at once, rounded down but at least one; never the last one."""
 
 
-class Queue(_Spec, frozen=True):
+class Queue(Spec, frozen=True):
     """Where requests wait while every backend of the route has its max_requests, per worker."""
 
     size: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
@@ -358,7 +324,7 @@ class Queue(_Spec, frozen=True):
     """Longest wait (503)."""
 
 
-class LoadShedding(_Spec, frozen=True):
+class LoadShedding(Spec, frozen=True):
     """What a worker that falls behind no longer takes on: 503 with Retry-After, routes of the lowest priority first."""
 
     enabled: bool = True
@@ -366,57 +332,7 @@ class LoadShedding(_Spec, frozen=True):
     """A worker falls behind when its event loop is so late throughout a second."""
 
 
-class HeaderRule(_Spec, frozen=True):
-    """One edit of a header."""
-
-    action: Literal["add", "set", "remove", "replace"]
-    name: str
-    value: str | None = None
-    pattern: str | None = None
-    replacement: str | None = None
-
-
-class QueryRule(_Spec, frozen=True):
-    """One edit of a query parameter."""
-
-    action: Literal["add", "set", "remove", "replace"]
-    name: str
-    value: str | None = None
-    pattern: str | None = None
-    replacement: str | None = None
-
-
-class PathRule(_Spec, frozen=True):
-    """A pattern replaced once in the upstream path."""
-
-    pattern: str
-    replacement: str
-
-
-class StatusRule(_Spec, frozen=True):
-    """A response status shown as another."""
-
-    from_: Annotated[int, Meta(ge=100, le=999)] = field(name="from")
-    to: Annotated[int, Meta(ge=100, le=999)]
-    condition: str | None = None
-
-
-class RequestTransformation(_Spec, frozen=True):
-    """Edits on the way to the upstream."""
-
-    headers: list[HeaderRule] = field(default_factory=list)
-    path: PathRule | None = None
-    query_params: list[QueryRule] = field(default_factory=list)
-
-
-class ResponseTransformation(_Spec, frozen=True):
-    """Edits on the way back."""
-
-    headers: list[HeaderRule] = field(default_factory=list)
-    status_code_mappings: list[StatusRule] = field(default_factory=list)
-
-
-class Backend(_Spec, frozen=True):
+class Backend(Spec, frozen=True):
     """One upstream server."""
 
     host: str
@@ -431,7 +347,7 @@ class Backend(_Spec, frozen=True):
     """Requests under way at once, those of all workers and routes together; further ones go elsewhere or wait."""
 
 
-class Route(_Spec, frozen=True):
+class Route(Policies, frozen=True, kw_only=True):
     """What is served on one external path."""
 
     external_path: str
@@ -446,6 +362,8 @@ class Route(_Spec, frozen=True):
     protocol: Protocol = "http"
     load_balancing_strategy: Strategy = "round_robin"
     auth_required: bool = False
+    group: str | None = None
+    """The group of `groups` whose policies the route has where it has none of its own."""
     upgrade: bool = False
     """Let WebSocket upgrades through on an ordinary http route."""
     preserve_host: bool = False
@@ -456,7 +374,6 @@ class Route(_Spec, frozen=True):
     """Own limit instead of limits.body_bytes; 0 means no limit."""
     timeouts: RouteTimeouts | None = None
     tls: UpstreamTls | None = None
-    rate_limit: RateLimit | None = None
     retry: Retry | None = None
     hedge: Hedge | None = None
     circuit_breaker: CircuitBreaker | None = None
@@ -473,14 +390,16 @@ class Route(_Spec, frozen=True):
     asked; 0 means when none is."""
     priority: Annotated[int, Meta(ge=0, le=10)] = 5
     """The lowest are shed first; 10 is never shed."""
-    request_transformation: RequestTransformation | None = None
-    response_transformation: ResponseTransformation | None = None
     ai_policy: AiPolicy | None = None
     legacy: bool = False
     """Written as `host` and `port` on the route itself: shown and written back that way."""
 
 
-class Config(_Spec, frozen=True, kw_only=True):
+class Group(Policies, frozen=True):
+    """Policies for all routes that name the group."""
+
+
+class Config(Policies, frozen=True, kw_only=True):
     """Everything the gateway needs to know."""
 
     version: Annotated[int, Meta(ge=0, le=255)] = 1
@@ -505,7 +424,7 @@ class Config(_Spec, frozen=True, kw_only=True):
     metrics: Metrics = field(default_factory=Metrics)
     access_log: AccessLog = field(default_factory=AccessLog)
     jwt: Jwt | None = None
-    rate_limit: RateLimit | None = None
-    cors: Cors | None = None
     ai: Ai | None = None
+    groups: dict[str, Group] = field(default_factory=dict)
+    """Policies by the name that routes give as their `group`."""
     routers: list[Route]

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import ast
 import inspect
-from typing import Any
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kairos.config import model
+from kairos.config import model, policies, spec
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 COMMENT_KEYS = r"^(_|//|\$schema$)"
@@ -38,8 +43,25 @@ def _describe(part: dict[str, Any], fields: dict[str, str]) -> None:
 
 def _docstrings() -> dict[str, dict[str, str]]:
     """Struct → field (by its name in files) → docstring."""
-    tree = ast.parse(inspect.getsource(model))
-    return {node.name: _field_docstrings(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+    kinds: dict[str, type] = {}
+    own: dict[str, dict[str, str]] = {}
+    for module in modules():
+        for node in ast.parse(inspect.getsource(module)).body:
+            if isinstance(node, ast.ClassDef):
+                kinds[node.name] = getattr(module, node.name)
+                own[node.name] = _field_docstrings(node)
+    return {name: _inherited(kind, own) for name, kind in kinds.items()}
+
+
+def _inherited(kind: type, own: dict[str, dict[str, str]]) -> dict[str, str]:
+    """A Struct's field docstrings, those of its bases included."""
+    return {field: text for base in reversed(kind.__mro__) for field, text in own.get(base.__name__, {}).items()}
+
+
+def modules() -> list[ModuleType]:
+    """Where the Structs are defined."""
+    parts = [import_module(f"{policies.__name__}.{part.name}") for part in iter_modules(policies.__path__)]
+    return [spec, policies, *parts, model]
 
 
 def _field_docstrings(struct: ast.ClassDef) -> dict[str, str]:

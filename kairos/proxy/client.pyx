@@ -120,7 +120,8 @@ cdef class ClientConnection(Downstream):
     def connection_made(self, transport):
         cdef Runtime runtime = self.runtime
         cdef int64_t* worker = runtime.worker
-        self.attach(transport, runtime.clock, transport.get_extra_info("sslcontext") is None)
+        self.secure = transport.get_extra_info("sslcontext") is not None
+        self.attach(transport, runtime.clock, not self.secure)
         if self.fd >= 0:
             self.peer_size = peer_of(self.fd, self.peer)
             self.local_port = local_port_of(self.fd)
@@ -522,8 +523,8 @@ cdef class ClientConnection(Downstream):
         if x.last or not x.request_done:
             self.keep = False
         scratch = self.runtime.room(head.length + len(edits) + len(via) + 512)
-        out = copy_fields(base, head, _status_line(scratch, base, head))
-        out = self._framing(x, out, head.content_length)
+        out = copy_fields(base, head, _shown_status(scratch, base, head, x))
+        out = self._framing(x, out, x.body_length)
         if x.framing == F_CHUNKED and self._wants_trailers(x) and head.trailer.end > head.trailer.start:
             out = _field(out, b"Trailer: ", 9, base + head.trailer.start, head.trailer.end - head.trailer.start)
         if via:  # the version is that of the message received (RFC 9110 section 7.6.3)
@@ -766,6 +767,16 @@ cdef bytes _edit_head(Exchange x, const char* base, Head* head):
         if cut_named(base, head, names, len(names), RESPONSE) < 0:
             return None
     return lines
+
+
+cdef char* _shown_status(char* out, const char* base, const Head* head, Exchange x) except NULL:
+    """The status line, with another status where a filter wants one."""
+    cdef bytes line
+    if x.status == head.status:
+        return _status_line(out, base, head)
+    line = status_line(x.status)
+    memcpy(out, PyBytes_AS_STRING(line), len(line))
+    return out + len(line)
 
 
 cdef char* _status_line(char* out, const char* base, const Head* head) noexcept nogil:

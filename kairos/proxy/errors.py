@@ -68,6 +68,7 @@ KINDS: dict[str, Kind] = {
     "tls_failed": Kind(502, "upstream", "yes", "upstream", "UF", "Upstream TLS handshake failed"),
     "connect_timeout": Kind(504, "upstream", "yes", "timeout", "UF,URX", "Upstream connection timed out"),
     "upstream_reset": Kind(502, "upstream", "idempotent", "upstream", "UC", "Upstream closed the connection early"),
+    "upstream_too_large": Kind(502, "upstream", "no", "upstream", "UPE", "Upstream's answer is larger than it may be"),
     "upstream_protocol": Kind(502, "upstream", "idempotent", "upstream", "UPE", "Upstream sent a malformed response"),
     "upstream_timeout": Kind(504, "upstream", "idempotent", "timeout", "UT", "Upstream did not answer in time"),
     "total_timeout": Kind(504, "upstream", "no", "timeout", "UT", "Request took too long"),

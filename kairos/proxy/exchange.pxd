@@ -83,6 +83,13 @@ cdef class Filter:
     cpdef object on_finish(self, Exchange x)
 
 
+cdef class BodyPipe:
+    """What a response's body passes on its way to the client: see exchange.pyx."""
+    cpdef bytes feed(self, bytes data)
+    cpdef bytes finish(self)
+    cpdef object abort(self)
+
+
 cdef class Handler:
     """What ends a route's chain."""
     cpdef object handle(self, Exchange x)
@@ -152,6 +159,7 @@ cdef class Downstream(Wire):
     Response verbs, in order: one relay_head() or answer_head(), any body(), one end().
     """
     cdef int local_port                 # 0 on a unix socket
+    cdef bint secure                    # over TLS
     cdef int relay_head(self, Exchange x, const char* base, Head* head) except -1
     cdef int answer_head(self, Exchange x, int status, object headers, int64_t length) except -1
     cdef int body(self, Exchange x, Slices* slices, bytes owner) except -1
@@ -209,6 +217,8 @@ cdef class Exchange:
     cdef int64_t body_left              # of a Content-Length body
     cdef Chunks chunks
     cdef bytes request_trailers
+    cdef bytes own_target               # path and query to send instead of the template's, None: that
+    cdef int64_t own_length             # of a body that replaced the client's, -1: none did
     cdef list kept                      # body passed on so far, for being sent again; None: not kept
     cdef Py_ssize_t kept_bytes
     cdef bint body_lost                 # more was passed on than was kept
@@ -219,7 +229,13 @@ cdef class Exchange:
     cdef bint upgrading                 # a valid WebSocket handshake
     cdef bint last                      # asked for WebSocket: what follows the head may be frames, never a request
     # response
-    cdef readonly int status            # 0 until known
+    cdef readonly int status            # what the client is told; 0 until known
+    cdef int upstream_status            # what the upstream said
+    cdef const char* response_base      # the upstream's head, while the response filters run
+    cdef Head* response_head            # NULL at all other times
+    cdef object answer_headers          # of an answer made here, for the response filters
+    cdef int64_t body_length            # Content-Length of the response, -1: not known
+    cdef list pipes                     # of the response's body, None: it passes as it is
     cdef readonly bint head_sent
     cdef readonly bint tunnelling
     cdef Tunnel* joined                 # both ends are with the pump, NULL: not
@@ -240,14 +256,21 @@ cdef class Exchange:
     # filters and Python handlers
     cdef int step                       # next request filter
     cdef bint handled                   # the handler was called
-    cdef bint filtered                  # the response filters ran
-    cdef list request_edits             # [(lower-case name, value or None)]
+    cdef bint filtered                  # the response filters run or ran
+    cdef bint refiltered                # and will not run once more
+    cdef bint filtering                 # one of them is being asked
+    cdef int back                       # next response filter
+    cdef Py_ssize_t early_edits         # response edits made before the response filters ran
+    cdef list request_edits             # fields.Edit
     cdef list response_edits
     cdef object task                    # coroutine of a filter or handler
     cdef Py_ssize_t inbox_bytes         # held in inbox
     cdef list inbox                     # request body for Python, None: nobody reads there
     cdef object waiter                  # future of all who wait for body or room
     cdef public object state            # free for filters of this exchange (None)
+    cdef public object notes            # dict of what filters keep for this exchange, by filter; None until used
+    cdef public object identity         # identity.Identity of who asks; None: nobody said
+    cdef bint detached                  # made by the worker itself: neither filtered, counted nor logged
 
     cdef int begin(self) except -1
     cdef int advance(self) except -1
@@ -261,7 +284,11 @@ cdef class Exchange:
     cdef bint _sheds(self) noexcept
     cdef int fail(self, str kind) except -1
     cdef int fail_with(self, str kind, object headers) except -1
-    cdef int set_upstream_head(self, Head* head) except -1
+    cdef int set_upstream_head(self, const char* base, Head* head) except -1
+    cdef bint sends_chunks(self) noexcept
+    cdef int send_body(self, Slices* slices, bytes owner) except -1
+    cdef int send_end(self, bytes trailers) except -1
+    cdef int _abort_pipes(self) except -1
     cdef int join_ends(self) except -1
     cdef int part(self, int64_t now) except -1
     cdef int finish(self) except -1
@@ -275,6 +302,7 @@ cdef class Exchange:
     cdef bint _websocket_key(self) noexcept
     cdef int _crashed(self, object error) except -1
     cdef bint _filter_back(self) except -1
+    cdef int _replace_response(self) except -1
     cdef int _settle(self, object outcome, bint is_filter) except -1
     cdef int _start(self, int status, object headers, int64_t length) except -1
     cdef object _shown_detail(self, str kind)

@@ -30,7 +30,7 @@ from kairos.proxy.wire cimport Wire, monotonic_us, unix_us
 from kairos.telemetry.accesslog cimport AccessRecord, Text
 
 from kairos.proxy.errors import KINDS, render
-from kairos.proxy.fields import REQUEST_OWN, RESPONSE_OWN, edit
+from kairos.proxy.fields import REQUEST_OWN, RESPONSE_OWN, addition, check_target, edit
 from kairos.telemetry.accesslog import json_text
 
 cdef extern from *:
@@ -96,8 +96,9 @@ cdef class Filter:
     """A policy on the way in and out. None means go on, a Response means answer that now; never a boolean.
 
     on_request   before the handler; may also return an awaitable of None or Response, while which the exchange waits
-    on_response  once the response's status is known, before its head goes out; may edit response headers, or return
-                 a Response that takes its place
+    on_response  once the response's status is known, before its head goes out; may edit response headers, put a
+                 BodyPipe in the body's way, or return a Response that takes its place. Innermost first: in the
+                 reverse order of on_request
     on_finish    once, at the very end, whatever happened; may only look
     """
 
@@ -108,6 +109,24 @@ cdef class Filter:
         return None
 
     cpdef object on_finish(self, Exchange x):
+        return None
+
+
+cdef class BodyPipe:
+    """What a response's body passes on its way to the client; put there by a filter's on_response.
+
+    feed    bytes that came, and what goes out for them now; never called for a response without a body
+    finish  once, at the end of the body: what is still to go out
+    abort   once, instead of finish, when the response is cut or the client leaves
+    """
+
+    cpdef bytes feed(self, bytes data):
+        return data
+
+    cpdef bytes finish(self):
+        return b""
+
+    cpdef object abort(self):
         return None
 
 
@@ -210,7 +229,7 @@ cdef class Plan:
         self.settings = settings
         self.handler = handler
         self.request_filters = tuple(f for f in filters if overrides(f, "on_request"))
-        self.response_filters = tuple(f for f in filters if overrides(f, "on_response"))
+        self.response_filters = tuple(f for f in reversed(filters) if overrides(f, "on_response"))
         self.finish_filters = tuple(f for f in filters if overrides(f, "on_finish"))
         self.template = template
         self.balancer = balancer
@@ -348,6 +367,7 @@ cdef class Runtime:
         x.runtime = self
         x.flag = b"-"
         x.detail = b"via_upstream"
+        x.own_length = -1
         return x
 
 
@@ -653,6 +673,7 @@ cdef class Exchange:
         """A filter or handler raised: the client gets 500, the log the traceback, the worker goes on."""
         context = {"message": f"route {self.plan.name} failed", "exception": error}
         self.runtime.clock.loop.call_exception_handler(context)
+        self.refiltered = True
         return self.fail("internal")
 
     cdef int take_body(self, Slices* slices, bytes owner) except -1:
@@ -700,6 +721,10 @@ cdef class Exchange:
             self.kept_bytes = 0
         return 0
 
+    cdef bint sends_chunks(self) noexcept:
+        """Whether the request's body goes upstream in chunks: as it came, unless another one takes its place."""
+        return self.head.chunked and self.own_length < 0
+
     cdef int end_body(self) except -1:
         """The request is complete."""
         self.request_done = True
@@ -709,34 +734,59 @@ cdef class Exchange:
 
     # -- out --------------------------------------------------------------------------------------------------------
 
-    cdef int set_upstream_head(self, Head* head) except -1:
+    cdef int set_upstream_head(self, const char* base, Head* head) except -1:
         """The upstream's final status is known: decide how the body goes out, ask the filters back."""
-        self.status = head.status
+        self.status = self.upstream_status = head.status
+        self.body_length = head.content_length
         if self.head.method == 1 or head.status == 204 or head.status == 304:  # HEAD
             self.framing = F_NONE
         elif head.chunked or head.content_length < 0:
             self.framing = F_CHUNKED if self.head.minor == 1 else F_CLOSE
         else:
             self.framing = F_LENGTH
-        if self.plan.response_filters:
+        if self.plan.response_filters and not self.detached:
+            self.response_base = base
+            self.response_head = head
             self._filter_back()
+            self.response_head = NULL
         return 0
 
     cdef bint _filter_back(self) except -1:
-        """Run the response filters, once. False: one of them answered in the response's place."""
-        if self.filtered:
-            return True
-        self.filtered = True
-        for item in self.plan.response_filters:
+        """Run the response filters that are left. False: one of them answered in the response's place."""
+        cdef tuple filters = self.plan.response_filters
+        if not self.filtered:
+            self.filtered = True
+            self.early_edits = len(self.response_edits or ())
+        while self.back < len(filters):
+            self.back += 1
+            self.filtering = True
             try:
-                outcome = (<Filter>item).on_response(self)
+                outcome = (<Filter>filters[self.back - 1]).on_response(self)
                 if outcome is not None:
                     self.answer(outcome)
             except Exception as error:
                 self._crashed(error)
+            finally:
+                self.filtering = False
             if self.finished:
                 return False
         return True
+
+    cdef int _replace_response(self) except -1:
+        """Another answer takes the place of the response: what was to become of that is forgotten.
+
+        Where a filter gave it, those further out are still to be asked. An error passes them all once more, unless it
+        is theirs, or that of an error.
+        """
+        self._abort_pipes()
+        if self.filtered:
+            if self.response_edits is not None:
+                del self.response_edits[self.early_edits:]
+            self.response_head = NULL
+            if not self.filtering:
+                self.back = len(self.plan.response_filters) if self.refiltered else 0
+                self.refiltered = True
+        return 0
 
     cdef int fail(self, str kind) except -1:
         """End the exchange with a row of the error table."""
@@ -809,6 +859,7 @@ cdef class Exchange:
         if self.finished or self.head_sent:
             raise RuntimeError("the exchange has its answer already")
         self.let_go(NO_VERDICT)
+        self._replace_response()
         if self.flag[0] == c"-":
             self.flag = b"LR"
             self.detail = b"direct_response"
@@ -818,8 +869,9 @@ cdef class Exchange:
         if body:
             clear_slices(&slices)
             add_slice(&slices, PyBytes_AS_STRING(body), len(body))
-            self.down.body(self, &slices, body)
-        self.down.end(self, None)
+            self.send_body(&slices, body)
+        if not self.finished:
+            self.send_end(None)
         return self.finish()
 
     def start(self, int status, headers=(), length=None):
@@ -847,10 +899,12 @@ cdef class Exchange:
             self.framing = F_LENGTH
         else:
             self.framing = F_CHUNKED if self.head.minor == 1 else F_CLOSE
-        if self.plan.response_filters and not self._filter_back():
-            return 0
-        self.promised = length
-        return self.down.answer_head(self, status, headers, length)
+        self.promised = self.body_length = length
+        if self.plan.response_filters and not self.detached:
+            self.answer_headers = headers = list(headers)
+            if not self._filter_back():
+                return 0
+        return self.down.answer_head(self, self.status, headers, self.body_length)
 
     async def write(self, bytes data):
         """Send body bytes; waits while the client reads slower than they come.
@@ -877,7 +931,7 @@ cdef class Exchange:
         clear_slices(&slices)
         if data:
             add_slice(&slices, PyBytes_AS_STRING(data), len(data))
-            self.down.body(self, &slices, data)
+            self.send_body(&slices, data)
         return 0
 
     def end(self):
@@ -892,8 +946,59 @@ cdef class Exchange:
             raise RuntimeError(f"the handler of {self.plan.name} made no response")
         if self.framing == F_LENGTH and self.promised:
             raise RuntimeError(f"the handler of {self.plan.name} left out {self.promised} bytes it had announced")
-        self.down.end(self, None)
+        self.send_end(None)
         self.finish()
+
+    # -- pipes -----------------------------------------------------------------------------------------------------
+
+    cdef int send_body(self, Slices* slices, bytes owner) except -1:
+        """Response body bytes on their way to the client."""
+        cdef Slices piped
+        cdef bytes data
+        if self.pipes is None:
+            return self.down.body(self, slices, owner)
+        data = joined(slices)
+        try:
+            for pipe in self.pipes:
+                if data:
+                    data = (<BodyPipe>pipe).feed(data)
+        except Exception as error:
+            return self._crashed(error)
+        if data and not self.finished:
+            clear_slices(&piped)
+            add_slice(&piped, PyBytes_AS_STRING(data), len(data))
+            self.down.body(self, &piped, data)
+        return 0
+
+    cdef int send_end(self, bytes trailers) except -1:
+        """The response body is whole: what the pipes still hold goes out, then its end."""
+        cdef Slices piped
+        cdef bytes data = b""
+        if self.pipes is not None:
+            pipes, self.pipes = self.pipes, None
+            try:
+                for pipe in pipes:
+                    data = ((<BodyPipe>pipe).feed(data) if data else data) + (<BodyPipe>pipe).finish()
+            except Exception as error:
+                return self._crashed(error)
+            if data and not self.finished:
+                clear_slices(&piped)
+                add_slice(&piped, PyBytes_AS_STRING(data), len(data))
+                self.down.body(self, &piped, data)
+        return 0 if self.finished else self.down.end(self, trailers)
+
+    cdef int _abort_pipes(self) except -1:
+        """The response is cut, replaced, or nobody is there to read it."""
+        if self.pipes is None:
+            return 0
+        pipes, self.pipes = self.pipes, None
+        for pipe in pipes:
+            try:
+                (<BodyPipe>pipe).abort()
+            except Exception as error:
+                self.runtime.clock.loop.call_exception_handler(
+                    {"message": f"route {self.plan.name} failed", "exception": error})
+        return 0
 
     # -- tunnels ----------------------------------------------------------------------------------------------------
 
@@ -965,16 +1070,19 @@ cdef class Exchange:
         self.finished = True
         now = monotonic_us()
         total = now - self.started
+        if self.pipes is not None:
+            self._abort_pipes()
         upstream = self.upstream_us
         if upstream == 0 and self.target is not None:
             upstream = now - self.sent  # it never answered to the end: all the wait was for it
         if upstream > total:
             upstream = total
         self.runtime.worker[W_REQUESTS_ACTIVE] -= 1
-        pair[self.head.method * CLASSES + status_class(self.status)] += 1
-        cells[R_BYTES_IN] += self.bytes_in
-        cells[R_BYTES_OUT] += self.bytes_out
-        if not self.tunnelling:
+        if not self.detached:
+            pair[self.head.method * CLASSES + status_class(self.status)] += 1
+            cells[R_BYTES_IN] += self.bytes_in
+            cells[R_BYTES_OUT] += self.bytes_out
+        if not self.tunnelling and not self.detached:
             observe(cells + R_TOTAL, total)
             observe(cells + R_GATEWAY, total - upstream)
             if self.attempts:
@@ -985,9 +1093,9 @@ cdef class Exchange:
             plan.queue.forget(self)
         if plan.hedger is not None:
             plan.hedger.forget(self)
-        if self.runtime.log is not None:
+        if self.runtime.log is not None and not self.detached:
             self._log(now, total, upstream)
-        if plan.finish_filters:
+        if plan.finish_filters and not self.detached:
             self._filter_finish()
         if up is not None:
             self.up = None
@@ -1019,7 +1127,7 @@ cdef class Exchange:
         r.time_us = unix_us() - total
         r.client.at = self.client_text(&r.client.size)
         r.method = _text(self.base, head.verb)
-        r.scheme = b"http"
+        r.scheme = b"https" if self.down.secure else b"http"
         r.host = _text(self.base, head.host)
         r.target = _text(self.base, head.target)
         r.version = 10 + head.minor
@@ -1146,6 +1254,23 @@ cdef class Exchange:
         cdef const char* text = self.id_text(&n)
         return text[:n].decode("latin-1")
 
+    @property
+    def secure(self):
+        """Whether the client's connection is TLS."""
+        return self.down.secure
+
+    @property
+    def scheme(self):
+        """`https` or `http`: that of the client's connection."""
+        return "https" if self.down.secure else "http"
+
+    @property
+    def client_certificate(self):
+        """The certificate the client proved to have, as DER; None: it has none. The listener verified it."""
+        if not self.down.secure or self.down.transport is None:
+            return None
+        return self.down.transport.get_extra_info("ssl_object").getpeercert(True)
+
     def set_request_header(self, str name, value):
         """Send this field upstream instead of any the client sent under the name; None removes it.
 
@@ -1156,6 +1281,112 @@ cdef class Exchange:
             self.request_edits = []
         self.request_edits.append(edit(name, value, REQUEST_OWN))
 
+    def add_request_header(self, str name, value):
+        """Send this field upstream beside those the client sent under the name.
+
+        Raises:
+            ValueError: see set_request_header().
+        """
+        if self.request_edits is None:
+            self.request_edits = []
+        self.request_edits.append(addition(name, value, REQUEST_OWN))
+
+    @property
+    def upstream_target(self):
+        """Path and query that are sent upstream (bytes)."""
+        cdef Py_ssize_t size
+        cdef Template template = self.plan.template
+        if self.own_target is not None:
+            return self.own_target
+        query = self.base[self.query:self.head.target.end] if self.head.target.end - self.query > 1 else b""
+        if template is None:
+            return self.path_start[:self.path_size] + query
+        size = template.size(&self.match)
+        path = PyBytes_FromStringAndSize(NULL, size)
+        size = template.render(self.path_start, &self.match, PyBytes_AS_STRING(path), size)
+        return path[:size] + (b"&" + query[1:] if query and template.has_query else query)
+
+    @upstream_target.setter
+    def upstream_target(self, bytes target):
+        """Before the handler runs.
+
+        Raises:
+            ValueError: it is no path, holds dot segments, or what no request line may hold.
+        """
+        check_target(target)
+        self.own_target = target
+
+    def replace_request_body(self, bytes data):
+        """Send these bytes instead of the client's body, which was read whole with read().
+
+        Raises:
+            RuntimeError: the body was not read, or is on its way.
+        """
+        if not self.request_done or self.handled or self.body_size:
+            raise RuntimeError("the request body has to be read before it is replaced")
+        self.inbox = [data] if data else []
+        self.inbox_bytes = len(data)
+        self.own_length = len(data)
+
+    # -- of the response, for filters in on_response ------------------------------------------------------------------
+
+    @property
+    def from_upstream(self):
+        """Whether the response is the upstream's; else it was made here."""
+        return self.response_head != NULL
+
+    @property
+    def response_headers(self):
+        """The response's fields in order, edits not included: a list of (name, value) in bytes, made anew each time."""
+        cdef Py_ssize_t pos
+        cdef Span name, value
+        if self.response_head == NULL:
+            return list(self.answer_headers or ())
+        fields = []
+        pos = self.response_head.fields
+        while next_field(self.response_base, self.response_head, &pos, &name, &value):
+            fields.append((self.response_base[name.start:name.end], self.response_base[value.start:value.end]))
+        return fields
+
+    def response_header(self, bytes name):
+        """Value of the response's first field of this name (lower case), or None; edits are not seen."""
+        cdef Py_ssize_t pos
+        cdef Span key, value
+        cdef const char* wanted = name
+        if self.response_head == NULL:
+            return next((given for key_, given in self.answer_headers or () if key_.lower() == name), None)
+        pos = self.response_head.fields
+        while next_field(self.response_base, self.response_head, &pos, &key, &value):
+            if equals(self.response_base + key.start, key.end - key.start, wanted, len(name)):
+                return self.response_base[value.start:value.end]
+        return None
+
+    def set_status(self, int status):
+        """Tell the client this status instead.
+
+        Raises:
+            ValueError: one of the two has no body (1xx, 204, 304), which the other's framing would not fit.
+        """
+        if status == self.status:
+            return
+        if not 200 <= status <= 999 or status in (204, 304) or self.status in (204, 304):
+            raise ValueError(f"status {self.status} cannot be shown as {status}")
+        self.status = status
+
+    def add_body_pipe(self, BodyPipe pipe, int64_t length=-1, bint tap=False):
+        """Let the response's body pass a pipe, behind those that are there already.
+
+        `length` is that of what comes out of it, -1 where nobody knows; a `tap` only looks, and the length stays.
+        """
+        if self.pipes is None:
+            self.pipes = []
+        self.pipes.append(pipe)
+        if tap:
+            return
+        self.body_length = length
+        if self.framing != F_NONE:
+            self.framing = F_LENGTH if length >= 0 else F_CHUNKED if self.head.minor == 1 else F_CLOSE
+
     def set_response_header(self, str name, value):
         """Send this field to the client instead of any the upstream sent under the name; None removes it.
 
@@ -1165,6 +1396,16 @@ cdef class Exchange:
         if self.response_edits is None:
             self.response_edits = []
         self.response_edits.append(edit(name, value, RESPONSE_OWN))
+
+    def add_response_header(self, str name, value):
+        """Send this field to the client beside those the upstream sent under the name.
+
+        Raises:
+            ValueError: see set_request_header().
+        """
+        if self.response_edits is None:
+            self.response_edits = []
+        self.response_edits.append(addition(name, value, RESPONSE_OWN))
 
     async def read(self, limit=None):
         """The whole request body. A filter that reads it leaves it there for the handler.

@@ -6,21 +6,26 @@ connections) is kept by `Origins` under a key and taken over.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec.structs import replace
 
 from kairos._speedups.balance import make as make_balancer
 from kairos._speedups.cells import U_IN_FLIGHT
 from kairos._speedups.patterns import Pattern
 from kairos._speedups.routes import RouteTable, Template
 from kairos.config.origin import parse_backend
+from kairos.config.policies import effective
 from kairos.config.tls import client_context, tls_key
 from kairos.proxy.exchange import Plan, Settings, Target
 from kairos.proxy.filters import filters_of
 from kairos.proxy.handlers import builtin
 from kairos.proxy.handlers.forward import Forward
 from kairos.proxy.peers import Networks
+from kairos.proxy.site import Services, Site
 from kairos.proxy.upstream.connection import Origin
 from kairos.proxy.upstream.hedge import Hedger
 from kairos.proxy.upstream.policy import Policy
@@ -29,7 +34,7 @@ from kairos.scoreboard import NO_ROUTE, route_key, upstream_key
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from kairos._speedups.balance import Balancer
     from kairos.config.model import Config, Route, RouteTimeouts, Timeouts, UpstreamTls
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from kairos.proxy.exchange import Filter, Handler, Runtime
     from kairos.scoreboard import Assignment, Scoreboard
 
+_T = TypeVar("_T")
 CONTROL = "control"
 """Name of the control process in logs."""
 
@@ -64,6 +70,7 @@ class Origins:
         self._scoreboard = scoreboard
         self._slot = slot
         self._pools: dict[tuple[str, TlsKey | None], Origin] = {}
+        self._kept: dict[tuple[Hashable, ...], Any] = {}
         self._contexts: dict[TlsKey, ssl.SSLContext] = {}
 
     def pool(self, address: Address, tls: UpstreamTls, config: Config, upstream: int) -> Origin:
@@ -83,6 +90,16 @@ class Origins:
             self._pools[key] = pool
         return pool
 
+    @property
+    def runtime(self) -> Runtime:
+        return self._runtime
+
+    def keep(self, key: tuple[Hashable, ...], make: Callable[[], Any]) -> Any:
+        """What filters keep over reloads."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
     def _context(self, key: TlsKey) -> ssl.SSLContext:
         if key not in self._contexts:
             self._contexts[key] = client_context(key[0])
@@ -96,6 +113,7 @@ class Origins:
             else:
                 pool.retire()
                 del self._pools[key]
+        self._kept = {key: value for key, value in self._kept.items() if key in snapshot.kept_keys}
         used = {tls for _, tls in self._pools}
         self._contexts = {key: context for key, context in self._contexts.items() if key in used}
 
@@ -112,8 +130,11 @@ class Snapshot:
         self._scoreboard = scoreboard
         self._slot = slot
         self._policies: dict[tuple[int, int, int], Policy] = {}
+        self.kept_keys: set[tuple[Hashable, ...]] = set()
         trusted = Networks(config.trusted_proxies) if config.trusted_proxies else None
         self.settings = Settings(config, trusted)
+        self.services = Services(origins.runtime, self, scoreboard, slot)
+        self.control_plan = self._control_plan(revision.control_path) if revision.control_path is not None else None
         self.unrouted = self._plan(NO_ROUTE, None, builtin.NotFound(), [], config.timeouts)
         rows = [*self._builtin_rows(revision), *self._route_rows()]
         self.table = RouteTable(rows)
@@ -142,8 +163,33 @@ class Snapshot:
         handler = _ProtocolHandlers.get(route.protocol)
         if handler is None:
             return self._plan(route_key(route), route, builtin.NotServed(), [], self.config.timeouts)
-        filters = list(filters_of(route, self.config))
+        site = Site(route_key(route), route, effective(route, self.config), self.config, self.services)
+        filters = list(filters_of(site))
         return self._plan(route_key(route), route, handler, filters, merged(self.config.timeouts, route.timeouts))
+
+    def kept(self, key: tuple[Hashable, ...], make: Callable[[], _T]) -> _T:
+        """What an earlier snapshot made under this key, else made now."""
+        self.kept_keys.add(key)
+        kept: _T = self._pools.keep(key, make)
+        return kept
+
+    def plan_for(self, url: str, timeout_s: float, tls: UpstreamTls | None) -> Plan:
+        """A plan to ask the server of a URL."""
+        from kairos.config.model import Backend, Route
+
+        scheme, _, rest = url.partition("://")
+        backend = Backend(host=f"{scheme}://{re.split('[/?#]', rest, maxsplit=1)[0]}")
+        route = Route(external_path="/", internal_path="/", methods=["GET"], backends=[backend], tls=tls)
+        timeouts = replace(self.config.timeouts, total=timeout_s, first_byte=timeout_s)
+        return self._plan(NO_ROUTE, route, FORWARD, [], timeouts)
+
+    def _control_plan(self, control_path: str) -> Plan:
+        """What the control process does once for all workers is asked of it here."""
+        from kairos.config.model import Backend, Route
+
+        backend = Backend(host=f"unix:{control_path}")
+        route = Route(external_path="/", internal_path="/", methods=["GET"], backends=[backend])
+        return self._plan(NO_ROUTE, route, FORWARD, [], self.config.timeouts, upstream_name=CONTROL)
 
     def _metrics_plan(self, control_path: str) -> Plan:
         """/metrics is answered by the control process: counting is every worker's, reading is nobody's hot path."""
@@ -267,8 +313,6 @@ def merged(base: Timeouts, own: RouteTimeouts | None) -> Timeouts:
     """The timeouts of a route: its own where it has some (a total of 0 is none)."""
     if own is None:
         return base
-    from msgspec.structs import replace
-
     given = {name: value for name in own.__struct_fields__ if (value := getattr(own, name)) is not None}
     if given.get("total") == 0:
         given["total"] = None

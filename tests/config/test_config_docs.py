@@ -9,17 +9,30 @@ import pytest
 
 from kairos.config import model
 from kairos.config.load import judged, loads
+from kairos.config.policies import Policies, transform
+from kairos.config.schema import modules
+from kairos.config.spec import Spec
 
 PAGE = Path(__file__).parents[2].joinpath("docs", "configuration.md").read_text()
 EXAMPLES = re.findall(r"```(json|yaml|toml)\n(.*?)```", PAGE, re.S)
 TABLES = re.findall(r"\| key \| default \| meaning \|\n\|---\|---\|---\|\n((?:\|.*\n)+)", PAGE)
-STRUCTS = [kind for kind in vars(model).values() if isinstance(kind, type) and issubclass(kind, model._Spec)]
-IN_THE_TEXT = {model._Spec, model.HeaderRule, model.QueryRule, model.PathRule, model.StatusRule, model.AiStrategy}
+STRUCTS = [
+    kind
+    for module in modules()
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Spec) and kind.__module__ == module.__name__
+]
+IN_THE_TEXT = {
+    Spec, model.AiStrategy, model.Group,
+    transform.HeaderRule, transform.QueryRule, transform.PathRule, transform.StatusRule,
+}  # fmt: skip
 """Items of lists, told in a word where the list is."""
 
 
 def defaults(kind: type[msgspec.Struct]) -> dict[str, str]:
-    return {field.encode_name: shown(field) for field in msgspec.structs.fields(kind)}
+    """Those of policies stand in a table of their own, once for all, groups and routes."""
+    inherited = set(Policies.__struct_fields__) if issubclass(kind, Policies) and kind is not Policies else set()
+    return {field.encode_name: shown(field) for field in msgspec.structs.fields(kind) if field.name not in inherited}
 
 
 def shown(field: msgspec.structs.FieldInfo) -> str:

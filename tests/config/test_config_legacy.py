@@ -8,7 +8,8 @@ import pytest
 from config_samples import SECRET, file, problems_of, read, route, said
 
 from kairos.config.load import load_checked
-from kairos.config.model import AiStrategy, Backend, Config, RateLimit, Route
+from kairos.config.model import AiStrategy, Backend, Config, Route
+from kairos.config.policies.ratelimit import RateLimit
 
 SHIPPED = Path(__file__).parent / "kairos_rs"
 

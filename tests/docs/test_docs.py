@@ -27,6 +27,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import click
@@ -175,8 +176,9 @@ def test_the_filter_of_the_maintainers_guide_works() -> None:
     names: dict[str, Any] = {}
     exec(compile(textwrap.dedent(source), "architecture.md", "exec"), names)
     with origin(echo) as o:
-        made = names["build"](msgspec.convert(route("/tea", o.url), Route), None)
-        assert names["build"](msgspec.convert(route("/milk", o.url), Route), None) is None
+        tea, milk = (SimpleNamespace(route=msgspec.convert(route(path, o.url), Route)) for path in ("/tea", "/milk"))
+        made = names["build"](tea)
+        assert names["build"](milk) is None
         with in_process(Chain("/tea", route("/tea", o.url), made)) as gate:
             assert gate.get("/tea", "X-Brew: coffee")[0].startswith(b"HTTP/1.1 418 ")
             head, seen = gate.get("/tea")

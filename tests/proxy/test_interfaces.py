@@ -341,17 +341,16 @@ def test_a_response_filter_may_answer_instead_of_the_upstream() -> None:
         assert peer.receive_all() == b""
 
     hidden = Hook(response=lambda x: Response(503, b"sorry") if x.status == 500 else None)
-    after: list[int] = []
+    seen: dict[str, int] = {}
+    outer, inner = (Hook(response=lambda x, name=name: seen.update({name: x.status})) for name in ("outer", "inner"))
     with (
         origin(script) as o,
-        in_process(
-            Chain("/a", route("/a", o.url), hidden, Hook(response=lambda x: after.append(x.status))), ALIVE
-        ) as served,
+        in_process(Chain("/a", route("/a", o.url), outer, hidden, inner), ALIVE) as served,
     ):
         head, body = served.get("/a")
         assert (status_of(head), body) == (503, b"sorry")
         assert worker_lives(served)
-    assert after == []
+    assert seen == {"inner": 500, "outer": 503}  # innermost first, and each sees what it gets
 
 
 def websocket_origin(peer: Peer) -> None:

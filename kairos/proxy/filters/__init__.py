@@ -1,7 +1,7 @@
 """The policies a route can have, one file each, in the order they run.
 
-To add one: write `filters/<name>.py` with a Filter subclass and a `build(route, config) -> Filter | None`, and add a
-line to TABLE. A route without the policy gets None and pays nothing.
+To add one: write `filters/<name>.py` with a Filter subclass and a `build(site) -> Filter | None`, and add a line to
+TABLE. A route without the policy gets None and pays nothing. Responses pass the table from its end to its beginning.
 """
 
 from __future__ import annotations
@@ -13,17 +13,25 @@ from kairos.proxy.filters import jwt
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kairos.config.model import Config, Route
     from kairos.proxy.exchange import Filter
+    from kairos.proxy.site import Site
 
-TABLE: tuple[Callable[[Route, Config], Filter | None], ...] = (
+TABLE: tuple[Callable[[Site], Filter | None], ...] = (
+    # by what way it came: encryption, networks
+    # what is answered whoever asks: maintenance, redirects, direct answers
+    # what is done to every answer: security headers, compression, CORS
+    # how often, whoever asks
     jwt.build,  # who is it
+    # how often, by who it is
+    # what was asked: validation
+    # what is sent on: transformation, splits, mirrors, plugins
+    # what need not be asked: cache
 )
 
 
-def filters_of(route: Route, config: Config) -> Iterator[Filter]:
+def filters_of(site: Site) -> Iterator[Filter]:
     """The filters a route has, in running order."""
     for build in TABLE:
-        made = build(route, config)
+        made = build(site)
         if made is not None:
             yield made

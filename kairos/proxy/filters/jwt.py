@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from kairos.proxy.exchange import Exchange, Filter
 
 if TYPE_CHECKING:
-    from kairos.config.model import Config, Jwt, Route
+    from kairos.config.model import Jwt
+    from kairos.proxy.site import Site
 
 LEEWAY_S = 60
 
@@ -55,10 +56,10 @@ class JwtAuth(Filter):
         x.fail_as("unauthorized", detail, [(b"WWW-Authenticate", challenge.encode())])
 
 
-def build(route: Route, config: Config) -> Filter | None:
+def build(site: Site) -> Filter | None:
     """The filter of a route with auth_required."""
-    if not route.auth_required:
+    if not site.route.auth_required:
         return None
-    if config.jwt is None:
-        raise ValueError(f"route {route.external_path} has auth_required, but there is no jwt section")
-    return JwtAuth(config.jwt)
+    if site.config.jwt is None:
+        raise ValueError(f"route {site.name} has auth_required, but there is no jwt section")
+    return JwtAuth(site.config.jwt)

@@ -79,7 +79,7 @@ cdef int tell(Exchange x, Target target, bint trial, int outcome) except -1:
     if moved == OPEN:
         log.warning("circuit breaker opened", upstream=target.key, route=x.plan.name,
                     reason="a trial failed" if trial else f"{breaker.failure_threshold} failures in a row",
-                    last=x.failure or f"status_{x.status}", reset_s=breaker.reset_us / 1e6)
+                    last=x.failure or f"status_{x.upstream_status}", reset_s=breaker.reset_us / 1e6)
     elif moved == CLOSED:
         log.info("circuit breaker closed", upstream=target.key, route=x.plan.name)
     return 0

@@ -164,7 +164,7 @@ cdef class UpstreamConnection(Upstream):
             self._complete()
 
     def connection_lost(self, error):
-        cdef bint was_attached = self.clock is not None
+        cdef bint was_attached = self.after is not None  # on the clock
         if error is not None and self.x is not None and self.state != U_TUNNEL:
             self._read_rest()
         self.detach()
@@ -253,7 +253,7 @@ cdef class UpstreamConnection(Upstream):
             self.send(head, n)
         if self.x is not x:
             return 0
-        if x.request_done and not x.inbox and not x.head.chunked:
+        if x.request_done and not x.inbox and not x.sends_chunks():
             return self._sent(x)
         return self._pass_inbox(x)
 
@@ -292,7 +292,7 @@ cdef class UpstreamConnection(Upstream):
         cdef int first = 1, count = slices.count
         if count == 0:
             return 0
-        if x.head.chunked:
+        if x.sends_chunks():
             first = 0
             slices.iov[0].iov_base = prefix
             slices.iov[0].iov_len = snprintf(prefix, 20, b"%zx\r\n", slices.total)
@@ -303,7 +303,7 @@ cdef class UpstreamConnection(Upstream):
         return self.sendv(&slices.iov[first], count, owner)
 
     cdef int request_end(self, Exchange x, bytes trailers) except -1:
-        if x.head.chunked:
+        if x.sends_chunks():
             tail = b"0\r\n" + (trailers or b"") + b"\r\n"
             self.send(PyBytes_AS_STRING(tail), len(tail))
         if self.x is x:
@@ -378,7 +378,7 @@ cdef class UpstreamConnection(Upstream):
         self.settled = True  # it may stay open for hours
         tell(x, self.target, self.trial, SUCCESS)
         x.upstream_us = x.answered - x.sent
-        x.set_upstream_head(head)
+        x.set_upstream_head(base, head)
         if self.x is not x:
             return 0
         self.deadline = x.answered + x.plan.tunnel_idle_us
@@ -421,7 +421,7 @@ cdef class UpstreamConnection(Upstream):
             self.remaining = -1
         if x.plan.policy.retries(head.status) and not self.relayed and self._declined(x, data, offset):
             return 0
-        x.set_upstream_head(head)
+        x.set_upstream_head(PyBytes_AS_STRING(data) + offset, head)
         if self.x is not x:
             return 0
         x.down.relay_head(x, PyBytes_AS_STRING(data) + offset, head)
@@ -457,7 +457,7 @@ cdef class UpstreamConnection(Upstream):
             if not self.until_close:
                 self.remaining -= n
                 slices.last = self.remaining == 0
-            x.down.body(x, &slices, data)
+            x.send_body(&slices, data)
             if self.x is not x:
                 return 0
         if self.remaining == 0 and not self.until_close:
@@ -492,7 +492,7 @@ cdef class UpstreamConnection(Upstream):
                     self.trailers = announced(self.trailers, self.trailer)
                 slices.last = self.trailers is None
             if slices.count:
-                x.down.body(x, &slices, data)
+                x.send_body(&slices, data)
                 if self.x is not x:
                     return 0
         if event == C_END:
@@ -506,7 +506,7 @@ cdef class UpstreamConnection(Upstream):
         """The response ended where it should."""
         cdef Exchange x = self.x
         x.upstream_us = (x.answered if self.at_once else monotonic_us()) - x.sent
-        x.down.end(x, self.trailers)
+        x.send_end(self.trailers)
         return x.finish()
 
     cdef int _broken(self, str kind) except -1:
@@ -603,7 +603,7 @@ cdef class UpstreamConnection(Upstream):
         """The exchange is over: back to the pool, or close."""
         self.x = None
         x.failure = None  # of an attempt before this one
-        self._part(x, FAILURE if x.plan.policy.fails(x.status) else SUCCESS)
+        self._part(x, FAILURE if x.plan.policy.fails(x.upstream_status) else SUCCESS)
         if x.tunnelling:
             self.deadline = monotonic_us() + x.plan.settings.write_idle_us  # for what is still to be written
         return self.give_back(x.answered)

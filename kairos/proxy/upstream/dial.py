@@ -74,18 +74,27 @@ def _share(limit: asyncio.Timeout, left: int) -> float:
 
 
 async def _open(origin: Origin, handshake_s: float, **where: Any) -> UpstreamConnection:
-    loop = asyncio.get_running_loop()
     try:
         if origin.tls is not None:
             return await _shake_hands(origin, await _connected(**where), handshake_s)
-        if "path" in where:
-            _, connection = await loop.create_unix_connection(origin.protocol, **where)
-        else:
-            _, connection = await loop.create_connection(origin.protocol, **where)
+        return await _plain(origin.protocol(), **where)
     except ssl.SSLError as error:
         raise DialError("tls_failed", str(error)) from error
     except OSError as error:
         raise _UnreachableError("connect_failed", str(error)) from error
+
+
+async def _plain(connection: UpstreamConnection, **where: Any) -> UpstreamConnection:
+    """Attached to a transport, or not: one that came together with the cancellation is dropped by loops in silence."""
+    loop = asyncio.get_running_loop()
+    try:
+        if "path" in where:
+            await loop.create_unix_connection(lambda: connection, **where)
+        else:
+            await loop.create_connection(lambda: connection, **where)
+    except BaseException:
+        connection.connection_lost(None)
+        raise
     return connection
 
 

@@ -25,7 +25,7 @@ cdef Py_ssize_t write_head(Exchange x, bytes authority, char** start) except -2:
     """Build the upstream request head in scratch. Its length, or -1 when the client's cannot be taken apart."""
     cdef Head* head = &x.head
     cdef Plan plan = x.plan
-    cdef Py_ssize_t path = plan.template.size(&x.match)
+    cdef Py_ssize_t path = plan.template.size(&x.match) if x.own_target is None else len(x.own_target)
     cdef bytes names, edits = b""
     cdef bint trailers
     cdef char* out
@@ -40,7 +40,9 @@ cdef Py_ssize_t write_head(Exchange x, bytes authority, char** start) except -2:
     out = _request_line(x, start[0], path)
     out = _host(x, authority, out)
     out = copy_fields(x.base, head, out)
-    if head.chunked:
+    if x.own_length >= 0:
+        out += snprintf(out, 48, b"Content-Length: %lld\r\n", <long long>x.own_length)
+    elif head.chunked:
         out = _put(out, b"Transfer-Encoding: chunked\r\n", 28)
     elif head.content_length >= 0:
         out += snprintf(out, 48, b"Content-Length: %lld\r\n", <long long>head.content_length)
@@ -50,7 +52,7 @@ cdef Py_ssize_t write_head(Exchange x, bytes authority, char** start) except -2:
         out = _put(out, b"Upgrade: websocket\r\nConnection: Upgrade\r\n", 41)
     elif trailers:
         out = _put(out, b"TE: trailers\r\nConnection: TE\r\n", 30)
-    if head.chunked and head.trailer.end > head.trailer.start:
+    if x.sends_chunks() and head.trailer.end > head.trailer.start:
         out = _field(out, b"Trailer: ", 9, x.base, head.trailer)
     out = _forwarding(x, out)
     out = _put(out, PyBytes_AS_STRING(edits), len(edits))
@@ -65,6 +67,9 @@ cdef char* _request_line(Exchange x, char* out, Py_ssize_t room) noexcept:
     out = _put(out, x.base, n)
     out[0] = c" "
     out += 1
+    if x.own_target is not None:
+        out = _put(out, PyBytes_AS_STRING(x.own_target), room)
+        return _put(out, b" HTTP/1.1\r\n", 11)
     out += x.plan.template.render(x.path_start, &x.match, out, room)
     if query > 1:
         out = _put(out, x.base + x.query, query)
@@ -102,7 +107,8 @@ cdef char* _forwarding(Exchange x, char* out) noexcept:
         out = _put(out, b"\r\n", 2)
         out = _field(out, b"X-Forwarded-Proto: ", 19, x.base, head.forwarded_proto)
     else:
-        out = _put(out, b"\r\nX-Forwarded-Proto: http\r\n", 27)
+        out = _put(out, b"\r\nX-Forwarded-Proto: https\r\n" if x.down.secure else b"\r\nX-Forwarded-Proto: http\r\n",
+                   28 if x.down.secure else 27)
     if trusted and head.forwarded_host.end > head.forwarded_host.start:
         out = _field(out, b"X-Forwarded-Host: ", 18, x.base, head.forwarded_host)
     elif head.host.end > head.host.start:
@@ -147,4 +153,4 @@ cdef char* _forwarded(Exchange x, char* out, const char* address, Py_ssize_t n, 
         out = _put(out, b";host=\"", 7)
         out = _put(out, x.base + x.head.host.start, x.head.host.end - x.head.host.start)
         out = _put(out, b"\"", 1)
-    return _put(out, b";proto=http\r\n", 13)
+    return _put(out, b";proto=https\r\n" if x.down.secure else b";proto=http\r\n", 14 if x.down.secure else 13)

@@ -1,0 +1,61 @@
+"""The policies: one file each, with its spec and the judgement of what its types cannot say.
+
+A policy may be set for all routes, for a group of them and for one. The nearest one counts, whole:
+the route's own, else its group's, else that of the whole file. Each can be turned off with `enabled: false`.
+
+To add one: a file here, a field below, a row in CHECKS; then its filter (`kairos/proxy/filters/`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kairos.config.policies import cors
+from kairos.config.policies.cors import Cors  # noqa: TC001  (msgspec needs them at run time)
+from kairos.config.policies.ratelimit import RateLimit  # noqa: TC001
+from kairos.config.policies.transform import RequestTransformation, ResponseTransformation  # noqa: TC001
+from kairos.config.spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kairos.config.model import Config, Route
+    from kairos.config.problems import Findings, Path
+
+
+class Policies(Spec, frozen=True):
+    """What may be set for all routes, a group or one."""
+
+    cors: Cors | None = None
+    rate_limit: RateLimit | None = None
+    request_transformation: RequestTransformation | None = None
+    response_transformation: ResponseTransformation | None = None
+
+
+CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
+    "cors": cors.check,
+}
+"""Field → what judges its value, at the place where it stands."""
+
+
+def effective(route: Route, config: Config) -> Policies:
+    """The policies of a route; those turned off are left out."""
+    group = config.groups.get(route.group) if route.group is not None else None
+    levels: list[Policies] = [level for level in (route, group, config) if level is not None]
+    return Policies(**{name: _nearest(name, levels) for name in Policies.__struct_fields__})
+
+
+def _nearest(name: str, levels: list[Policies]) -> Any:
+    for level in levels:
+        value = getattr(level, name)
+        if value is not None:
+            return value if getattr(value, "enabled", True) else None
+    return None
+
+
+def check_policies(holder: Policies, keys: Path, found: Findings) -> None:
+    """Judge each policy that is set here."""
+    for name, check in CHECKS.items():
+        value = getattr(holder, name)
+        if value is not None:
+            check(value, (*keys, name), found)
