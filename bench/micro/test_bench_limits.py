@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kairos._speedups.cells import Page
-from kairos._speedups.limits import FixedWindow, Limit, LimitCell, LimitTable, SlidingWindow, TokenBucket
+from kairos._speedups.limits import FixedWindow, Limit, LimitCell, LimitTable, SlidingWindow, TokenBucket, table_cells
 from kairos._speedups.ring import hash_of
 
 if TYPE_CHECKING:
@@ -36,16 +36,16 @@ def test_take_1000(benchmark: BenchmarkFixture, kind: type[Limit], requests: int
 @pytest.mark.parametrize("kind", KINDS)
 def test_table_1000(benchmark: BenchmarkFixture, kind: type[Limit], keys: int) -> None:
     limit = kind(10_000_000, 1_000_000)
-    cells = (1 << 17) * (1 + limit.words)
-    acquire = LimitTable(Page(mmap(-1, 8 * cells)), 0, cells, limit).acquire
+    cells = table_cells(1 << 17, limit.words)
+    acquire = LimitTable(Page(mmap(-1, 8 * cells)), 0, cells, limit.words).acquire
     wanted = [hash_of(b"ip:%d" % (number * 7919 % keys)) for number in range(max(keys, 1000))]
     for key in wanted:
-        acquire(key, NOW)
+        acquire(key, limit, NOW)
     clock = iter(range(NOW, NOW << 10, 1000))
 
     def takes() -> None:
         now = next(clock)
         for key in wanted[:1000]:
-            acquire(key, now)
+            acquire(key, limit, now)
 
     benchmark(takes)

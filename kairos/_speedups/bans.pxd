@@ -2,14 +2,13 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from kairos._speedups.limits cimport Limit, LimitTable
+from kairos._speedups.limits cimport Grant, Limit, LimitTable
 
 cdef enum:
     OFFENCES = 16  # kinds of offender: from the last one on, bans grow no more
-    STATE_KEEP = 1  # words behind the one that decides: µs until which the state is worth keeping,
-    STATE_WHO = 2  # the address (two),
-    STATE_JAIL = 4  # hash of the jail's name
-    STATE_WORDS = 5
+    STATE_WHO = 1  # words behind the one that decides: the address (two),
+    STATE_JAIL = 3  # hash of the jail's name
+    STATE_WORDS = 4
 
 
 cdef class Rule(Limit):
@@ -21,11 +20,13 @@ cdef class Rule(Limit):
     cdef int kept_offences(self, int64_t word, int64_t now_ms) noexcept nogil
     cdef int64_t counted(self, int64_t word, int64_t now_ms, int64_t cost) noexcept nogil
     cdef int64_t kept_until(self, int64_t word) noexcept nogil
+    cdef void tell(self, Grant* grant, int64_t word) noexcept nogil
 
 
 cdef class Bans:
     cdef:
         LimitTable table
+        Rule rule
         uint64_t seed  # secret, and the jail's
         uint64_t jail  # hash of its name
 

@@ -5,8 +5,7 @@ No lock: each move is one compare-and-swap of the first word, which has all that
     time (39 bits, ms) | banned | offences (4) | failures (20)
 
 While failures are counted, `time` is when the first of them came; while banned, when the ban ends. A ban that is over
-leaves its offences, until nothing was counted for `forget`. The second word only says until when the state is worth
-keeping, for a full table; the others who it is, for people.
+leaves its offences, until nothing was counted for `forget`. The other words say who it is, for people.
 """
 
 import cython
@@ -15,7 +14,7 @@ from libc.string cimport memcpy
 
 from kairos._speedups.cells cimport Page
 from kairos._speedups.hashing cimport hash_bytes
-from kairos._speedups.limits cimport Limit, LimitTable
+from kairos._speedups.limits cimport Grant, Limit, LimitTable
 
 cdef extern from *:
     """
@@ -73,7 +72,7 @@ cdef class Rule(Limit):
             return word + min(cost, MOST_FAILURES - (word & MOST_FAILURES))
         return word_of(now_ms, 0, self.kept_offences(word, now_ms) if word else 0, min(cost, MOST_FAILURES))
 
-    cdef int64_t take(self, int64_t* state, int64_t now_us, int64_t cost) noexcept nogil:
+    cdef int64_t take(self, int64_t* state, int64_t now_us, int64_t cost, Grant* grant) noexcept nogil:
         """Count failures: µs of the ban that they bring, else 0. While a ban lasts nothing is counted."""
         cdef int64_t now_ms = now_us // 1000
         cdef int64_t word, after, length
@@ -81,15 +80,20 @@ cdef class Rule(Limit):
             word = load(state)
             length = 0
             if ban_left(&word, now_us) > 0:
+                self.tell(grant, word)
                 return 0
             after = self.counted(word, now_ms, cost)
             if after & MOST_FAILURES >= self.failures:
                 length = self.length_ms(offences_of(after))
                 after = word_of(now_ms + length, BANNED, min(offences_of(after) + 1, OFFENCES - 1), 0)
             if swap(state, word, after):
-                break
-        store(state + STATE_KEEP, self.kept_until(after))
-        return length * 1000
+                self.tell(grant, after)
+                return length * 1000
+
+    cdef void tell(self, Grant* grant, int64_t word) noexcept nogil:
+        """For a full table: who failed the least goes first, who was banned stays."""
+        grant.left = 0 if word & BANNED else self.failures - (word & MOST_FAILURES)
+        grant.until_us = self.kept_until(word)
 
     cdef int64_t kept_until(self, int64_t word) noexcept nogil:
         """µs at which forgetting it changes nothing."""
@@ -97,18 +101,6 @@ cdef class Rule(Limit):
         if not word & BANNED:
             until += self.window_ms
         return (until + (self.forget_ms if offences_of(word) else 0)) * 1000
-
-    cdef int64_t in_force(self, const int64_t* state, int64_t now_us) noexcept nogil:
-        return load(state + STATE_KEEP) - now_us
-
-    cdef bint clear(self, int64_t* state, int64_t now_us, bint forced) noexcept nogil:
-        cdef int64_t word = load(state)
-        cdef int i
-        if (not forced and self.in_force(state, now_us) > 0) or not swap(state, word, 0):
-            return False
-        for i in range(1, STATE_WORDS):
-            store(state + i, 0)
-        return True
 
 
 def rule(int64_t failures, int64_t window_us, int64_t ban_us, int64_t most_us, double growth, int64_t forget_us):
@@ -122,6 +114,7 @@ def rule(int64_t failures, int64_t window_us, int64_t ban_us, int64_t most_us, d
     if failures < 1 or failures > MOST_FAILURES or growth < 1 or ban_us < 1_000_000 or forget_us < 0:
         raise ValueError(f"a ban of {ban_us} us x {growth} after {failures} failures")
     made.words = STATE_WORDS
+    made.fresh = failures
     made.failures = failures
     made.window_ms = window_us // 1000
     made.forget_ms = forget_us // 1000
@@ -137,7 +130,8 @@ cdef class Bans:
 
     def __cinit__(self, Page page not None, Py_ssize_t cell, Py_ssize_t count, Rule rule not None, str jail, seed):
         name = jail.encode()
-        self.table = LimitTable(page, cell, count, rule)
+        self.table = LimitTable(page, cell, count, STATE_WORDS)
+        self.rule = rule
         self.jail = hash_bytes(name, len(name), 0)
         self.seed = <uint64_t>seed ^ self.jail
 
@@ -146,15 +140,17 @@ cdef class Bans:
         return hash_bytes(<const char*>address, width(address), self.seed)
 
     cdef int64_t left(self, const unsigned char* address, int64_t now_us) noexcept nogil:
-        cdef int64_t* state = self.table.seek(self.key(address))
+        cdef int64_t* state = self.table.state_of(self.key(address))
         return 0 if state == NULL else ban_left(state, now_us)
 
     cdef int64_t fail(self, const unsigned char* address, int64_t now_us) noexcept nogil:
-        cdef uint64_t key = self.key(address)
-        cdef int64_t length = self.table.take(key, now_us, 1)
-        cdef int64_t* state = self.table.seek(key) if length else NULL
+        cdef Grant grant
+        cdef int64_t length = self.table.take(self.key(address), self.rule, now_us, 1, &grant)
+        cdef int64_t* state = grant.state
         cdef int64_t words[2]
-        if state != NULL:
+        if state == NULL:  # no room: nothing is known of this address
+            return 0
+        if length:
             words[1] = 0
             memcpy(words, address, width(address))
             store(state + STATE_WHO, words[0])
@@ -188,13 +184,13 @@ cdef inline size_t width(const unsigned char* address) noexcept nogil:
 
 def listed(Page page not None, Py_ssize_t cell, Py_ssize_t count, int64_t now_us):
     """Every ban in force, as (address of 16 bytes, hash of its jail, µs left, offences)."""
-    cdef LimitTable table = LimitTable(page, cell, count, rule(1, 1_000_000, 1_000_000, 1_000_000, 1, 0))
+    cdef LimitTable table = LimitTable(page, cell, count, STATE_WORDS)
     cdef Py_ssize_t slot
     cdef int64_t* state
     found = []
-    for slot in range(table.slots):
-        if table.keys[slot] > 0:
-            state = table.state(slot)
+    for slot in range(table.places):
+        if table.key_at(slot) > 0:
+            state = table.state_in(slot)
             if ban_left(state, now_us) > 0:
                 found.append((
                     (<char*>(state + STATE_WHO))[:16], state[STATE_JAIL], ban_left(state, now_us),
@@ -205,16 +201,18 @@ def listed(Page page not None, Py_ssize_t cell, Py_ssize_t count, int64_t now_us
 
 def lifted(Page page not None, Py_ssize_t cell, Py_ssize_t count, bytes address):
     """Forget the bans of an address (16 bytes) in every jail; how many there were."""
-    cdef LimitTable table = LimitTable(page, cell, count, rule(1, 1_000_000, 1_000_000, 1_000_000, 1, 0))
+    cdef LimitTable table = LimitTable(page, cell, count, STATE_WORDS)
     cdef const unsigned char* wanted = _checked(address)
     cdef Py_ssize_t slot
     cdef int64_t* state
+    cdef int64_t word
     cdef int lifted = 0
     who = wanted[:width(wanted)].ljust(16, b"\0")
-    for slot in range(table.slots):
-        state = table.state(slot)
-        if table.keys[slot] > 0 and state[0] & BANNED and (<char*>(state + STATE_WHO))[:16] == who:
-            lifted += table.limit.clear(state, 0, True)
+    for slot in range(table.places):
+        state = table.state_in(slot)
+        word = load(state)
+        if table.key_at(slot) > 0 and word & BANNED and (<char*>(state + STATE_WHO))[:16] == who:
+            lifted += swap(state, word, 0)
     return lifted
 
 

@@ -147,10 +147,10 @@ cpdef enum:  # access-log ring: one producer (worker), one consumer (control)
     LOG_CELLS = 524304  # LOG_DATA + LOG_BYTES / 8
 
 cpdef enum:  # table of bans and failures by address: several writers, see bans.pyx
-    BAN_CELLS = 393216  # 65536 addresses, 3 MB once all of them failed
+    BAN_CELLS = 393224  # 65536 addresses, 3 MB once all of them failed
 
 cpdef enum:  # table of signatures that were used: several writers, a LimitTable of FixedWindow
-    NONCE_CELLS = 524288  # 262144 signatures, 4 MB
+    NONCE_CELLS = 786440  # 262144 signatures, 6 MB
 
 cpdef enum:  # first index of P_REQUESTS
     METHOD_GET = 0
