@@ -23,12 +23,13 @@ from kairos._speedups.http1 cimport (
     TOO_MANY_FIELDS, UNUSUAL, copy_fields, cut_named, find_head_end, has_token, scan_request,
     worth_scanning,
 )
+from kairos.proxy.edits cimport edit_lines
 from kairos.proxy.exchange cimport (
     Downstream, Exchange, F_CHUNKED, F_CLOSE, F_NONE, Runtime, Slices, add_slice, clear_slices, gather, joined,
 )
 from kairos.proxy.wire cimport monotonic_us
 
-from kairos.proxy.fields import answer_lines, edit_lines
+from kairos.proxy.fields import answer_lines
 from kairos.proxy.reasons import status_line
 from kairos.proxy.trailers import announced
 from kairos.proxy.unusual import Refused, canonical_request

@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from kairos._speedups.balance cimport Balancer
 from kairos._speedups.http1 cimport Chunks, Head, Limits, Span
 from kairos._speedups.routes cimport Match, RouteTable, Template
+from kairos.proxy.edits cimport Edits
 from kairos.proxy.peers cimport Networks
 from kairos.proxy.pump cimport Pump, Tunnel
 from kairos.proxy.upstream.policy cimport Policy
@@ -103,6 +104,8 @@ cdef class Handler:
 cdef class Plan:
     """A route compiled: its filters in order, then one handler, and all that would else be looked up per request."""
     cdef readonly str name              # the route's external path, host in front where it has one
+    cdef readonly str variant           # of the route's split; empty: none
+    cdef public dict branches           # plans of the route's variants and mirror by name, shared by all of them
     cdef bytes log_name                 # the same, JSON-escaped
     cdef readonly object route          # config.model.Route, None for built-in ones
     cdef readonly tuple request_filters, response_filters, finish_filters
@@ -270,6 +273,8 @@ cdef class Exchange:
     cdef public object state            # free for filters of this exchange (None)
     cdef public object notes            # dict of what filters keep for this exchange, by filter; None until used
     cdef public object identity         # identity.Identity of who asks; None: nobody said
+    cdef list tapped                    # copy of the request body so far, None: nobody wants one
+    cdef Py_ssize_t tap_left            # bytes it may still grow, negative: it was too much
     cdef bint detached                  # made by the worker itself: neither filtered, counted nor logged
 
     cdef int begin(self) except -1
@@ -278,6 +283,10 @@ cdef class Exchange:
     cdef int end_body(self) except -1
     cdef int rewind_body(self) except -1
     cdef int _pass_body(self, Slices* slices) except -1
+    cdef int _tap(self, Slices* slices) except -1
+    cdef int edit_request(self, Edits edits) except -1
+    cdef int edit_response(self, Edits edits) except -1
+    cdef bytes render_target(self, Plan plan)
     cdef int note_retry(self, str why) except -1
     cdef int let_go(self, int outcome) except -1
     cdef int _turn_away(self) except -1

@@ -26,11 +26,13 @@ from kairos._speedups.http1 cimport (
 )
 from kairos._speedups.routes cimport FOUND, METHOD_NOT_ALLOWED, OPTIONS_ANSWER, REDIRECT
 from kairos._speedups.target cimport BAD_HOST, check_query, normalize_host, normalize_path, problem, SAME
+from kairos.proxy.edits cimport Edits, edit_lines
 from kairos.proxy.wire cimport Wire, monotonic_us, unix_us
 from kairos.telemetry.accesslog cimport AccessRecord, Text
 
 from kairos.proxy.errors import KINDS, render
-from kairos.proxy.fields import REQUEST_OWN, RESPONSE_OWN, addition, check_target, edit
+from kairos.proxy.edits import addition, edit, edited_values
+from kairos.proxy.fields import REQUEST_OWN, RESPONSE_OWN, check_target
 from kairos.telemetry.accesslog import json_text
 
 cdef extern from *:
@@ -225,6 +227,8 @@ cdef class Plan:
                  targets=(), int64_t body_limit=0, Policy policy=None, queue=None, hedge=None):
         self.name = name
         self.log_name = json_text(name)
+        self.variant = getattr(route, "branch", "")
+        self.branches = {}
         self.route = route
         self.settings = settings
         self.handler = handler
@@ -684,6 +688,8 @@ cdef class Exchange:
         self.bytes_in += slices.total
         if self.plan.body_limit and self.bytes_in - self.head.length > self.plan.body_limit:
             return self.fail("payload_too_large")
+        if self.tapped is not None:
+            self._tap(slices)
         if self.up is not None:
             if not self.body_lost:
                 self._pass_body(slices)
@@ -710,6 +716,15 @@ cdef class Exchange:
             return 0
         self.kept.append(joined(slices))
         self.kept_bytes += slices.total
+        return 0
+
+    cdef int _tap(self, Slices* slices) except -1:
+        """Keep a copy for who asked for one, while it is not too much."""
+        self.tap_left -= slices.total
+        if self.tap_left < 0:
+            self.tapped = None
+        else:
+            self.tapped.append(joined(slices))
         return 0
 
     cdef int rewind_body(self) except -1:
@@ -1291,13 +1306,91 @@ cdef class Exchange:
             self.request_edits = []
         self.request_edits.append(addition(name, value, REQUEST_OWN))
 
+    cdef int edit_request(self, Edits edits) except -1:
+        """Edits of the request's fields that a filter made at load."""
+        if self.request_edits is None:
+            self.request_edits = []
+        self.request_edits.append(edits)
+        return 0
+
+    cdef int edit_response(self, Edits edits) except -1:
+        """Edits of the response's fields that a filter made at load."""
+        if self.response_edits is None:
+            self.response_edits = []
+        self.response_edits.append(edits)
+        return 0
+
+    def add_request_edits(self, Edits edits):
+        """Several edits that were made at load (edits.Edits), which costs next to nothing."""
+        self.edit_request(edits)
+
+    def add_response_edits(self, Edits edits):
+        """See add_request_edits()."""
+        self.edit_response(edits)
+
+    def upstream_header(self, bytes name):
+        """Value of the first field of this name (lower case) as it is sent upstream: edits included. Or None."""
+        if self.request_edits is None:
+            return self.header(name)
+        values = self.upstream_values(name)
+        return values[0] if values else None
+
+    def upstream_values(self, bytes name):
+        """Values of all fields of this name (lower case) as they are sent upstream."""
+        return edited_values(self.request_edits, name, _values(self.headers, name))
+
+    def shown_values(self, bytes name):
+        """In on_response: values of all fields of this name (lower case) as they are sent to the client."""
+        return edited_values(self.response_edits, name, _values(self.response_headers, name))
+
     @property
-    def upstream_target(self):
-        """Path and query that are sent upstream (bytes)."""
+    def upstream_headers(self):
+        """The fields that are sent upstream, but for those that the gateway writes itself: (name, value) in bytes."""
+        cdef bytes names, lines
+        if self.request_edits is None:
+            return self.headers
+        names, lines = edit_lines(self.request_edits)
+        edited = set(names.split(b","))
+        fields = [(name, value) for name, value in self.headers if name.lower() not in edited]
+        for line in lines.split(b"\r\n")[:-1]:
+            name, _, value = line.partition(b": ")
+            fields.append((name, value))
+        return fields
+
+    def switch_plan(self, Plan plan):
+        """Go on with a branch of the plan: the same filters, other backends.
+
+        Raises:
+            RuntimeError: the handler was called already.
+            ValueError: it is no branch of this plan.
+        """
+        if self.handled:
+            raise RuntimeError("the plan is settled: its handler was called")
+        if plan.request_filters != self.plan.request_filters:
+            raise ValueError(f"{plan.name} is no branch of {self.plan.name}")
+        self.plan = plan
+
+    def tap_body(self, Py_ssize_t limit):
+        """Keep a copy of the request's body for tapped_body, if it has no more than limit bytes."""
+        cdef Py_ssize_t size = (self.body_size if self.body_owner is not None else 0) + self.inbox_bytes
+        self.tap_left = limit - size
+        self.tapped = None
+        if self.tap_left >= 0:
+            self.tapped = [self.body_start[:self.body_size]] if self.body_owner is not None else []
+            self.tapped += self.inbox or []
+
+    @property
+    def tapped_body(self):
+        """The body as it was sent upstream, or None: it was too large, is not whole, or tap_body() was not called."""
+        return None if self.tapped is None or not self.request_done else b"".join(self.tapped)
+
+    def target_on(self, Plan plan):
+        """Path and query that are sent upstream on another plan of this route (bytes)."""
+        return self.render_target(plan)
+
+    cdef bytes render_target(self, Plan plan):
         cdef Py_ssize_t size
-        cdef Template template = self.plan.template
-        if self.own_target is not None:
-            return self.own_target
+        cdef Template template = plan.template
         query = self.base[self.query:self.head.target.end] if self.head.target.end - self.query > 1 else b""
         if template is None:
             return self.path_start[:self.path_size] + query
@@ -1305,6 +1398,11 @@ cdef class Exchange:
         path = PyBytes_FromStringAndSize(NULL, size)
         size = template.render(self.path_start, &self.match, PyBytes_AS_STRING(path), size)
         return path[:size] + (b"&" + query[1:] if query and template.has_query else query)
+
+    @property
+    def upstream_target(self):
+        """Path and query that are sent upstream (bytes)."""
+        return self.own_target if self.own_target is not None else self.render_target(self.plan)
 
     @upstream_target.setter
     def upstream_target(self, bytes target):
@@ -1469,6 +1567,10 @@ cdef class Exchange:
 
     def __repr__(self):
         return f"<Exchange {self.method} {self.path_str} {self.status or 'open'}>"
+
+
+def _values(fields, bytes name):
+    return [value for key, value in fields if key.lower() == name]
 
 
 _LITERALS = {}

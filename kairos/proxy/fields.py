@@ -7,76 +7,24 @@ from __future__ import annotations
 import re
 import time
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from kairos.config import fields
+from kairos.proxy.edits import check_field, edit_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-
-class Edit(NamedTuple):
-    """A field to be set, removed (None), or added beside those that are there."""
-
-    name: bytes
-    value: bytes | None
-    add: bool = False
+    from kairos.proxy.edits import Edit, Edits
 
 
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_IN_TARGET = re.compile(rb"[\x00-\x20\x7f-\xff#]")
-_BREAKS = re.compile(rb"[\r\n\0]")
-_FRAMING = frozenset(
-    (b"connection", b"content-length", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade")
-)
-REQUEST_OWN = _FRAMING | {
-    b"expect", b"forwarded", b"host", b"proxy-connection", b"via", b"x-forwarded-for", b"x-forwarded-host",
-    b"x-forwarded-port", b"x-forwarded-proto", b"x-request-id",
-}  # fmt: skip
-RESPONSE_OWN = _FRAMING | {b"via", b"x-request-id"}
+REQUEST_OWN = frozenset(name.encode() for name in fields.REQUEST_OWN)
+RESPONSE_OWN = frozenset(name.encode() for name in fields.RESPONSE_OWN)
 _ANSWER_OWN = frozenset((b"content-length", b"transfer-encoding", b"x-request-id"))
 
 
-def edit(name: str, value: str | bytes | None, own: frozenset[bytes]) -> Edit:
-    """An edit of a field that is not one of `own`.
-
-    Raises:
-        ValueError: the name is no token or the gateway's own, or the value holds CR, LF or NUL.
-    """
-    raw = name.encode("ascii")
-    if raw.lower() in own:
-        raise ValueError(f"header {name} is written by the gateway itself")
-    data = value.encode("latin-1") if isinstance(value, str) else value
-    _check(raw, data or b"")
-    return Edit(raw, data)
-
-
-def addition(name: str, value: str | bytes, own: frozenset[bytes]) -> Edit:
-    """A field beside those of its name that are there.
-
-    Raises:
-        ValueError: see edit().
-    """
-    return edit(name, value, own)._replace(add=True)
-
-
-def edit_lines(edits: Iterable[Edit]) -> tuple[bytes, bytes]:
-    """Edits as the comma-separated names they replace, and the lines they add.
-
-    Of several that replace a name the last one counts, and what was added before it.
-    """
-    lines: dict[bytes, list[Edit]] = {}
-    replaced: dict[bytes, None] = {}
-    for edit_ in edits:
-        lower = edit_.name.lower()
-        if edit_.add:
-            lines.setdefault(lower, []).append(edit_)
-        else:
-            lines[lower] = [edit_]
-            replaced[lower] = None
-    made = [b"%s: %s\r\n" % (name, value) for of in lines.values() for name, value, _ in of if value is not None]
-    return b",".join(replaced), b"".join(made)
-
-
-def answer_lines(headers: Iterable[tuple[bytes, bytes]], edits: Iterable[Edit] | None) -> tuple[bytes, bool]:
+def answer_lines(headers: Iterable[tuple[bytes, bytes]], edits: list[Edit | Edits] | None) -> tuple[bytes, bool]:
     """Field lines of an answer with these headers after these edits, and whether they ask for the connection's end.
 
     Raises:
@@ -92,7 +40,7 @@ def answer_lines(headers: Iterable[tuple[bytes, bytes]], edits: Iterable[Edit] |
         if lower == b"connection" and value.lower() == b"close":
             close = True
         elif lower not in edited:
-            _check(name, value)
+            check_field(name, value)
             lines.append(b"%s: %s\r\n" % (name, value))
     return b"".join(lines) + added, close
 
@@ -106,7 +54,7 @@ def request_head(method: str, target: bytes, headers: Iterable[tuple[bytes, byte
     lines = [b"%s %s HTTP/1.1\r\n" % (method.encode("ascii"), target)]
     host = b"kairos"
     for name, value in headers:
-        _check(name, value)
+        check_field(name, value)
         lower = name.lower()
         if lower == b"host":
             host = value
@@ -131,13 +79,6 @@ def check_target(target: bytes) -> None:
         plain = re.sub(rb"(?i)%2e", b".", path)
         if not {b".", b".."}.isdisjoint(plain.split(b"/")):
             raise ValueError(f"dot segments in a request target: {target[:80]!r}")
-
-
-def _check(name: bytes, value: bytes) -> None:
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"not a header name: {name!r}")
-    if _BREAKS.search(value):
-        raise ValueError(f"header {name.decode()}: the value holds a line break or NUL")
 
 
 def retry_after(value: bytes) -> float | None:

@@ -11,9 +11,8 @@ from libc.string cimport memchr, memcpy
 from kairos._speedups.http1 cimport (
     C_NAMES, Head, REQUEST, Span, copy_fields, cut_named, equals, has_token, next_field
 )
+from kairos.proxy.edits cimport edit_lines
 from kairos.proxy.exchange cimport Exchange, Plan
-
-from kairos.proxy.fields import edit_lines
 
 
 cdef inline char* _put(char* out, const char* text, Py_ssize_t n) noexcept nogil:
