@@ -6,18 +6,18 @@ so that nobody takes a setting for a protection.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from typing import TYPE_CHECKING
 
 from kairos.config.check_routes import check_routes, check_tls
+from kairos.config.networks import check_networks
 from kairos.config.policies import check_policies
 from kairos.config.problems import Findings
 
 if TYPE_CHECKING:
     from kairos.config.model import Config, Jwt
-    from kairos.config.problems import Path, Problem
+    from kairos.config.problems import Problem
 
 DEFAULT_SECRET = "please-change-this-secret"
 SECRET_BYTES = 32
@@ -96,21 +96,10 @@ def _check_networks(config: Config, found: Findings) -> None:
         (("trusted_proxies",), config.trusted_proxies),
         (("metrics", "allow"), config.metrics.allow),
     ):
-        for at, text in enumerate(networks):
-            _check_network((*keys, at), text, found)
+        check_networks(networks, keys, found)
     for at, text in enumerate(config.trusted_proxies):
         if text.endswith("/0"):
             found.warning(("trusted_proxies", at), "trusts every client to say who it is: list your proxies only")
-
-
-def _check_network(keys: Path, text: str, found: Findings) -> None:
-    try:
-        network = ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        found.error(keys, f"'{text}' is no network: write an address or CIDR such as 10.0.0.0/8")
-        return
-    if "/" in text and str(ipaddress.ip_interface(text).ip) != str(network.network_address):
-        found.error(keys, f"'{text}' has bits set after the prefix: write {network}")
 
 
 def _check_metrics(config: Config, found: Findings) -> None:

@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kairos.config.policies import files_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -14,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def digest(loaded: Loaded) -> str:
-    """The same while a reload would change nothing: of the text, of what its `${…}` stand for, of its TLS files."""
+    """The same while a reload would change nothing: of the text, what its `${…}` stand for, files it names."""
     found = hashlib.sha256(loaded.source.data)
     found.update(loaded.fingerprint.encode())
-    for name in sorted(set(tls_files(loaded.config))):
+    for name in sorted({*tls_files(loaded.config), *policy_files(loaded.config)}):
         found.update(name.encode() + hashlib.sha256(_content(name)).digest())
     return found.hexdigest()
 
@@ -27,6 +29,12 @@ def _content(name: str) -> bytes:
         return Path(name).read_bytes()
     except OSError:  # whoever needs it says so
         return b""
+
+
+def policy_files(config: Config) -> Iterator[str]:
+    """Lists, keys and users that policies read."""
+    for holder in (config, *config.groups.values(), *config.routers):
+        yield from files_of(holder)
 
 
 def tls_files(config: Config) -> Iterator[str]:

@@ -55,6 +55,9 @@ KINDS: dict[str, Kind] = {
     "method_not_allowed": Kind(405, "kairos", "no", "method_not_allowed", "NR", "Method not allowed"),
     "unauthorized": Kind(401, "kairos", "no", "authentication_error", "UAEX", "Authentication required"),
     "forbidden": Kind(403, "kairos", "no", "forbidden", "UAEX", "Forbidden"),
+    "access_denied": Kind(403, "kairos", "no", "forbidden", "UAEX", "Forbidden: this address may not use it"),
+    "banned": Kind(403, "kairos", "no", "forbidden", "UAEX", "Forbidden: this address failed too often"),
+    "banned_for_now": Kind(429, "kairos", "no", "forbidden", "UAEX", "This address failed too often: come back later"),
     "not_served": Kind(501, "kairos", "no", "config", "NC", "This protocol is not served by this version"),
     # what an upstream does wrong
     "no_backend": Kind(503, "kairos", "no", "upstream", "UH", "No backend is available"),

@@ -81,6 +81,9 @@ _WORKER_COUNTERS = (
     (cells.W_CONNECTIONS_TOTAL, "kairos_connections_accepted", "Client connections accepted"),
     (cells.W_BAD_REQUESTS, "kairos_http_bad_requests", "Request heads refused before routing"),
     (cells.W_REQUESTS_UNROUTED, "kairos_http_requests_unrouted", "Requests that no route took"),
+    (cells.W_ACCESS_DENIED, "kairos_access_denied", "Requests from networks that may not use their route"),
+    (cells.W_BANS, "kairos_bans", "Addresses banned because they failed too often"),
+    (cells.W_BANNED, "kairos_banned_requests", "Requests refused during a ban"),
 )
 _WORKER_GAUGES = (
     (cells.W_REVISION, "kairos_worker_config_revision", "Configuration revision a worker serves", 1),

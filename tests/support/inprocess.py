@@ -1,5 +1,5 @@
 """A worker's data plane inside the test's process, for plans that no configuration can name: hand-made filters,
-handlers, resolvers.
+handlers, resolvers; or for a whole configuration, with the filters that its policies make.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 import uvloop
 
 from kairos._speedups.cells import R_EXTRA_ACTIVE, R_QUEUED, U_IN_FLIGHT
+from kairos.config.load import judged, loads
 from kairos.config.model import Config, Route
 from kairos.proxy.client import ClientConnection
 from kairos.proxy.exchange import Filter, Handler, Plan, Runtime
@@ -61,13 +62,13 @@ class _HandMade(Snapshot):
 class InProcess:
     """Runs in a loop of its own, in a thread of its own; what the loop reported is in `reports`."""
 
-    def __init__(self, chains: Sequence[Chain], config: dict[str, Any], nameservers: list[str] | None) -> None:
+    def __init__(self, chains: Sequence[Chain], config: Config, nameservers: list[str] | None = None) -> None:
         for chain in chains:
             if isinstance(chain.end, dict):
                 chain.end = msgspec.convert(chain.end, Route)
         self.reports: list[BaseException] = []
         self._chains = chains
-        self._config = msgspec.convert({"routers": [], **config}, Config)
+        self._config = config
         self._nameservers = nameservers
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -88,9 +89,10 @@ class InProcess:
         clock = Clock(self.loop)
         self.runtime = Runtime(clock, self.board, 0, AccessLog(self.board, 0, self._config.access_log), 1)
         self.origins = Origins(self.runtime, self.board, 0)
-        routes = [chain.end for chain in self._chains if isinstance(chain.end, Route)]
-        self._revision = Revision(1, self._config, Series(self.board).assign(routes))
-        snapshot = _HandMade(self._chains, self._revision, self.origins, self.board, 0)
+        routes = [chain.end for chain in self._chains if isinstance(chain.end, Route)] + self._config.routers
+        self._series = Series(self.board)
+        self._revision = Revision(1, self._config, self._series.assign(routes))
+        snapshot = self._snapshot = self._prepared()
         self.runtime.serve(snapshot)
         self.origins.settle(snapshot)
         self._log = LogReader(self.board)
@@ -103,12 +105,29 @@ class InProcess:
         server.close()
         for client in list(self.runtime.clients):
             client.kill()
-        for pool in snapshot.origins:
+        for pool in {*snapshot.origins, *self._snapshot.origins}:
             pool.retire()
         while clock.count:  # connections that still say goodbye (TLS); a leaked one fails the test
             await asyncio.sleep(0.005)
         clock.stop()
         await resolver.close()
+
+    def _prepared(self) -> Snapshot:
+        if self._chains:
+            return _HandMade(self._chains, self._revision, self.origins, self.board, 0)
+        return Snapshot(self._revision, self.origins, self.board, 0)
+
+    def configure(self, document: dict[str, Any]) -> None:
+        """Serve another configuration from the next request on, as a reload does."""
+
+        async def reload() -> None:
+            self._config = checked(document)
+            self._revision = Revision(2, self._config, self._series.assign(self._config.routers))
+            self._snapshot = self._prepared()
+            self.runtime.serve(self._snapshot)
+            self.origins.settle(self._snapshot)
+
+        self.run(reload)
 
     def reload(self, *chains: Chain) -> None:
         """Serve other chains from the next request on. From within the loop only."""
@@ -199,8 +218,22 @@ class InProcess:
 @contextlib.contextmanager
 def in_process(*chains: Chain, nameservers: list[str] | None = None, **config: Any) -> Iterator[InProcess]:
     """An InProcess for the length of a with block; `config` holds sections of the configuration."""
-    made = InProcess(chains, config, nameservers)
+    yield from _until_closed(InProcess(chains, msgspec.convert({"routers": [], **config}, Config), nameservers))
+
+
+@contextlib.contextmanager
+def serving(document: dict[str, Any]) -> Iterator[InProcess]:
+    """An InProcess that serves a whole configuration; what it lacks of a file is filled in."""
+    yield from _until_closed(InProcess([], checked(document)))
+
+
+def _until_closed(made: InProcess) -> Iterator[InProcess]:
     try:
         yield made
     finally:
         made.close()
+
+
+def checked(document: dict[str, Any]) -> Config:
+    """The configuration that a file with this content has; raises where it cannot be used."""
+    return judged(loads(json.dumps(document).encode(), "json", "config.json")).config

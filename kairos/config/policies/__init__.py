@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kairos.config.policies import cors
-from kairos.config.policies.cors import Cors  # noqa: TC001  (msgspec needs them at run time)
+from kairos.config.policies import access, cors
+from kairos.config.policies.access import Access  # noqa: TC001  (msgspec needs them at run time)
+from kairos.config.policies.cors import Cors  # noqa: TC001
 from kairos.config.policies.ratelimit import RateLimit  # noqa: TC001
 from kairos.config.policies.transform import RequestTransformation, ResponseTransformation  # noqa: TC001
 from kairos.config.spec import Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from kairos.config.model import Config, Route
     from kairos.config.problems import Findings, Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 class Policies(Spec, frozen=True):
     """What may be set for all routes, a group or one."""
 
+    access: Access | None = None
     cors: Cors | None = None
     rate_limit: RateLimit | None = None
     request_transformation: RequestTransformation | None = None
@@ -33,9 +35,15 @@ class Policies(Spec, frozen=True):
 
 
 CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
+    "access": access.check,
     "cors": cors.check,
 }
 """Field → what judges its value, at the place where it stands."""
+
+FILES: dict[str, Callable[[Any], Iterable[str]]] = {
+    "access": access.files,
+}
+"""Field → the files that its value names: what they hold is read again at each reload."""
 
 
 def effective(route: Route, config: Config) -> Policies:
@@ -51,6 +59,14 @@ def _nearest(name: str, levels: list[Policies]) -> Any:
         if value is not None:
             return value if getattr(value, "enabled", True) else None
     return None
+
+
+def files_of(holder: Policies) -> Iterator[str]:
+    """Every file that a policy set here reads."""
+    for name, files in FILES.items():
+        value = getattr(holder, name)
+        if value is not None:
+            yield from files(value)
 
 
 def check_policies(holder: Policies, keys: Path, found: Findings) -> None:

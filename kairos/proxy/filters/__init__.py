@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kairos.proxy.filters import jwt
+from kairos.proxy.filters import access, jwt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 TABLE: tuple[Callable[[Site], Filter | None], ...] = (
     # by what way it came: encryption, networks
+    access.build_lists,
+    access.build_jail,
     # what is answered whoever asks: maintenance, redirects, direct answers
     # what is done to every answer: security headers, compression, CORS
     # how often, whoever asks
