@@ -27,6 +27,7 @@ cpdef enum:  # header, once per page
     H_RELOADED_AT = 14  # unix µs of the last one put in use
     H_UPGRADES_FAILED = 15  # upgrades abandoned (supervisor)
     H_SEED = 16  # secret, for hashes of what clients choose: the same in all processes, another one in each page
+    H_KEYS = 17  # times a key set that is fetched for all workers changed (control)
     H_CELLS = 64
 
 cpdef enum:  # bits of H_FLAGS

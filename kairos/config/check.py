@@ -12,16 +12,12 @@ from typing import TYPE_CHECKING
 
 from kairos.config.check_routes import check_routes, check_tls
 from kairos.config.networks import check_networks
-from kairos.config.policies import check_policies
+from kairos.config.policies import check_policies, effective, jwt
 from kairos.config.problems import Findings
 
 if TYPE_CHECKING:
-    from kairos.config.model import Config, Jwt
-    from kairos.config.problems import Problem
-
-DEFAULT_SECRET = "please-change-this-secret"
-SECRET_BYTES = 32
-SECRET_COMMAND = "python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
+    from kairos.config.model import Config
+    from kairos.config.problems import Path, Problem
 
 _NOT_IN_EFFECT = ("rate_limit", "cors", "ai")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~:-]*")
@@ -45,30 +41,18 @@ def check(config: Config, *, insecure_dev: bool = False) -> list[Problem]:
 
 
 def _check_jwt(config: Config, found: Findings, *, insecure_dev: bool) -> None:
+    """The section, and that it is there where routes want tokens."""
     if config.jwt is not None:
-        _check_secret(config.jwt, found, insecure_dev=insecure_dev)
-        return
-    at = next((at for at, route in enumerate(config.routers) if route.auth_required), None)
-    if at is not None:
-        message = "JWT configuration is required when routes have auth_required=true: add a section jwt with a secret"
-        found.error(("routers", at, "auth_required"), message)
-
-
-def _check_secret(jwt: Jwt, found: Findings, *, insecure_dev: bool) -> None:
-    """A guessable secret lets anybody sign tokens; an empty one is refused even for development."""
-    if not jwt.secret:
-        found.error(("jwt", "secret"), f"JWT secret cannot be empty: make one with {SECRET_COMMAND}")
-        return
-    if jwt.secret == DEFAULT_SECRET:
-        weakness = "JWT secret must be changed from default value"
-    elif len(jwt.secret.encode()) < SECRET_BYTES:
-        weakness = f"JWT secret should be at least {SECRET_BYTES} characters for security"
-    else:
-        return
-    if insecure_dev:
-        found.warning(("jwt", "secret"), f"{weakness}; accepted because of --insecure-dev")
-    else:
-        found.error(("jwt", "secret"), f"{weakness}: make one with {SECRET_COMMAND} (--insecure-dev accepts it)")
+        jwt.check(config.jwt, ("jwt",), found, insecure_dev=insecure_dev)
+    for at, route in enumerate(config.routers):
+        auth = effective(route, config).auth
+        keys: Path = ("routers", at, "auth_required")
+        if route.auth_required and route.auth is not None and not route.auth.enabled:
+            found.error(keys, "is true, but this route's auth section is turned off: remove one of them")
+        if config.jwt is None and ("jwt" in auth.methods if auth is not None else route.auth_required):
+            message = "add a section jwt with a secret or a public key"
+            found.error(keys, f"JWT configuration is required when routes have auth_required=true: {message}")
+            return
 
 
 def _check_server(config: Config, found: Findings) -> None:

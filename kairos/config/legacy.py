@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from kairos.config.interpolate import Expanded
 from kairos.config.model import Protocol, Strategy
+from kairos.config.policies.jwt import Algorithm
 from kairos.config.policies.ratelimit import LimitStrategy, RateLimit, WindowType
 from kairos.config.problems import render
 
@@ -29,6 +30,7 @@ _STRATEGIES = {_squash(name): name for name in get_args(Strategy)}
 _PROTOCOLS = {_squash(name): name for name in get_args(Protocol)}
 _LIMIT_STRATEGIES = {_squash(name): name for name in get_args(LimitStrategy)}
 _WINDOWS = {_squash(name): name for name in get_args(WindowType)}
+_ALGORITHMS = {_squash(name): name for name in get_args(Algorithm)}
 _SPANS = {"second": 1, "minute": 60, "hour": 3600}
 
 _METRICS = {
@@ -103,7 +105,7 @@ def _top(made: Plain, rewriting: Rewriting) -> Plain:
     if isinstance(made.get("groups"), dict):
         made["groups"] = {name: _group(group, ("groups", name), rewriting) for name, group in made["groups"].items()}
     if isinstance(made.get("jwt"), dict):
-        made["jwt"] = _folded(made["jwt"], "algorithm", {"hs256": "HS256"})
+        made["jwt"] = _jwt(made["jwt"], rewriting)
     if isinstance(made.get("routers"), list):
         made["routers"] = [
             _route(route, ("routers", at), rewriting) if isinstance(route, dict) else route
@@ -136,6 +138,20 @@ def _jwt_secret(made: Plain, rewriting: Rewriting) -> None:
         return
     made["jwt"] = dict(jwt or {})
     rewriting.put(made["jwt"], ("jwt",), "secret", secret, ("jwt_secret",))
+
+
+def _jwt(section: Plain, rewriting: Rewriting) -> Plain:
+    """`algorithm` is the one of `algorithms`; names of algorithms in any case."""
+    made = {key: value for key, value in section.items() if key != "algorithm"}
+    single = section.get("algorithm")
+    if single is not None:
+        rewriting.put(made, ("jwt",), "algorithms", [single], ("jwt", "algorithm"))
+        rewriting.moved(("jwt", "algorithms", 0), ("jwt", "algorithm"))
+    if isinstance(made.get("algorithms"), list):
+        made["algorithms"] = [
+            _ALGORITHMS.get(_squash(name), name) if isinstance(name, str) else name for name in made["algorithms"]
+        ]
+    return made
 
 
 def _keep_alive(made: Plain, rewriting: Rewriting) -> None:

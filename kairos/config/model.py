@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from kairos.config.policies import Policies
+from kairos.config.policies.jwt import Jwt  # noqa: TC001
 from kairos.config.spec import Bytes, Count, Port, Seconds, Spec
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"]
@@ -185,17 +186,6 @@ class Health(Spec, frozen=True):
     enabled: bool = True
     require_backends: bool = False
     """/ready fails while some route has no live backend."""
-
-
-class Jwt(Spec, frozen=True):
-    """Bearer tokens for routes with auth_required."""
-
-    secret: str
-    """HMAC secret, 32 bytes or more; `${ENV}` and `${file:...}` keep it out of the file."""
-    issuer: str | None = None
-    audience: str | None = None
-    required_claims: list[str] = field(default_factory=list)
-    algorithm: Literal["HS256"] = "HS256"
 
 
 class Ai(Spec, frozen=True):

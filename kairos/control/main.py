@@ -40,11 +40,12 @@ from kairos.channel import (
     WorkerBoot,
     encode,
 )
-from kairos.control import api
+from kairos.control import api, keysets
 from kairos.control.backends import Backends
 from kairos.control.commands import Commands
 from kairos.control.health import HealthChecker
 from kairos.control.http import Request, Responder, Response, Router
+from kairos.control.keysets import KeySets
 from kairos.control.logwriter import STDOUT, LogWriter, open_log
 from kairos.control.outlier import OutlierDetector
 from kairos.control.requests import Requests
@@ -92,6 +93,7 @@ class Control:
         self._outliers = OutlierDetector(boot.scoreboard)
         folder = Path(boot.control.state_dir) if boot.control and boot.control.state_dir else None
         self._backends = Backends(boot.scoreboard, self._checker, folder / BACKENDS if folder else None)
+        self._key_sets = KeySets(boot.scoreboard, folder)
         self._requests = Requests(self._say)
         revisions = Revisions(folder / REVISIONS) if folder else None
         self._keeper = Keeper(revisions) if revisions else None
@@ -117,8 +119,9 @@ class Control:
 
     async def _serve(self) -> list[asyncio.Server]:
         """Each socket has its own table."""
-        metrics, commands = Router({METRICS_PATH: {"GET": self._metrics}}), api.router(self._commands)
-        tables = [(listener, metrics) for listener in self._boot.listeners]
+        commands = api.router(self._commands)
+        internal = Router({METRICS_PATH: {"GET": self._metrics}, keysets.PATH: {"POST": self._key_sets.answer}})
+        tables = [(listener, internal) for listener in self._boot.listeners]
         if self._boot.control and self._boot.control.admin:
             tables.append((self._boot.control.admin, commands))
         return [await _serve(listener, table) for listener, table in tables]
@@ -146,7 +149,8 @@ class Control:
             self._watch.stop()
         if self._stepping_down is not None:
             await self._stepping_down
-        endings = [self._outliers.close(), self._checker.close(), asyncio.to_thread(self._log.stop, patience)]
+        endings = [self._outliers.close(), self._checker.close(), self._key_sets.close()]
+        endings.append(asyncio.to_thread(self._log.stop, patience))
         endings.append(self._backends.close(min(patience, STOP_TIMEOUT)))
         if self._keeper is not None:
             endings.append(self._keeper.close(min(patience, STOP_TIMEOUT)))
@@ -207,6 +211,7 @@ class Control:
             return self._say(Nack(message.revision, [problem]))
         self._prepared = message
         self._backends.prepare(message.config, message.series)
+        self._key_sets.prepare(message.config)
         self._say(Ack(message.revision))
 
     def _commit(self, prepared: Prepare) -> None:
@@ -225,6 +230,7 @@ class Control:
         self._checker.apply(config, series)
         self._outliers.apply(config, series)
         self._backends.apply(config, series)
+        self._key_sets.apply(config)
 
     def _keep(self, revision: int, text: ConfigText) -> None:
         self._unkept = None

@@ -58,6 +58,7 @@ KINDS: dict[str, Kind] = {
     "access_denied": Kind(403, "kairos", "no", "forbidden", "UAEX", "Forbidden: this address may not use it"),
     "banned": Kind(403, "kairos", "no", "forbidden", "UAEX", "Forbidden: this address failed too often"),
     "banned_for_now": Kind(429, "kairos", "no", "forbidden", "UAEX", "This address failed too often: come back later"),
+    "auth_unavailable": Kind(503, "kairos", "no", "auth_unavailable", "UAEX", "Credentials cannot be verified now"),
     "not_served": Kind(501, "kairos", "no", "config", "NC", "This protocol is not served by this version"),
     # what an upstream does wrong
     "no_backend": Kind(503, "kairos", "no", "upstream", "UH", "No backend is available"),

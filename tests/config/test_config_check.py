@@ -3,7 +3,7 @@
 import pytest
 from config_samples import SECRET, file, problems_of, route, said
 
-from kairos.config.check import SECRET_COMMAND
+from kairos.config.policies.jwt import SECRET_COMMAND
 
 JWT = {"jwt": {"secret": SECRET}}
 UP = {"host": "https://up.example"}

@@ -9,7 +9,7 @@ import pytest
 
 from kairos.config import model
 from kairos.config.load import judged, loads
-from kairos.config.policies import Policies, transform
+from kairos.config.policies import claims, jwt, transform
 from kairos.config.schema import modules
 from kairos.config.spec import Spec
 
@@ -24,14 +24,15 @@ STRUCTS = [
 ]
 IN_THE_TEXT = {
     Spec, model.AiStrategy, model.Group,
+    claims.ClaimRule, jwt.TokenSource, jwt.Revocation,
     transform.HeaderRule, transform.QueryRule, transform.PathRule, transform.StatusRule,
 }  # fmt: skip
 """Items of lists, told in a word where the list is."""
 
 
 def defaults(kind: type[msgspec.Struct]) -> dict[str, str]:
-    """Those of policies stand in a table of their own, once for all, groups and routes."""
-    inherited = set(Policies.__struct_fields__) if issubclass(kind, Policies) and kind is not Policies else set()
+    """Those of a base stand in a table of their own: of policies once for all, groups and routes."""
+    inherited = {name for base in kind.__bases__ for name in base.__struct_fields__}
     return {field.encode_name: shown(field) for field in msgspec.structs.fields(kind) if field.name not in inherited}
 
 

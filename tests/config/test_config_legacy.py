@@ -172,7 +172,7 @@ SECTIONS = [
     ({}, "version", 1),
     ({"jwt_secret": SECRET}, "jwt.secret", SECRET),
     ({"jwt_secret": SECRET, "jwt": {"issuer": "i"}}, "jwt.issuer", "i"),
-    ({"jwt": {"secret": SECRET, "algorithm": "hs256"}}, "jwt.algorithm", "HS256"),
+    ({"jwt": {"secret": SECRET, "algorithm": "hs256"}}, "jwt.algorithms", ["HS256"]),
     ({"server": {"host": "::", "port": 81, "workers": 2, "keep_alive": 20}}, "timeouts.idle", 20),
     ({"server": {"keep_alive_secs": 21}, "timeouts": {"head": 3}}, "timeouts.idle", 21),
     ({"server": {"workers": 2, "keep_alive": 20}}, "server.workers", 2),

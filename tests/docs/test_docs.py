@@ -46,6 +46,7 @@ from kairos.telemetry.prometheus import GatewayCollector
 from tests.support.gateway import Gateway, gateway, route
 from tests.support.inprocess import Chain, in_process
 from tests.support.net import connect, echo, free_port, origin
+from tests.support.tokens import asking
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.joinpath("docs").glob("*.md"))]
@@ -171,10 +172,16 @@ def test_sessions_show_what_happens(page: Path) -> None:
                 assert_shown(command, expected, run_command(command, g))
 
 
-def test_the_filter_of_the_maintainers_guide_works() -> None:
-    (source,) = [text for language, _, text in blocks(ROOT / "docs/architecture.md") if language == "python"]
+def example(number: int) -> dict[str, Any]:
+    """The names that an example of the maintainers' guide defines."""
+    sources = [text for language, _, text in blocks(ROOT / "docs/architecture.md") if language == "python"]
     names: dict[str, Any] = {}
-    exec(compile(textwrap.dedent(source), "architecture.md", "exec"), names)
+    exec(compile(textwrap.dedent(sources[number]), "architecture.md", "exec"), names)
+    return names
+
+
+def test_the_filter_of_the_maintainers_guide_works() -> None:
+    names = example(0)
     with origin(echo) as o:
         tea, milk = (SimpleNamespace(route=msgspec.convert(route(path, o.url), Route)) for path in ("/tea", "/milk"))
         made = names["build"](tea)
@@ -184,6 +191,18 @@ def test_the_filter_of_the_maintainers_guide_works() -> None:
             head, seen = gate.get("/tea")
             assert b"X-Served-By: teapot\r\n" in head
             assert b"X-Pot: tea\r\n" in seen
+
+
+def test_the_authenticator_of_the_maintainers_guide_works() -> None:
+    made = example(1)["build"](SimpleNamespace(kept=lambda _, make: make()))
+    with origin(echo) as o:
+        chain = Chain("/hall", route("/hall", o.url), asking(made, forward_credentials=False))
+        with in_process(chain) as gate:
+            assert b'WWW-Authenticate: Badge realm="kairos"\r\n' in gate.get("/hall")[0]
+            assert gate.get("/hall", "X-Badge: tin")[0].startswith(b"HTTP/1.1 401 ")
+            head, seen = gate.get("/hall", "X-Badge: gold")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert b"X-Badge" not in seen
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kairos.config.policies import access, cors
+from kairos.config.policies import access, auth, cors
 from kairos.config.policies.access import Access  # noqa: TC001  (msgspec needs them at run time)
-from kairos.config.policies.cors import Cors  # noqa: TC001
+from kairos.config.policies.auth import Auth  # noqa: TC001
+from kairos.config.policies.cors import Cors  # noqa: TC001  (msgspec needs them at run time)
 from kairos.config.policies.ratelimit import RateLimit  # noqa: TC001
 from kairos.config.policies.transform import RequestTransformation, ResponseTransformation  # noqa: TC001
 from kairos.config.spec import Spec
@@ -28,6 +29,7 @@ class Policies(Spec, frozen=True):
     """What may be set for all routes, a group or one."""
 
     access: Access | None = None
+    auth: Auth | None = None
     cors: Cors | None = None
     rate_limit: RateLimit | None = None
     request_transformation: RequestTransformation | None = None
@@ -36,6 +38,7 @@ class Policies(Spec, frozen=True):
 
 CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
     "access": access.check,
+    "auth": auth.check,
     "cors": cors.check,
 }
 """Field → what judges its value, at the place where it stands."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kairos.proxy.filters import access, jwt
+from kairos.proxy.filters import access, authn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ TABLE: tuple[Callable[[Site], Filter | None], ...] = (
     # what is answered whoever asks: maintenance, redirects, direct answers
     # what is done to every answer: security headers, compression, CORS
     # how often, whoever asks
-    jwt.build,  # who is it
+    authn.build,  # who is it
     # how often, by who it is
     # what was asked: validation
     # what is sent on: transformation, splits, mirrors, plugins
