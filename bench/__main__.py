@@ -4,7 +4,8 @@ One worker (thread) of each proxy stands in front of the same origin and is driv
 figure to look at is CPU µs per request and its ratio to the others: load, proxy and origin share this machine's
 cores, so requests/s and latencies depend on all three.
 
-`python -m bench balancing` is something else: it simulates the balancing strategies, see balancing.py.
+`python -m bench balancing` is something else: it simulates the balancing strategies, see balancing.py. So is
+`python -m bench filters`: the price of each filter, without a network, see filters.py.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import balancing, cases, origin, report
+from bench import balancing, cases, filters, origin, report
 from bench.peers import CONFIGS, PROGRAMS
 from bench.processes import BenchError, program, require
 
@@ -60,6 +61,8 @@ class _names:  # noqa: N801 - used as an argparse type, whose name shows in its 
 def main(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["balancing"]:
         return balancing.main(arguments[1:])
+    if arguments[:1] == ["filters"]:
+        return filters.main(arguments[1:])
     options = parse(arguments)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
