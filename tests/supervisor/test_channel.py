@@ -26,7 +26,9 @@ from kairos.channel import (
 from kairos.config.model import Backend, Config, Route
 from kairos.scoreboard import Assignment
 
-ROUTE = Route("/a/{id}", "/b/{id}", methods=["GET"], backends=[Backend("http://127.0.0.1", 9000)])
+ROUTE = Route(
+    external_path="/a/{id}", internal_path="/b/{id}", methods=["GET"], backends=[Backend("http://127.0.0.1", 9000)]
+)
 PREPARE = Prepare(7, Config(routers=[ROUTE]), Assignment(pairs={("none", "none"): 0, ("/a", "http://b:1"): 1}))
 MESSAGES = [
     PREPARE, Commit(7), Abort(8), Drain(2.5), Stop(), ReopenLogs(), Ready(4711), Ack(7), Nack(8, ["ä: no"]), Drained(),
