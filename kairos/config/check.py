@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kairos.config.model import Config
     from kairos.config.problems import Path, Problem
 
-_NOT_IN_EFFECT = ("rate_limit", "cors", "ai")
+_NOT_IN_EFFECT = ("rate_limit", "ai")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~:-]*")
 _HOST = re.compile(r"[^\s/@?#\x00-\x1f]+")
 

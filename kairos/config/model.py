@@ -13,6 +13,7 @@ from msgspec import Meta, field
 
 from kairos.config.policies import Policies
 from kairos.config.policies.jwt import Jwt  # noqa: TC001
+from kairos.config.policies.security_headers import SecurityHeaders
 from kairos.config.spec import Bytes, Count, Port, Seconds, Spec
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"]
@@ -415,6 +416,8 @@ class Config(Policies, frozen=True, kw_only=True):
     access_log: AccessLog = field(default_factory=AccessLog)
     jwt: Jwt | None = None
     ai: Ai | None = None
+    security_headers: SecurityHeaders | None = field(default_factory=SecurityHeaders)
+    """For routes and groups without their own: on with its defaults unless it says otherwise."""
     groups: dict[str, Group] = field(default_factory=dict)
     """Policies by the name that routes give as their `group`."""
     routers: list[Route]

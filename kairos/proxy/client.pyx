@@ -523,6 +523,8 @@ cdef class ClientConnection(Downstream):
                 return x.fail("upstream_protocol")
         if x.last or not x.request_done:
             self.keep = False
+        if x.response_lines is not None:
+            edits += x.response_lines
         scratch = self.runtime.room(head.length + len(edits) + len(via) + 512)
         out = copy_fields(base, head, _shown_status(scratch, base, head, x))
         out = self._framing(x, out, x.body_length)
@@ -550,7 +552,7 @@ cdef class ClientConnection(Downstream):
         lines, close = answer_lines(((b"Date", formatdate(usegmt=True).encode()), *headers), x.response_edits)
         if close or x.last or not x.request_done:
             self.keep = False
-        head = status_line(status) + lines
+        head = status_line(status) + lines + (x.response_lines or b"")
         scratch = self.runtime.room(len(head) + 512)
         memcpy(scratch, PyBytes_AS_STRING(head), len(head))
         out = self._framing(x, scratch + len(head), length)

@@ -79,6 +79,7 @@ cdef class Target:
 
 cdef class Filter:
     """A policy: see the hooks in exchange.pyx. Subclass in Cython or Python; list it in filters/__init__.py."""
+    cdef readonly bint answers_preflights   # of CORS, for the route that serves the method asked for
     cpdef object on_request(self, Exchange x)
     cpdef object on_response(self, Exchange x)
     cpdef object on_finish(self, Exchange x)
@@ -121,6 +122,7 @@ cdef class Plan:
     cdef bint upgrade                   # WebSocket upgrades may pass
     cdef bint websocket                 # and nothing else
     cdef bint preserve_host
+    cdef bint preflights                # a filter answers CORS preflights for it
     cdef bint needs_key                 # the balancer hashes the client's address
     cdef bint measures                  # the balancer wants to know how long responses took
     cdef Policy policy                  # what a backend's failures lead to; None where nothing is forwarded
@@ -229,6 +231,7 @@ cdef class Exchange:
     cdef int64_t paced_from             # monotonic µs since when the body's rate is judged
     cdef int64_t paced_bytes            # bytes_in then
     cdef readonly bint request_done     # the whole request was read
+    cdef bint preflight                 # of CORS: routed by the method it asks for, and never handed on
     cdef bint upgrading                 # a valid WebSocket handshake
     cdef bint last                      # asked for WebSocket: what follows the head may be frames, never a request
     # response
@@ -266,6 +269,7 @@ cdef class Exchange:
     cdef Py_ssize_t early_edits         # response edits made before the response filters ran
     cdef list request_edits             # fields.Edit
     cdef list response_edits
+    cdef bytes response_lines           # whole lines for the client beside all others, made in advance; None: none
     cdef object task                    # coroutine of a filter or handler
     cdef Py_ssize_t inbox_bytes         # held in inbox
     cdef list inbox                     # request body for Python, None: nobody reads there
@@ -303,8 +307,12 @@ cdef class Exchange:
     cdef int finish(self) except -1
     cdef int gone(self) except -1
     cdef int wake(self) except -1
+    cdef Span request_field(self, const char* lower, Py_ssize_t n) noexcept
+    cdef int add_response_lines(self, bytes lines) except -1
+    cdef int cut_response_fields(self, bytes names) except -1
     cdef bint _normalize(self) except -1
     cdef bint _route(self) except -1
+    cdef bint _route_preflight(self, const char* host, Py_ssize_t n) except -1
     cdef int _unroutable(self, int code) except -1
     cdef bint _expects_continue(self) noexcept
     cdef bint _check_upgrade(self) except -1
@@ -324,4 +332,5 @@ cdef class Exchange:
     cdef const char* id_text(self, Py_ssize_t* n) noexcept
     cdef const char* client_text(self, Py_ssize_t* n) noexcept
     cdef bint trusted_peer(self) noexcept
+    cdef bint encrypted(self) noexcept
     cdef int run(self, object awaitable, bint is_filter) except -1

@@ -22,7 +22,8 @@ from kairos._speedups.cells cimport (
 )
 from kairos._speedups.hashing cimport next_random
 from kairos._speedups.http1 cimport (
-    C_DATA, C_MORE, C_TRAILER, C_UPGRADE, Chunks, GET, Head, Span, chunk_step, equals, has_token, next_field,
+    C_DATA, C_MORE, C_TRAILER, C_UPGRADE, Chunks, GET, Head, OPTIONS, OTHER, RESPONSE, Span, chunk_step, cut_named,
+    equals, has_token, next_field,
 )
 from kairos._speedups.routes cimport FOUND, METHOD_NOT_ALLOWED, OPTIONS_ANSWER, REDIRECT
 from kairos._speedups.target cimport BAD_HOST, check_query, normalize_host, normalize_path, problem, SAME
@@ -52,6 +53,7 @@ cdef extern from *:
 
 QUEUE_TICK = 0.002  # seconds between two looks at queues that nothing else moves
 METHOD_NAMES = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
+METHOD_BYTES = tuple(name.encode() for name in METHOD_NAMES)
 cdef enum:
     SHED_STEP = 256             # shed levels per priority, a power of two
     INBOX_BYTES = 65536         # request body held for a reader before the client is told to wait
@@ -246,6 +248,7 @@ cdef class Plan:
         self.read_idle_us = int(timeouts.read_idle * 1e6)
         self.total_us = int((timeouts.total or 0) * 1e6)
         self.tunnel_idle_us = int(timeouts.tunnel_idle * 1e6)
+        self.preflights = any((<Filter>f).answers_preflights for f in filters)
         self.policy = policy
         self.queue = queue
         self.hedger = None if hedge is None else hedge(self)
@@ -536,12 +539,33 @@ cdef class Exchange:
             if code != SAME:
                 name = host
         self.table = self.runtime.table
+        if self.head.method == OPTIONS and self._route_preflight(name, size):
+            return True
         code = self.table.lookup(name, size, self.path_start, self.path_size, self.head.method, &self.match)
         if code == FOUND:
             self.plan = <Plan>self.runtime.plans[self.match.index]
             return True
         self._unroutable(code)
         return False
+
+    cdef bint _route_preflight(self, const char* host, Py_ssize_t n) except -1:
+        """A CORS preflight is for the route it asks about, if that one answers such; else it is any OPTIONS."""
+        cdef Span wanted = self.request_field(b"access-control-request-method", 29)
+        cdef Span origin = self.request_field(b"origin", 6)
+        cdef Plan plan
+        cdef int code, method
+        if wanted.end == wanted.start or origin.end == origin.start:
+            return False
+        name = self.base[wanted.start:wanted.end]
+        method = METHOD_BYTES.index(name) if name in METHOD_BYTES else OTHER
+        code = self.table.lookup(host, n, self.path_start, self.path_size, method, &self.match)
+        if self.match.index < 0 or code == REDIRECT:
+            return False
+        plan = <Plan>self.runtime.plans[self.match.index]
+        if plan.preflights:
+            self.plan = plan
+            self.preflight = True
+        return plan.preflights
 
     cdef int _unroutable(self, int code) except -1:
         if code == METHOD_NOT_ALLOWED or code == OPTIONS_ANSWER:
@@ -617,6 +641,8 @@ cdef class Exchange:
                 return self._settle(outcome, True)
             if self.finished:
                 return 0
+        if self.preflight:  # the filter that takes these is gone: they are for nobody else
+            return self.fail("method_not_allowed")
         if self.head.expect.end and not self.request_done and self.body_size == 0:
             self.down.proceed(self)
         self.handled = True
@@ -1192,6 +1218,13 @@ cdef class Exchange:
         text = self.down.address(&n)
         return trusted.contains(text, n)
 
+    cdef bint encrypted(self) noexcept:
+        """Whether the client came over TLS: to us, or to a trusted peer that says so."""
+        cdef Span* proto = &self.head.forwarded_proto
+        if self.down.secure:
+            return True
+        return equals(self.base + proto.start, proto.end - proto.start, b"https", 5) and self.trusted_peer()
+
     cdef const char* client_text(self, Py_ssize_t* n) noexcept:
         """Address of the client: the peer, or whom a trusted peer speaks for."""
         cdef Span* chain = &self.head.forwarded_for
@@ -1201,6 +1234,30 @@ cdef class Exchange:
             if found != NULL:
                 return found
         return self.down.address(n)
+
+    cdef Span request_field(self, const char* lower, Py_ssize_t n) noexcept:
+        """Value of the request's first field of this name; 0, 0 where there is none."""
+        cdef Py_ssize_t pos = self.head.fields
+        cdef Span key, value
+        while next_field(self.base, &self.head, &pos, &key, &value):
+            if equals(self.base + key.start, key.end - key.start, lower, n):
+                return value
+        value.start = value.end = 0
+        return value
+
+    cdef int add_response_lines(self, bytes lines) except -1:
+        """For compiled filters: whole lines, with their CRLF, that go to the client beside all others."""
+        self.response_lines = lines if self.response_lines is None else self.response_lines + lines
+        return 0
+
+    cdef int cut_response_fields(self, bytes names) except -1:
+        """In on_response: leave out the response's fields of these names (lower case, with commas between)."""
+        if self.response_head == NULL:
+            listed = names.split(b",")
+            self.answer_headers[:] = [field for field in self.answer_headers if field[0].lower() not in listed]
+        elif cut_named(self.response_base, self.response_head, names, len(names), RESPONSE) < 0:
+            self.fail("upstream_protocol")
+        return 0
 
     # -- for Python: filters and handlers ----------------------------------------------------------------------------
 
@@ -1239,13 +1296,8 @@ cdef class Exchange:
 
     def header(self, bytes name):
         """Value of the first field of this name (lower case), or None. No other field is made an object."""
-        cdef Py_ssize_t pos = self.head.fields
-        cdef Span key, value
-        cdef const char* wanted = name
-        while next_field(self.base, &self.head, &pos, &key, &value):
-            if equals(self.base + key.start, key.end - key.start, wanted, len(name)):
-                return self.base[value.start:value.end]
-        return None
+        cdef Span value = self.request_field(name, len(name))
+        return None if value.start == 0 else self.base[value.start:value.end]
 
     @property
     def params(self):
@@ -1278,6 +1330,11 @@ cdef class Exchange:
     def scheme(self):
         """`https` or `http`: that of the client's connection."""
         return "https" if self.down.secure else "http"
+
+    @property
+    def client_scheme(self):
+        """`https` or `http`: what the client used, where a trusted proxy says so."""
+        return "https" if self.encrypted() else "http"
 
     @property
     def client_certificate(self):

@@ -22,6 +22,10 @@ def test_nothing_is_said_of_a_good_file():
 # ---- errors: a file and the beginning of its one error
 
 ERRORS = [
+    (
+        file(cors={"allowed_origins": ["*"], "allow_credentials": True}),
+        "cors.allowed_origins: browsers refuse '*' together with allow_credentials",
+    ),
     ({"routers": []}, "routers: No routers configured"),
     (file(route(auth_required=True)), "routers[0].auth_required: JWT configuration is required when routes have auth_"),
     (file(jwt={"secret": ""}), "jwt.secret: JWT secret cannot be empty"),
@@ -221,9 +225,8 @@ REMARKS = [
     (file(tls={"verify": False}), "warning", "tls.verify: any certificate is accepted"),
     (file(route(tls={"verify": False})), "warning", "routers[0].tls.verify: any certificate is accepted"),
     (file(trusted_proxies=["0.0.0.0/0"]), "warning", "trusted_proxies[0]: trusts every client"),
-    (file(cors={"allowed_origins": ["*"], "allow_credentials": True}), "warning", "browsers refuse '*'"),
+    (file(cors={}), "warning", "cors: no origin is allowed"),
     (file(rate_limit={}), "warning", "rate_limit: rate_limit is not in effect in this version"),
-    (file(cors={}), "warning", "cors: cors is not in effect in this version"),
     (file(ai={"provider": "openai", "model": "m"}), "warning", "ai: ai is not in effect in this version"),
     *[
         (file(route(**{name: value})), "warning", f"routers[0].{name}: {name} is not in effect in this version")
