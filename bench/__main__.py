@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import balancing, cases, filters, origin, report
-from bench.peers import CONFIGS, PROGRAMS
+from bench.peers import COMPARED, PROGRAMS
 from bench.processes import BenchError, program, require
 
 
@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--cases", type=_names(cases.CASES), default=list(cases.CASES), metavar="A,B", help=_choice(cases.CASES)
     )
-    parser.add_argument("--only", type=_names(CONFIGS), default=list(CONFIGS), metavar="A,B", help=_choice(CONFIGS))
+    parser.add_argument("--only", type=_names(COMPARED), default=list(COMPARED), metavar="A,B", help=_choice(COMPARED))
     parser.add_argument("--rounds", type=int, default=5, help="turns each proxy gets in each case (5)")
     parser.add_argument("--seconds", type=int, default=3, help="length of a turn (3)")
     parser.add_argument("--no-log", action="store_true", help="turn the access log off, for all")

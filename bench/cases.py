@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import jwt
 
 from bench import load, peers, procfs
 from bench.load import Load
@@ -125,6 +128,19 @@ def measure_workers(run: Run) -> list[Result]:
     return [measure_load(run, replace(RICH, title=title), count) for count, title in titles.items()]
 
 
+def measure_policies(run: Run) -> list[Result]:
+    """The rich case with a verified token, a token bucket, CORS and two header rules, beside itself without them."""
+    lines = [line for line in RICH_REQUEST if not line.startswith("Authorization")]
+    case = Http("policies: rich, with JWT, token bucket, CORS, 2 header rules", "/rich/1", (*lines, authorization()))
+    return [measure_load(replace(run, names=("policies", *run.names)), case)]
+
+
+def authorization() -> str:
+    """A token that the route with policies takes for as long as a benchmark may run."""
+    claims = {"sub": "user-1", "exp": int(time.time()) + 24 * 3600}
+    return f"Authorization: Bearer {jwt.encode(claims, peers.SECRET, 'HS256')}"
+
+
 def idle_count(descriptors: int) -> int:
     """As many as wanted, or as a process may have descriptors."""
     return min(IDLE_CONNECTIONS, descriptors - SPARE_DESCRIPTORS)
@@ -183,6 +199,7 @@ def _load_case(case: Http | WebSocket) -> Callable[[Run], Sequence[Result]]:
 CASES: dict[str, Callable[[Run], Sequence[Result]]] = {
     **{name: _load_case(case) for name, case in LOADS.items()},
     "workers2": measure_workers,
+    "policies": measure_policies,
     "idle": measure_idle,
     "fresh": measure_fresh,
 }

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jwt
 import uvloop
 
-from bench.cases import RICH_REQUEST
+from bench.cases import RICH_REQUEST, authorization
+from bench.peers import POLICIES, SECRET
 from kairos.config.load import judged, loads
 from kairos.proxy.client import ClientConnection
 from kairos.proxy.exchange import Runtime
@@ -28,7 +28,6 @@ from kairos.proxy.snapshot import Origins, Revision, Snapshot
 from kairos.proxy.wire import Clock
 from kairos.scoreboard import Scoreboard, Series
 
-SECRET = "a-secret-of-the-benchmark-of-more-than-32-bytes"
 NONE = "none"
 FOREVER = 10_000_000
 ANSWER = b"\r\n".join(
@@ -59,15 +58,14 @@ class Case:
     config: dict[str, Any] = field(default_factory=dict)
 
 
-def token() -> str:
-    now = int(time.time())
-    claims = {"sub": "user-1", "iss": "https://issuer.example.com", "aud": "api", "iat": now, "exp": now + 3600}
-    return jwt.encode(claims, SECRET, "HS256")
-
-
 CASES: dict[str, Case] = {
     NONE: Case({}),
     "jwt (verified before)": Case({"auth_required": True}, config={"jwt": {"secret": SECRET}}),
+    "rate limit (token bucket)": Case({"rate_limit": POLICIES["rate_limit"]}),
+    "cors": Case({"cors": POLICIES["cors"]}),
+    "a header rule up": Case({"request_transformation": POLICIES["request_transformation"]}),
+    "a header rule back": Case({"response_transformation": POLICIES["response_transformation"]}),
+    "all of these": Case(POLICIES),
 }
 
 
@@ -152,7 +150,7 @@ async def measure(cases: dict[str, Case], rounds: int, count: int) -> dict[str, 
     snapshot = Snapshot(Revision(1, loaded, series), origins, board, 0)
     runtime.serve(snapshot)
     origins.settle(snapshot)
-    lines = {name: case.lines or (f"Authorization: Bearer {token()}",) for name, case in cases.items()}
+    lines = {name: case.lines or (authorization(),) for name, case in cases.items()}
     lanes = {name: Lane(runtime, snapshot, f"/{at}", lines[name]) for at, name in enumerate(cases)}
     for lane in lanes.values():
         lane.check()

@@ -139,6 +139,25 @@ backend echo
 """
 
 
+SECRET = "a-secret-of-the-benchmark-of-more-than-32-bytes"
+POLICIES: dict[str, object] = {
+    "auth_required": True,
+    "rate_limit": {"strategy": "PerIP", "window_type": "TokenBucket", "requests_per_window": 10_000_000},
+    "cors": {"allowed_origins": ["https://app.example.com"], "allow_credentials": True},
+    "request_transformation": {"headers": [{"action": "set", "name": "X-Gateway", "value": "kairos"}]},
+    "response_transformation": {"headers": [{"action": "set", "name": "X-Served-By", "value": "kairos"}]},
+}
+"""What the case `policies` has on its route: a token, a bucket, CORS and two header rules."""
+
+
+def policies_config(setup: Setup) -> str:
+    config = json.loads(kairos_config(setup))
+    for route in config["routers"]:
+        if route["external_path"] == "/rich/{id}":
+            route.update(POLICIES)
+    return json.dumps({**config, "jwt": {"secret": SECRET}}, indent=2)
+
+
 def kairos_config(setup: Setup) -> str:
     backends = [{"host": f"http://{LOOPBACK}", "port": port} for port in setup.origin.ports]
     echo = [{"host": f"ws://{LOOPBACK}", "port": setup.origin.websocket_port}]
@@ -179,9 +198,12 @@ def _kairos_command(setup: Setup, config: Path) -> list[str]:
 CONFIGS: dict[str, tuple[str, Callable[[Setup], str], Callable[[Setup, Path], list[str]]]] = {
     "kairos": ("kairos.json", kairos_config, _kairos_command),
     "nginx": ("nginx.conf", nginx_config, _nginx_command),
+    "policies": ("kairos.json", policies_config, _kairos_command),
     "haproxy": ("haproxy.cfg", haproxy_config, _haproxy_command),
 }
 """For each peer its configuration file, what fills it, and the command that runs it."""
+COMPARED = ("kairos", "nginx", "haproxy")
+"""Who takes part in every case."""
 
 
 @contextmanager

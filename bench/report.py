@@ -77,10 +77,16 @@ def render(result: Result) -> str:
 
 
 def _load_table(result: LoadResult) -> list[list[str]]:
-    bases = [name for name in ("nginx", "haproxy") if name in result.samples]
+    bases = _bases(result)
     unit = result.unit
     head = ["", f"CPU µs/{unit}", f"{unit}s/s", "p50 ms", "p99 ms", "errors", *(f"CPU ÷ {base}" for base in bases)]
     return [head, *(_load_row(name, result, bases) for name in result.samples)]
+
+
+def _bases(result: LoadResult) -> list[str]:
+    """Whom the others are divided by: Kairos itself where it is there with policies too."""
+    bases = ("kairos", "nginx", "haproxy") if "policies" in result.samples else ("nginx", "haproxy")
+    return [name for name in bases if name in result.samples]
 
 
 def _load_row(name: str, result: LoadResult, bases: Sequence[str]) -> list[str]:
@@ -127,7 +133,7 @@ def summary(result: Result) -> dict[str, Any]:
     """The result with its condensed figures, ready for JSON."""
     if isinstance(result, MemoryResult):
         return {"kind": "memory", **asdict(result)}
-    bases = [name for name in ("nginx", "haproxy") if name in result.samples]
+    bases = _bases(result)
     condensed = {
         name: {
             "cpu_us": asdict(spread([sample.cpu_us for sample in samples])),

@@ -66,7 +66,18 @@ def test_an_unknown_name_is_answered_with_the_known_ones(options, capsys):
 
 def test_all_cases_and_peers_are_the_default():
     options = parse([])
-    assert options.cases == ["plain", "rich", "body16k", "body1m", "post16k", "websocket", "workers2", "idle", "fresh"]
+    assert options.cases == [
+        "plain",
+        "rich",
+        "body16k",
+        "body1m",
+        "post16k",
+        "websocket",
+        "workers2",
+        "policies",
+        "idle",
+        "fresh",
+    ]
     assert options.only == ["kairos", "nginx", "haproxy"]
 
 

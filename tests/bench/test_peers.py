@@ -7,7 +7,7 @@ from http.client import HTTPConnection
 
 import pytest
 
-from bench import load, origin, peers, processes
+from bench import cases, load, origin, peers, processes
 from bench.origin import Origin
 from kairos.config.load import load_checked
 
@@ -50,7 +50,7 @@ def test_kairos_accepts_its_configuration(setup):
 
 
 @pytest.mark.parametrize("logging", [True, False], ids=["log", "no-log"])
-@pytest.mark.parametrize("name", list(peers.CONFIGS))
+@pytest.mark.parametrize("name", peers.COMPARED)
 def test_a_proxy_passes_what_the_cases_ask_for(tmp_path, name, logging):
     with origin.started(tmp_path) as target, peers.started(name, target, tmp_path / name, 1, logging) as peer:
         sizes = {path: _size(peer.port, "GET", path) for path in ("/plain/1", "/files/16k", "/files/1m")}
@@ -61,6 +61,17 @@ def test_a_proxy_passes_what_the_cases_ask_for(tmp_path, name, logging):
         assert (echoed.completed > 2, echoed.errors) == (True, 0)
     lines = _log_lines(tmp_path / name)
     assert bool(lines) == logging
+
+
+def test_with_policies_a_token_is_asked_for(tmp_path):
+    name, _, value = cases.authorization().partition(": ")
+    with origin.started(tmp_path) as target, peers.started("policies", target, tmp_path / "p", 1, True) as peer:
+        connection = HTTPConnection("127.0.0.1", peer.port, timeout=10)
+        for headers, status in (({}, 401), ({name: value}, 200)):
+            connection.request("GET", "/rich/1", headers=headers)
+            answer = connection.getresponse()
+            assert (answer.status, bool(answer.read())) == (status, True)
+        connection.close()
 
 
 def _log_lines(home):
