@@ -232,6 +232,7 @@ cdef class Exchange:
     cdef int64_t paced_bytes            # bytes_in then
     cdef readonly bint request_done     # the whole request was read
     cdef bint preflight                 # of CORS: routed by the method it asks for, and never handed on
+    cdef bint proceeded                 # 100 Continue was sent
     cdef bint upgrading                 # a valid WebSocket handshake
     cdef bint last                      # asked for WebSocket: what follows the head may be frames, never a request
     # response
@@ -283,6 +284,7 @@ cdef class Exchange:
 
     cdef int begin(self) except -1
     cdef int advance(self) except -1
+    cdef int _want_body(self) except -1
     cdef int take_body(self, Slices* slices, bytes owner) except -1
     cdef int end_body(self) except -1
     cdef int rewind_body(self) except -1

@@ -643,14 +643,20 @@ cdef class Exchange:
                 return 0
         if self.preflight:  # the filter that takes these is gone: they are for nobody else
             return self.fail("method_not_allowed")
-        if self.head.expect.end and not self.request_done and self.body_size == 0:
-            self.down.proceed(self)
+        self._want_body()
         self.handled = True
         try:
             outcome = self.plan.handler.handle(self)
         except Exception as error:
             return self._crashed(error)
         return 0 if outcome is None else self._settle(outcome, False)
+
+    cdef int _want_body(self) except -1:
+        """Somebody is going to read the body: a client that waits to be told may send it."""
+        if self.head.expect.end and not self.proceeded and not self.request_done and self.body_size == 0:
+            self.proceeded = True
+            self.down.proceed(self)
+        return 0
 
     cdef int _settle(self, object outcome, bint is_filter) except -1:
         """What a filter or handler returned: the answer, or an awaitable of it."""
@@ -1275,6 +1281,11 @@ cdef class Exchange:
         return self.path_start[:self.path_size].decode("ascii") if self.path_size else ""
 
     @property
+    def target(self):
+        """Path and query as the client sent them (bytes)."""
+        return self.base[self.head.target.start:self.head.target.end]
+
+    @property
     def query_string(self):
         """What follows the `?`, raw (bytes)."""
         return self.base[self.query + 1:self.head.target.end] if self.query < self.head.target.end else b""
@@ -1596,6 +1607,7 @@ cdef class Exchange:
             if self.finished:
                 raise ConnectionResetError("the client left")
             if not self.inbox:
+                self._want_body()
                 await self._wait()
 
     def _take_inbox(self):

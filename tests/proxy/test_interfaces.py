@@ -80,7 +80,7 @@ def test_a_filter_sees_who_asks_for_what() -> None:
         seen.update(
             method=x.method, path=x.path, path_str=x.path_str, query=x.query_string, host=x.host, params=x.params,
             client=x.client, agent=x.header(b"user-agent"), none=x.header(b"x-none"), headers=x.headers,
-            plan=x.plan.name, status=x.status,
+            plan=x.plan.name, status=x.status, target=x.target,
         )  # fmt: skip
 
     with in_process(Chain("/users/{id}", Says(), Hook(request=look))) as served:
@@ -88,7 +88,7 @@ def test_a_filter_sees_who_asks_for_what() -> None:
     assert seen == {
         "method": "GET", "path": b"/users/a-b", "path_str": "/users/a-b", "query": b"q=1", "host": "test",
         "params": {"id": b"a-b"}, "client": "127.0.0.1", "agent": b"me", "none": None, "plan": "/users/{id}",
-        "headers": [(b"Host", b"test"), (b"User-Agent", b"me"), (b"User-Agent", b"you")], "status": 0,
+        "headers": [(b"Host", b"test"), (b"User-Agent", b"me"), (b"User-Agent", b"you")], "status": 0, "target": b"/users/a%2Db?q=1",
     }  # fmt: skip
 
 
@@ -177,6 +177,25 @@ def test_a_body_that_a_filter_read_is_still_forwarded(size: int, framing: str) -
     assert lengths == [size, size]
     assert header(seen, b"x-measured") == b"%d" % size
     assert seen.partition(b"\r\n\r\n")[2] == body
+
+
+@pytest.mark.parametrize("readers", [0, 1, 2])
+def test_a_client_that_waits_to_be_told_sends_its_body_to_a_filter(readers: int) -> None:
+    """Expect: 100-continue is met when the first of them reads, and once."""
+
+    async def read(x: Exchange) -> None:
+        assert await x.read() == b"hello"
+
+    with origin(echo) as o:
+        chain = Chain("/a", route("/a", o.url), *[Hook(request=read)] * readers)
+        with in_process(chain) as served, served.connect() as client:
+            client.send(b"POST /a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+            assert client.receive_head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.send(b"hello")
+            head, seen = client.receive_response()
+            assert status_of(head) == 200
+            assert seen.endswith(b"\r\n\r\nhello")
+            assert client.pending == b""
 
 
 def test_an_awaited_answer_ends_the_chain() -> None:
