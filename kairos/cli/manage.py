@@ -12,6 +12,7 @@ import click
 from kairos import __version__
 from kairos.cli import running
 from kairos.cli.gateway import check, default_config, tell
+from kairos.cli.keys import keys
 from kairos.config import schema
 from kairos.config.load import load
 from kairos.config.mask import masked
@@ -37,7 +38,7 @@ def main() -> None:
     configure("warning")
 
 
-for verb in (running.status, running.backends, running.reload, running.revisions, running.upgrade):
+for verb in (running.status, running.backends, running.reload, running.revisions, running.upgrade, keys):
     main.add_command(verb)
 
 

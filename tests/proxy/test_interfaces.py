@@ -88,7 +88,8 @@ def test_a_filter_sees_who_asks_for_what() -> None:
     assert seen == {
         "method": "GET", "path": b"/users/a-b", "path_str": "/users/a-b", "query": b"q=1", "host": "test",
         "params": {"id": b"a-b"}, "client": "127.0.0.1", "agent": b"me", "none": None, "plan": "/users/{id}",
-        "headers": [(b"Host", b"test"), (b"User-Agent", b"me"), (b"User-Agent", b"you")], "status": 0, "target": b"/users/a%2Db?q=1",
+        "headers": [(b"Host", b"test"), (b"User-Agent", b"me"), (b"User-Agent", b"you")], "status": 0,
+        "target": b"/users/a%2Db?q=1",
     }  # fmt: skip
 
 
