@@ -115,7 +115,9 @@ cpdef enum:  # route block
     R_QUEUE_FULL = 68  # turned away: the queue was full
     R_QUEUE_TIMEOUTS = 69  # turned away: waited too long
     R_QUEUE_US = 70  # time spent waiting
-    R_CELLS = 72
+    R_COMPRESSED_IN = 71  # response bytes that were compressed
+    R_COMPRESSED_OUT = 72  # what they came to
+    R_CELLS = 80
 
 cpdef enum:  # pair block: a route with one of its upstreams, or with none
     P_REQUESTS = 0  # [method][class]: cell = method * CLASSES + class

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kairos.config.policies import access, auth, cors, security_headers
+from kairos.config.policies import access, auth, compression, cors, security_headers
 from kairos.config.policies.access import Access  # noqa: TC001  (msgspec needs them at run time)
 from kairos.config.policies.auth import Auth  # noqa: TC001
-from kairos.config.policies.cors import Cors  # noqa: TC001  (msgspec needs them at run time)
+from kairos.config.policies.compression import Compression  # noqa: TC001
+from kairos.config.policies.cors import Cors  # noqa: TC001
 from kairos.config.policies.ratelimit import RateLimit  # noqa: TC001
 from kairos.config.policies.security_headers import SecurityHeaders  # noqa: TC001
 from kairos.config.policies.transform import RequestTransformation, ResponseTransformation  # noqa: TC001
@@ -31,6 +32,7 @@ class Policies(Spec, frozen=True):
 
     access: Access | None = None
     auth: Auth | None = None
+    compression: Compression | None = None
     cors: Cors | None = None
     security_headers: SecurityHeaders | None = None
     rate_limit: RateLimit | None = None
@@ -41,6 +43,7 @@ class Policies(Spec, frozen=True):
 CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
     "access": access.check,
     "auth": auth.check,
+    "compression": compression.check,
     "cors": cors.check,
     "security_headers": security_headers.check,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kairos.proxy.filters import access, authn, cors, security_headers
+from kairos.proxy.filters import access, authn, compress, cors, security_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +23,7 @@ TABLE: tuple[Callable[[Site], Filter | None], ...] = (
     # what is answered whoever asks: maintenance, redirects, direct answers
     # what is done to every answer: security headers, compression, CORS
     security_headers.build,
+    compress.build,
     cors.build,
     # how often, whoever asks
     authn.build,  # who is it
