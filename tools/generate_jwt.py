@@ -1,4 +1,4 @@
-"""Make a token for routes with auth_required: HS256, signed with the secret of a config's jwt section.
+"""Make a token for routes with the method jwt, signed with the secret of a config's jwt section.
 
   python tools/generate_jwt.py --config config.json --sub alice --claim role=admin --expires 3600
 
@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Any
 import jwt
 
 from kairos.config.load import load
+from kairos.config.policies.jwt import texts
 from kairos.config.problems import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kairos.config.model import Jwt
+    from kairos.config.policies.jwt import Jwt
 
 
 def claims_of(section: Jwt, sub: str, extra: Mapping[str, Any], expires: int, now: int) -> dict[str, Any]:
     """What the token says."""
     claims: dict[str, Any] = {"sub": sub, "iat": now, "nbf": now, "exp": now + expires}
-    if section.issuer is not None:
-        claims["iss"] = section.issuer
-    if section.audience is not None:
-        claims["aud"] = section.audience
+    for name, wanted in (("iss", texts(section.issuer)), ("aud", texts(section.audience))):
+        if wanted:
+            claims[name] = wanted[0]
     return claims | dict(extra)
 
 
@@ -68,14 +68,14 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
-    if section is None:
-        print(f"{options.config} has no jwt section", file=sys.stderr)
+    if section is None or section.secret is None:
+        print(f"{options.config} has no jwt section with a secret: only who has the key can sign", file=sys.stderr)
         return 1
     claims = claims_of(section, options.sub, dict(options.claim), options.expires, int(time.time()))
     if lacking := missing(section, claims):
         print(f"required_claims asks for {', '.join(lacking)}: give --claim NAME=VALUE", file=sys.stderr)
         return 1
-    print(jwt.encode(claims, section.secret, algorithm=section.algorithm))
+    print(jwt.encode(claims, section.secret, algorithm=(section.algorithms or ["HS256"])[0]))
     return 0
 
 

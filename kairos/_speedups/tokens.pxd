@@ -23,4 +23,4 @@ cdef class TokenCache:
     cdef object find(self, const char* token, Py_ssize_t n, int64_t now)
     cdef Kept* slot_of(self, const char* token, Py_ssize_t n, uint64_t hash) noexcept
     cdef Kept* victim(self, uint64_t hash, int64_t now) noexcept
-    cdef int free(self, Kept* slot) except -1
+    cdef object taken(self, Kept* slot)

@@ -55,7 +55,7 @@ cdef class TokenCache:
         if slot == NULL:
             return None
         if slot.until <= now:
-            self.free(slot)
+            self.taken(slot)
             return None
         self.tick += 1
         slot.used = self.tick
@@ -72,11 +72,11 @@ cdef class TokenCache:
         cdef Kept* slot = self.slot_of(PyBytes_AS_STRING(token), n, hash)
         if slot == NULL:
             slot = self.victim(hash, now)
-        self.free(slot)
+        gone = [self.taken(slot)]  # let go at the end: what that runs may come back here
         if until <= now or n > self.most_bytes:
             return
         while self.bytes + n > self.most_bytes:
-            self.free(self.slots + self.hand)
+            gone.append(self.taken(self.slots + self.hand))
             self.hand = (self.hand + 1) % ((self.mask + 1) * WAYS)
         Py_INCREF(token)
         Py_INCREF(value)
@@ -98,21 +98,21 @@ cdef class TokenCache:
                 least = first + i
         return least
 
-    cdef int free(self, Kept* slot) except -1:
-        """Emptied before anything is let go: what a value's end runs may come back here."""
-        cdef void* token = slot.token
-        cdef void* value = slot.value
-        if token == NULL:
-            return 0
+    cdef object taken(self, Kept* slot):
+        """What lay in a slot, which is free then."""
+        cdef object pair
+        if slot.token == NULL:
+            return None
+        pair = (<object>slot.token, <object>slot.value)
         slot.token = slot.value = NULL
         self.count -= 1
-        self.bytes -= PyBytes_GET_SIZE(<object>token)
-        Py_DECREF(<object>token)
-        Py_DECREF(<object>value)
-        return 0
+        self.bytes -= PyBytes_GET_SIZE(pair[0])
+        Py_DECREF(pair[0])
+        Py_DECREF(pair[1])
+        return pair
 
     def clear(self):
         """Forget all."""
         cdef Py_ssize_t i
         for i in range((self.mask + 1) * WAYS):
-            self.free(self.slots + i)
+            self.taken(self.slots + i)

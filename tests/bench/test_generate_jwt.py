@@ -31,6 +31,12 @@ def test_a_token_is_verified_with_the_same_section(generate):
     assert claims["exp"] - claims["iat"] == 3600
 
 
+def test_the_algorithm_and_the_first_of_several_audiences_are_taken(generate):
+    section = {"secret": SECRET * 2, "algorithms": ["HS512"], "audience": ["api", "shop"]}
+    done = generate(section)
+    assert jwt.decode(done.stdout.strip(), SECRET * 2, ["HS512"], audience="api")["sub"] == "tester"
+
+
 def test_an_expired_token_can_be_made(generate):
     done = generate({"secret": SECRET}, "--expires", "-10")
     with pytest.raises(jwt.ExpiredSignatureError):
@@ -41,6 +47,7 @@ def test_an_expired_token_can_be_made(generate):
     ("section", "options", "complaint"),
     [
         (None, (), "has no jwt section"),
+        ({"jwks_url": "https://a.example/keys"}, (), "has no jwt section with a secret"),
         ({"secret": SECRET, "required_claims": ["role"]}, (), "required_claims asks for role"),
         ({"secret": SECRET}, ("--claim", "novalue"), "'novalue' is not name=value"),
     ],
