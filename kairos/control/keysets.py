@@ -68,16 +68,18 @@ class Wanted(Struct, frozen=True):
 class KeySets:
     """All sets of the configuration in use, and of one that is about to be. Inside the event loop."""
 
-    def __init__(self, board: Scoreboard, folder: Path | None, resolver: Resolver | None = None) -> None:
+    def __init__(self, board: Scoreboard, folder: Path | None) -> None:
         self._board = board
         self._folder = folder
-        self._resolver = resolver or Resolver()
+        self._resolver: Resolver | None = None
+        """Made with the first set, inside the loop."""
         self._sets: dict[Source, KeySet] = {}
 
     def prepare(self, config: Config) -> None:
         """Fetch what it names and is not known yet: its workers will ask as soon as it is in use."""
         for source in sources(config):
             if source not in self._sets:
+                self._resolver = self._resolver or Resolver()
                 self._sets[source] = made = KeySet(source, self._file(source), self._resolver, self._changed)
                 made.start()
 
@@ -91,7 +93,8 @@ class KeySets:
     async def close(self) -> None:
         for source in list(self._sets):
             self._sets.pop(source).stop()
-        await self._resolver.close()
+        if self._resolver is not None:
+            await self._resolver.close()
 
     async def answer(self, request: Request) -> Response:
         """The set a worker asks for. Only what the configuration names is ever fetched."""
@@ -180,6 +183,9 @@ class KeySet:
             read = read_set(document, ())
         except (NoAnswerError, JwkError, OSError) as error:
             log.warning("a JWK set cannot be used", url=self.source.url, error=str(error), kept=bool(self.document))
+            return False
+        except Exception:  # whatever it is, the set is to be asked for again
+            log.exception("fetching a JWK set failed", url=self.source.url)
             return False
         if document != self.document:
             log.info("a JWK set changed", url=self.source.url, keys=len(read.keys), left_out=list(read.problems))
