@@ -4,11 +4,11 @@ One anonymous mmap, made by the supervisor before its first fork. Cells are int6
 the enums of `_speedups/cells.pxd`, their blocks' places are computed here and nowhere else:
 
     header | shared upstream blocks | shared route blocks | a row per worker | an access-log ring per worker | bans
-           | used signatures
-    row    = worker block | route blocks | pair blocks | upstream blocks
+           | used signatures | rate limits | rate limits with sliding windows
+    row    = worker block | route blocks | pair blocks | upstream blocks | limit blocks
 
 - A row has one writer: the worker of that slot. Its totals outlive it; a respawned worker goes on in the same row.
-- Index 0 of routes, pairs and upstreams means "none", and takes in what no longer fits (`Series`).
+- Index 0 of routes, pairs, upstreams and limits means "none", and takes in what no longer fits (`Series`).
 """
 
 from __future__ import annotations
@@ -24,23 +24,28 @@ from msgspec import Struct, field
 
 from kairos._speedups import cells
 from kairos._speedups.cells import Page
+from kairos._speedups.limits import LimitTable, table_cells
 from kairos.config.origin import parse_backend
+from kairos.config.policies.ratelimit import KEYS_LABEL, rules_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from kairos.config.model import Backend, Protocol, Route
+    from kairos.config.model import Backend, Config, Protocol, Route
 
 _Key = TypeVar("_Key")
 
 NO_ROUTE = "none"
 NO_UPSTREAM = "none"
+NO_LIMIT = "none"
+LIMIT_WORDS = 2
+WINDOW_WORDS = 16
 _CELL_BYTES = 8
 _ROW_ALIGN = 512  # cells of a memory page: rows of different workers share none
 _NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)  # named since Python 3.13
 _WORKER_GAUGES = (
     cells.W_CONNECTIONS_OPEN, cells.W_REQUESTS_ACTIVE, cells.W_TUNNELS_OPEN, cells.W_PID, cells.W_LAG_US,
-    cells.W_SHED_LEVEL,
+    cells.W_SHED_LEVEL, cells.W_LEASE_DOWN,
 )  # fmt: skip
 _ROUTE_GAUGES = (cells.R_EXTRA_ACTIVE, cells.R_QUEUED)
 _UPSTREAM_GAUGES = (cells.U_IN_FLIGHT, cells.U_CONNECTIONS_OPEN, cells.U_CONNECTIONS_IDLE)
@@ -53,11 +58,18 @@ class Capacity(Struct, frozen=True):
     routes: int
     pairs: int
     upstreams: int
+    keys: int = 64
+    """Of rate limits, that are remembered at once."""
 
     @classmethod
-    def with_headroom(cls, *, workers: int, routes: int, pairs: int, upstreams: int) -> Capacity:
+    def with_headroom(cls, *, workers: int, routes: int, pairs: int, upstreams: int, keys: int = 64) -> Capacity:
         """Room for reloads to come: memory is only taken when a cell is touched."""
-        return cls(workers, max(1024, 4 * routes), max(2048, 4 * pairs), max(1024, 4 * upstreams))
+        return cls(workers, max(1024, 4 * routes), max(2048, 4 * pairs), max(1024, 4 * upstreams), keys)
+
+    @property
+    def limits(self) -> int:
+        """A rate limit or two for each route."""
+        return 2 * self.routes
 
 
 class Scoreboard:
@@ -71,21 +83,26 @@ class Scoreboard:
         self._row_routes = cells.W_CELLS
         self._row_pairs = self._row_routes + capacity.routes * cells.R_CELLS
         self._row_upstreams = self._row_pairs + capacity.pairs * cells.P_CELLS
-        self.row_stride = _aligned(self._row_upstreams + capacity.upstreams * cells.U_CELLS)
+        self._row_limits = self._row_upstreams + capacity.upstreams * cells.U_CELLS
+        self.row_stride = _aligned(self._row_limits + capacity.limits * cells.L_CELLS)
         self._rings = self._rows + capacity.workers * self.row_stride
         self.bans = self._rings + capacity.workers * cells.LOG_CELLS
         """The table of bans; its rules: _speedups/bans.pyx."""
         self.nonces = self.bans + cells.BAN_CELLS
         """The table of signatures that were used."""
-        self.cells = self.nonces + cells.NONCE_CELLS
+        self.limits = self.nonces + cells.NONCE_CELLS
+        """The LimitTable of states of up to LIMIT_WORDS words."""
+        self.windows = self.limits + table_cells(capacity.keys, LIMIT_WORDS)
+        """The LimitTable of those that are larger."""
+        self.cells = self.windows + table_cells(capacity.keys, WINDOW_WORDS)
         flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE
         self.page = Page(mmap.mmap(-1, self.cells * _CELL_BYTES, flags=flags))
         self._write_header()
 
     @classmethod
-    def create(cls, *, workers: int, routes: int, pairs: int, upstreams: int) -> Scoreboard:
+    def create(cls, *, workers: int, routes: int, pairs: int, upstreams: int, keys: int = 64) -> Scoreboard:
         """A page for so many workers, with room for more routes, pairs and upstreams than asked for."""
-        return cls(Capacity.with_headroom(workers=workers, routes=routes, pairs=pairs, upstreams=upstreams))
+        return cls(Capacity.with_headroom(workers=workers, routes=routes, pairs=pairs, upstreams=upstreams, keys=keys))
 
     def _write_header(self) -> None:
         header = {
@@ -127,6 +144,16 @@ class Scoreboard:
         """The U_* block of an upstream in one worker's row; `row_stride` further on lies the next worker's."""
         start = self.worker_block(slot) + self._row_upstreams
         return start + _index(upstream, self.capacity.upstreams) * cells.U_CELLS
+
+    def limit_block(self, slot: int, limit: int) -> int:
+        """The L_* block of a rate limit in one worker's row."""
+        return self.worker_block(slot) + self._row_limits + _index(limit, self.capacity.limits) * cells.L_CELLS
+
+    def limit_table(self, words: int) -> LimitTable:
+        """The table of rate limits whose states have so many words."""
+        if words <= LIMIT_WORDS:
+            return LimitTable(self.page, self.limits, table_cells(self.capacity.keys, LIMIT_WORDS), LIMIT_WORDS)
+        return LimitTable(self.page, self.windows, table_cells(self.capacity.keys, WINDOW_WORDS), WINDOW_WORDS)
 
     def log_ring(self, slot: int) -> int:
         """The LOG_* block of a worker."""
@@ -195,6 +222,13 @@ def route_key(route: Route) -> str:
     return ",".join(route.hosts) + route.external_path
 
 
+def limit_labels(config: Config) -> Iterator[str]:
+    """The labels of all rate limits of a configuration; of API keys' own limits there is one series."""
+    for route in config.routers:
+        yield from (rule.label for rule in rules_of(route_key(route), route, config))
+    yield KEYS_LABEL
+
+
 def upstream_key(backend: Backend, protocol: Protocol = "http") -> str:
     """The name of an upstream, `scheme://host:port` or `unix:/path`, one per origin however it is written."""
     return parse_backend(backend, protocol).key
@@ -206,6 +240,7 @@ class Assignment(Struct, frozen=True):
     routes: dict[str, int] = field(default_factory=lambda: {NO_ROUTE: 0})
     upstreams: dict[str, int] = field(default_factory=lambda: {NO_UPSTREAM: 0})
     pairs: dict[tuple[str, str], int] = field(default_factory=lambda: {(NO_ROUTE, NO_UPSTREAM): 0})
+    limits: dict[str, int] = field(default_factory=lambda: {NO_LIMIT: 0})
     full: bool = False
     """Some key found no room and counts under index 0; a restart makes room again."""
     current: list[str] = field(default_factory=list)
@@ -219,6 +254,10 @@ class Assignment(Struct, frozen=True):
         """Index of an upstream_key."""
         return self.upstreams.get(upstream, 0)
 
+    def limit(self, label: str) -> int:
+        """Index of a rate limit's label."""
+        return self.limits.get(label, 0)
+
     def pair(self, route: str, upstream: str = NO_UPSTREAM) -> int:
         """Index of a route_key with one of its upstream_keys, or with none: answered by the gateway itself."""
         return self.pairs.get((route, upstream), 0)
@@ -231,11 +270,11 @@ class Series:
         self._scoreboard = scoreboard
         self._table = Assignment()
 
-    def assign(self, routes: Iterable[Route]) -> Assignment:
-        """Give every route, upstream and pair of a configuration its index."""
-        capacity = self._scoreboard.capacity
-        table = Assignment(dict(self._table.routes), dict(self._table.upstreams), dict(self._table.pairs))
-        full = False
+    def assign(self, routes: Iterable[Route], limits: Iterable[str] = ()) -> Assignment:
+        """Give every route, upstream, pair and rate limit (by its label) of a configuration its index."""
+        capacity, old = self._scoreboard.capacity, self._table
+        table = Assignment(dict(old.routes), dict(old.upstreams), dict(old.pairs), dict(old.limits))
+        full = _grow(table.limits, limits, capacity.limits)
         current: dict[str, None] = {}
         for route in routes:
             name = route_key(route)
@@ -245,7 +284,7 @@ class Series:
             full |= _grow(table.upstreams, upstreams, capacity.upstreams)
             full |= _grow(table.pairs, [(name, upstream) for upstream in [NO_UPSTREAM, *upstreams]], capacity.pairs)
         self._scoreboard.page.set(cells.H_SERIES_FULL, full)
-        self._table = Assignment(table.routes, table.upstreams, table.pairs, full, list(current))
+        self._table = Assignment(table.routes, table.upstreams, table.pairs, table.limits, full, list(current))
         return self._table
 
 

@@ -93,6 +93,11 @@ cpdef enum:  # worker block
     W_ACCESS_DENIED = 15  # requests from networks that may not use the route
     W_BANS = 16  # bans begun
     W_BANNED = 17  # requests refused during a ban
+    W_LEASE_TRIPS = 32  # round trips to the Redis that nodes share
+    W_LEASE_FAILURES = 33  # of them, those without an answer
+    W_LEASE_TOKENS = 34  # requests leased there
+    W_LEASE_RETURNED = 35  # of them, those not used in time and given back
+    W_LEASE_DOWN = 36  # gauge: 1 while it does not answer
     W_CELLS = 64
 
 cpdef enum:  # histogram: non-cumulative buckets, then the sum
@@ -141,6 +146,12 @@ cpdef enum:  # upstream block, per worker
     U_ANSWERS = 9  # of them, those that had a response head
     U_ANSWER_US = 10  # time from the request sent to the head, summed over U_ANSWERS
     U_CELLS = 16
+
+cpdef enum:  # limit block, per worker
+    L_ALLOWED = 0  # requests a limit granted
+    L_LIMITED = 1  # requests it refused
+    L_UNSHARED = 2  # of both, those decided without the Redis that nodes share
+    L_CELLS = 8
 
 cpdef enum:  # access-log ring: one producer (worker), one consumer (control)
     LOG_HEAD = 0  # bytes ever produced; written by the producer

@@ -39,8 +39,9 @@ cdef class Lease(Limit):
     cdef int64_t low  # fewer than so many left: ask for more
 
     cdef int64_t left_ms(self, int64_t word, int64_t now_us) noexcept nogil
-    # Add tokens that may be used until then; `beyond` is what is left where they were leased.
-    cdef void put(self, int64_t* state, int64_t now_us, int64_t until_us, int64_t tokens, int64_t beyond) noexcept nogil
+    # Add tokens that may be used until then; where they were leased `beyond` are left, and more come at `more_us`.
+    cdef void put(self, int64_t* state, int64_t now_us, int64_t until_us, int64_t tokens, int64_t beyond,
+                  int64_t more_us) noexcept nogil
     # Nothing is to be had until then: do not ask.
     cdef void hold(self, int64_t* state, int64_t now_us, int64_t until_us) noexcept nogil
     # Take out what was not used in time; how much it was.

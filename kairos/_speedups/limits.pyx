@@ -209,7 +209,8 @@ cdef class FixedWindow(Limit):
 
 @cython.final
 cdef class Lease(Limit):
-    """Its words are the end in ms and the tokens left, and how many were left where they come from."""
+    """Its words are the end in ms and the tokens left, and what was said where they come from: when there is more, in
+    ms, and how many were left."""
 
     def __cinit__(self, int64_t requests, int64_t window_us, int64_t burst=0, int64_t low=0):
         self.words = 2
@@ -232,7 +233,7 @@ cdef class Lease(Limit):
             if left <= 0 or count < cost:
                 return ASK
             if swap(state, word, word - cost):
-                grant.left = count - cost + load(state + 1)
+                grant.left = count - cost + (load(state + 1) & (HELD - 1))
                 grant.low = count - cost < self.low
                 return 0
 
@@ -252,17 +253,17 @@ cdef class Lease(Limit):
             word = load(state)
 
     cdef int64_t more_in(self, const int64_t* state, int64_t now_us) noexcept nogil:
-        cdef int64_t left = self.left_ms(load(state), now_us)
+        cdef int64_t left = self.left_ms(load(state + 1), now_us)
         return left * 1000 if left > 0 else 0
 
-    cdef void put(self, int64_t* state, int64_t now_us, int64_t until_us, int64_t tokens,
-                  int64_t beyond) noexcept nogil:
+    cdef void put(self, int64_t* state, int64_t now_us, int64_t until_us, int64_t tokens, int64_t beyond,
+                  int64_t more_us) noexcept nogil:
         cdef int64_t word, count
         while True:
             word = load(state)
             count = word & (HELD - 1) if self.left_ms(word, now_us) > 0 and not word & HELD else 0
             if swap(state, word, ms_word(until_us // 1000, min(count + tokens, HELD - 1))):
-                atomic_store(state + 1, beyond)
+                atomic_store(state + 1, ms_word(more_us // 1000, min(beyond, HELD - 1)))
                 return
 
     cdef void hold(self, int64_t* state, int64_t now_us, int64_t until_us) noexcept nogil:
@@ -647,12 +648,12 @@ cdef class LimitTable:
             limit.give(state, taken_us, checked_cost(cost))
 
     def lend(self, uint64_t key, Lease lease not None, int64_t now_us, int64_t until_us, int64_t tokens,
-             int64_t beyond):
+             int64_t beyond=0, int64_t more_us=0):
         """See Lease.put(); False where the table has no room for the key."""
         cdef int64_t* state = self.state_for(key, now_us)
         self.fits(lease)
         if state != NULL:
-            lease.put(state, now_us, until_us, tokens, beyond)
+            lease.put(state, now_us, until_us, tokens, beyond, more_us)
         return state != NULL
 
     def hold(self, uint64_t key, Lease lease not None, int64_t now_us, int64_t until_us):

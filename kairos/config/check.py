@@ -10,16 +10,17 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from kairos.config import redis
 from kairos.config.check_routes import check_routes, check_tls
 from kairos.config.networks import check_networks
-from kairos.config.policies import check_policies, effective, jwt
+from kairos.config.policies import check_policies, effective, jwt, ratelimit
 from kairos.config.problems import Findings
 
 if TYPE_CHECKING:
     from kairos.config.model import Config
     from kairos.config.problems import Path, Problem
 
-_NOT_IN_EFFECT = ("rate_limit", "ai")
+_NOT_IN_EFFECT = ("ai",)
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~:-]*")
 _HOST = re.compile(r"[^\s/@?#\x00-\x1f]+")
 
@@ -33,9 +34,12 @@ def check(config: Config, *, insecure_dev: bool = False) -> list[Problem]:
     check_tls(config.tls, ("tls",), found)
     _check_metrics(config, found)
     _check_sections(config, found)
+    if config.redis is not None:
+        redis.check(config.redis, ("redis",), found)
     check_policies(config, (), found)
     for name, group in config.groups.items():
         check_policies(group, ("groups", name), found)
+    ratelimit.check_whole(config, found)
     check_routes(config, found)
     return found.problems
 
@@ -96,5 +100,3 @@ def _check_sections(config: Config, found: Findings) -> None:
     for name in _NOT_IN_EFFECT:
         if getattr(config, name) is not None:
             found.warning((name,), f"{name} is not in effect in this version")
-    if config.rate_limit is None and all(route.rate_limit is None for route in config.routers):
-        found.hint((), "no rate_limit: clients may send as many requests as they like; set one for a public gateway")

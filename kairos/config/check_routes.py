@@ -32,7 +32,7 @@ _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _DOT_SEGMENTS = frozenset({".", ".."})
-_NOT_IN_EFFECT = ("rate_limit", "request_transformation", "response_transformation", "ai_policy")
+_NOT_IN_EFFECT = ("request_transformation", "response_transformation", "ai_policy")
 
 
 class _Survey:

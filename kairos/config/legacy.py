@@ -268,12 +268,10 @@ def _ai_policy(policy: Plain, keys: Path, rewriting: Rewriting) -> Plain:
 
 
 def _rate_limit(limit: Any, keys: Path, rewriting: Rewriting) -> Any:
-    """Every form a limit was ever written in. `enabled: false` is no limit."""
+    """Every form a limit was ever written in."""
     if not isinstance(limit, dict):
         return limit
     made = rewriting.rename(limit, keys, _LIMIT)
-    if _is_false(made.pop("enabled", None)):
-        return None
     made = _folded(made, "window_type", _WINDOWS)
     _window_type(made, keys, rewriting)
     _composite(made, keys, rewriting)
@@ -343,7 +341,3 @@ def _number(value: Any) -> int | None:
     if isinstance(value, Expanded):
         return int(value) if re.fullmatch(r"\d{1,18}", value) else None
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53 else None
-
-
-def _is_false(value: Any) -> bool:
-    return value is False or (isinstance(value, Expanded) and value.lower() == "false")

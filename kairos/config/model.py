@@ -14,6 +14,7 @@ from msgspec import Meta, field
 from kairos.config.policies import Policies
 from kairos.config.policies.jwt import Jwt  # noqa: TC001
 from kairos.config.policies.security_headers import SecurityHeaders
+from kairos.config.redis import Redis  # noqa: TC001
 from kairos.config.spec import Bytes, Count, Port, Seconds, Spec
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"]
@@ -43,6 +44,9 @@ class Server(Spec, frozen=True):
     """How long requests in flight may take to finish once the listeners are closed."""
     watch: bool = True
     """Reload when the configuration file changes."""
+    rate_limit_keys: Annotated[int, Meta(ge=64, le=1 << 26)] = 262_144
+    """Addresses, users and other keys whose limits are remembered at once, rounded to a power of two; read at the
+    start only. Each takes 32 bytes once it is used, 144 with a sliding window."""
 
 
 class Limits(Spec, frozen=True):
@@ -415,6 +419,8 @@ class Config(Policies, frozen=True, kw_only=True):
     metrics: Metrics = field(default_factory=Metrics)
     access_log: AccessLog = field(default_factory=AccessLog)
     jwt: Jwt | None = None
+    redis: Redis | None = None
+    """What several nodes share."""
     ai: Ai | None = None
     security_headers: SecurityHeaders | None = field(default_factory=SecurityHeaders)
     """For routes and groups without their own: on with its defaults unless it says otherwise."""

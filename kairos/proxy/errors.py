@@ -59,6 +59,8 @@ KINDS: dict[str, Kind] = {
     "banned": Kind(403, "kairos", "no", "forbidden", "UAEX", "Forbidden: this address failed too often"),
     "banned_for_now": Kind(429, "kairos", "no", "forbidden", "UAEX", "This address failed too often: come back later"),
     "auth_unavailable": Kind(503, "kairos", "no", "auth_unavailable", "UAEX", "Credentials cannot be verified now"),
+    "rate_limited": Kind(429, "client", "no", "rate_limit_error", "RL", "Rate limit exceeded"),
+    "limits_unavailable": Kind(503, "kairos", "no", "rate_limit_error", "RLSE", "Rate limits cannot be checked now"),
     "not_served": Kind(501, "kairos", "no", "config", "NC", "This protocol is not served by this version"),
     # what an upstream does wrong
     "no_backend": Kind(503, "kairos", "no", "upstream", "UH", "No backend is available"),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kairos.config.policies import Policies
     from kairos.proxy.exchange import Plan, Runtime
     from kairos.proxy.snapshot import Snapshot
-    from kairos.scoreboard import Scoreboard
+    from kairos.scoreboard import Assignment, Scoreboard
 
 _T = TypeVar("_T")
 
@@ -35,6 +35,11 @@ class Services:
         self.board = board
         self.slot = slot
         self._snapshot = snapshot
+
+    @property
+    def series(self) -> Assignment:
+        """Where what is counted apart has its cells."""
+        return self._snapshot.series
 
     def kept(self, key: tuple[Hashable, ...], make: Callable[[], _T]) -> _T:
         """What an earlier snapshot made under this key, else made now. It goes with the last snapshot that asked."""

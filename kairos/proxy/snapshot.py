@@ -126,7 +126,7 @@ class Snapshot:
         self.config = config = revision.config
         self.origins: set[Origin] = set()
         self._pools = origins
-        self._series = revision.series
+        self.series = revision.series
         self._scoreboard = scoreboard
         self._slot = slot
         self._policies: dict[tuple[int, int, int], Policy] = {}
@@ -216,7 +216,7 @@ class Snapshot:
         upstream_name: str | None = None,
     ) -> Plan:
         board, slot = self._scoreboard, self._slot
-        number = self._series.route(name) if self.config.metrics.per_route else 0
+        number = self.series.route(name) if self.config.metrics.per_route else 0
         forwards = handler is FORWARD and route is not None
         targets = self._targets(name, route, upstream_name) if forwards and route is not None else []
         return Plan(
@@ -228,7 +228,7 @@ class Snapshot:
             timeouts,
             board.page,
             board.route_block(slot, number),
-            board.pair_block(slot, self._series.pair(name)),
+            board.pair_block(slot, self.series.pair(name)),
             template=Template(route.internal_path, Pattern(route.external_path).names) if route else None,
             balancer=self._balancer(name, route) if route is not None and len(targets) > 1 else None,
             targets=targets,
@@ -259,7 +259,7 @@ class Snapshot:
 
     def _targets(self, name: str, route: Route, shown: str | None) -> list[Target]:
         """The backends of a route; `shown` is written in logs instead of an address that is nobody's business."""
-        board, slot, series = self._scoreboard, self._slot, self._series
+        board, slot, series = self._scoreboard, self._slot, self.series
         targets = []
         for index, backend in enumerate(route.backends):
             address = parse_backend(backend, route.protocol)
@@ -287,7 +287,7 @@ class Snapshot:
         return targets
 
     def _balancer(self, name: str, route: Route) -> Balancer:
-        board, series = self._scoreboard, self._series
+        board, series = self._scoreboard, self.series
         backends = []
         for backend in route.backends:
             key = upstream_key(backend)

@@ -51,7 +51,7 @@ from kairos.config.files import digest
 from kairos.config.load import judged, load_checked, loads
 from kairos.config.problems import ConfigError
 from kairos.config.text import ConfigText
-from kairos.scoreboard import Scoreboard, Series
+from kairos.scoreboard import Scoreboard, Series, limit_labels
 from kairos.storage.revisions import DamagedError
 from kairos.supervisor import plan
 from kairos.supervisor.notify import Notifier, inherited_sockets
@@ -529,7 +529,7 @@ class Arbiter:
 
     def _version(self, loaded: Loaded, reason: str) -> _Version:
         self._numbers += 1
-        series = self._series.assign(loaded.config.routers)
+        series = self._series.assign(loaded.config.routers, limit_labels(loaded.config))
         if series.full:
             self._log.warning("more routes and upstreams than the counters have room for; a restart makes room")
         text = ConfigText(loaded.source.data, loaded.source.format, loaded.source.name, reason)
@@ -797,4 +797,10 @@ def _scoreboard(config: Config) -> Scoreboard:
     backends = sum(len(route.backends) for route in config.routers)
     routes = len(config.routers) + 1
     workers = (config.server.workers or cores()) + SPARE_WORKERS
-    return Scoreboard.create(workers=workers, routes=routes, pairs=routes + backends, upstreams=backends + 1)
+    return Scoreboard.create(
+        workers=workers,
+        routes=routes,
+        pairs=routes + backends,
+        upstreams=backends + 1,
+        keys=config.server.rate_limit_keys,
+    )

@@ -25,7 +25,9 @@ from prometheus_client.registry import Collector
 from kairos import __version__
 from kairos._speedups import breaker, cells
 from kairos._speedups.breaker import Gate
+from kairos._speedups.limits import T_FORGOTTEN, T_FULL, T_KEYS, T_REUSED
 from kairos.config.model import CircuitBreaker
+from kairos.scoreboard import LIMIT_WORDS, WINDOW_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -75,6 +77,16 @@ _UPSTREAM_COUNTERS = (
     (cells.U_ATTEMPTS, "kairos_upstream_attempts", "Attempts that ended: answered or failed"),
     (cells.U_FAILURES, "kairos_upstream_failures", "Of them, those that count as failures for the circuit breaker"),
 )
+_LIMIT_COUNTERS = (
+    (cells.L_ALLOWED, "kairos_rate_limit_allowed", "Requests that a rate limit granted"),
+    (cells.L_LIMITED, "kairos_rate_limit_limited", "Requests that a rate limit refused"),
+    (cells.L_UNSHARED, "kairos_rate_limit_unshared", "Decided without the Redis that nodes share, for it was down"),
+)
+_LIMIT_TABLE_COUNTERS = (
+    (T_REUSED, "kairos_rate_limit_reused", "Places that went from a key whose limit was over to another one"),
+    (T_FORGOTTEN, "kairos_rate_limit_forgotten", "The same before it was over: the key had used little"),
+    (T_FULL, "kairos_rate_limit_full", "Requests refused because all places were those of keys being refused"),
+)
 _BACKEND_COUNTERS = (
     (cells.SU_OPENED, "kairos_upstream_breaker_openings", "Times its circuit breaker opened"),
     (cells.SU_EJECTED, "kairos_upstream_ejections", "Times it was ejected because it failed or was slow"),
@@ -82,6 +94,10 @@ _BACKEND_COUNTERS = (
 _WORKER_COUNTERS = (
     (cells.W_CONNECTIONS_TOTAL, "kairos_connections_accepted", "Client connections accepted"),
     (cells.W_BAD_REQUESTS, "kairos_http_bad_requests", "Request heads refused before routing"),
+    (cells.W_LEASE_TRIPS, "kairos_rate_limit_redis_trips", "Round trips to the Redis that nodes share"),
+    (cells.W_LEASE_FAILURES, "kairos_rate_limit_redis_failures", "Of them, those without an answer"),
+    (cells.W_LEASE_TOKENS, "kairos_rate_limit_leased", "Requests leased from it"),
+    (cells.W_LEASE_RETURNED, "kairos_rate_limit_returned", "Of them, those not used in time and given back"),
     (cells.W_REQUESTS_UNROUTED, "kairos_http_requests_unrouted", "Requests that no route took"),
     (cells.W_ACCESS_DENIED, "kairos_access_denied", "Requests from networks that may not use their route"),
     (cells.W_BANS, "kairos_bans", "Addresses banned because they failed too often"),
@@ -90,6 +106,7 @@ _WORKER_COUNTERS = (
 _WORKER_GAUGES = (
     (cells.W_REVISION, "kairos_worker_config_revision", "Configuration revision a worker serves", 1),
     (cells.W_LAG_US, "kairos_worker_lag_seconds", "How late a worker's event loop was throughout the last second", 1e6),
+    (cells.W_LEASE_DOWN, "kairos_rate_limit_redis_down", "1: the Redis that nodes share does not answer a worker", 1),
     (cells.W_SHED_LEVEL, "kairos_worker_shed_level", "From p * 256 on requests of priority p are shed; 0: none", 1),
 )
 _BREAKER_STATES = {breaker.CLOSED: "closed", breaker.OPEN: "open", breaker.HALF_OPEN: "half_open"}
@@ -114,6 +131,7 @@ class GatewayCollector(Collector):
         reading = _Reading(self.scoreboard, self.assignment, per_route=self.per_route)
         yield from _process(self.scoreboard, reading)
         yield from _routes(reading)
+        yield from _limits(self.scoreboard, reading)
         yield from _workers(self.scoreboard)
         yield from _upstreams(reading)
         yield from _backends(reading)
@@ -135,6 +153,9 @@ class _Reading:
         self.pairs: dict[tuple[str, str], list[int]] = {}
         for (route, upstream), index in assignment.pairs.items():
             _fold(self.pairs, (label(route), upstream), board.totals(board.pair_block(0, index), cells.P_CELLS))
+        self.limits: dict[str, list[int]] = {}
+        for limit, index in assignment.limits.items():
+            _fold(self.limits, label(limit), board.totals(board.limit_block(0, index), cells.L_CELLS))
         self.upstreams: dict[str, list[int]] = {}
         for upstream, index in assignment.upstreams.items():
             if index or assignment.full:  # else index 0 holds only the way to the control process
@@ -270,6 +291,22 @@ def _routes(reading: _Reading) -> Iterator[Metric]:
     for cell, name, help_ in _PAIR_COUNTERS:
         pairs = (([*pair], block[cell]) for pair, block in reading.pairs.items())
         yield _counters(name, help_, ["route", "upstream"], pairs)
+
+
+def _limits(board: Scoreboard, reading: _Reading) -> Iterator[Metric]:
+    """What rate limits did, and how full the tables of their keys are."""
+    for cell, name, help_ in _LIMIT_COUNTERS:
+        yield _counters(name, help_, ["limit"], (([limit], block[cell]) for limit, block in reading.limits.items()))
+    tables = {"counts": board.limit_table(LIMIT_WORDS), "windows": board.limit_table(WINDOW_WORDS)}
+    keys = GaugeMetricFamily("kairos_rate_limit_keys", "Places for keys that were ever taken", labels=["table"])
+    places = GaugeMetricFamily("kairos_rate_limit_places", "Places for keys of rate limits", labels=["table"])
+    for name, table in tables.items():
+        keys.add_metric([name], table.count(T_KEYS))
+        places.add_metric([name], table.places)
+    yield keys
+    yield places
+    for cell, name, help_ in _LIMIT_TABLE_COUNTERS:
+        yield _counters(name, help_, ["table"], (([name], table.count(cell)) for name, table in tables.items()))
 
 
 def _upstreams(reading: _Reading) -> Iterator[Metric]:

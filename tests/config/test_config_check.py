@@ -226,12 +226,11 @@ REMARKS = [
     (file(route(tls={"verify": False})), "warning", "routers[0].tls.verify: any certificate is accepted"),
     (file(trusted_proxies=["0.0.0.0/0"]), "warning", "trusted_proxies[0]: trusts every client"),
     (file(cors={}), "warning", "cors: no origin is allowed"),
-    (file(rate_limit={}), "warning", "rate_limit: rate_limit is not in effect in this version"),
     (file(ai={"provider": "openai", "model": "m"}), "warning", "ai: ai is not in effect in this version"),
     *[
         (file(route(**{name: value})), "warning", f"routers[0].{name}: {name} is not in effect in this version")
         for name, value in {
-            "rate_limit": {}, "request_transformation": {}, "response_transformation": {},
+            "request_transformation": {}, "response_transformation": {},
             "ai_policy": {"enabled": True, "strategy": "anomaly_detection"},
         }.items()
     ],

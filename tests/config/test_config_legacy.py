@@ -76,7 +76,7 @@ LIMITS = [
         {"strategy": "sliding_window", "window_duration": 9, "max_requests": 5, "enabled": True},
         RateLimit(requests_per_window=5, window_duration=9),
     ),
-    ({"strategy": "sliding_window", "max_requests": 5, "enabled": False}, None),
+    ({"algorithm": "sliding_window", "max_requests": 5, "enabled": False}, RateLimit("PerIP", [], 5, enabled=False)),
     ({"strategy": "per_ip_and_route"}, RateLimit(strategy="PerIPAndRoute")),
     ({"requests_per_window": 10, "burst_size": 10}, RateLimit(requests_per_window=10, burst_allowance=0)),
     ({"requests_per_window": 10, "burst_size": 9}, RateLimit(requests_per_window=10, burst_allowance=9)),

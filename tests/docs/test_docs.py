@@ -35,6 +35,7 @@ import msgspec
 import pytest
 
 from kairos._speedups import cells
+from kairos._speedups.limits import T_CELLS
 from kairos.cli import manage
 from kairos.cli.gateway import EPILOG
 from kairos.config.load import judged, loads
@@ -234,13 +235,16 @@ def exposed() -> Iterator[list[str]]:
     """Name, type and labels of every metric, from a page on which everything has moved."""
     board = Scoreboard(Capacity(workers=1, routes=2, pairs=3, upstreams=2))
     routes = [Route(external_path="/", internal_path="/", methods=["GET"], backends=[Backend(host="http://app")])]
-    series = Series(board).assign(routes)
+    series = Series(board).assign(routes, ["global"])
     blocks = {
         board.route_block(0, 1): cells.R_CELLS,
         board.pair_block(0, 1): cells.P_CELLS,
         board.pair_block(0, 2): cells.P_CELLS,
         board.upstream_block(0, 1): cells.U_CELLS,
         board.shared_upstream(1): cells.SU_CELLS,
+        board.limit_block(0, 1): cells.L_CELLS,
+        board.limits: T_CELLS,
+        board.windows: T_CELLS,
         board.worker_block(0): cells.W_CELLS,
     }
     for block, size in blocks.items():

@@ -345,7 +345,7 @@ class Leased:
         return self.table.acquire(5, self.lease, now, cost)
 
     def put(self, now: int, until: int, tokens: int) -> None:
-        assert self.table.lend(5, self.lease, now, until, tokens, 0)
+        assert self.table.lend(5, self.lease, now, until, tokens)
 
 
 ASK = -1

@@ -24,7 +24,7 @@ from kairos.proxy.snapshot import FORWARD, Origins, Revision, Snapshot, merged
 from kairos.proxy.upstream.dial import use_resolver
 from kairos.proxy.wire import Clock
 from kairos.resolver import Resolver
-from kairos.scoreboard import Scoreboard, Series, route_key, upstream_key
+from kairos.scoreboard import Assignment, Scoreboard, Series, limit_labels, route_key, upstream_key
 from kairos.telemetry.accesslog import AccessLog, LogReader
 from tests.support.net import Peer, connect
 
@@ -83,7 +83,7 @@ class InProcess:
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(self._report)
         self._over = asyncio.Event()
-        self.board = Scoreboard.create(workers=1, routes=16, pairs=16, upstreams=16)
+        self.board = Scoreboard.create(workers=1, routes=16, pairs=16, upstreams=16, keys=1024)
         resolver = Resolver(self._nameservers)
         use_resolver(resolver)
         clock = Clock(self.loop)
@@ -91,7 +91,7 @@ class InProcess:
         self.origins = Origins(self.runtime, self.board, 0)
         routes = [chain.end for chain in self._chains if isinstance(chain.end, Route)] + self._config.routers
         self._series = Series(self.board)
-        self._revision = Revision(1, self._config, self._series.assign(routes))
+        self._revision = Revision(1, self._config, self._series.assign(routes, limit_labels(self._config)))
         snapshot = self._snapshot = self._prepared()
         self.runtime.serve(snapshot)
         self.origins.settle(snapshot)
@@ -122,7 +122,8 @@ class InProcess:
 
         async def reload() -> None:
             self._config = checked(document)
-            self._revision = Revision(2, self._config, self._series.assign(self._config.routers))
+            series = self._series.assign(self._config.routers, limit_labels(self._config))
+            self._revision = Revision(2, self._config, series)
             self._snapshot = self._prepared()
             self.runtime.serve(self._snapshot)
             self.origins.settle(self._snapshot)
@@ -151,6 +152,10 @@ class InProcess:
     def plan(self) -> Plan:
         """Of the first route in force."""
         return self.runtime.snapshot.routed[0]
+
+    @property
+    def series(self) -> Assignment:
+        return self._revision.series
 
     def route_cell(self, cell: int) -> int:
         """An R_* cell of the first route."""

@@ -13,8 +13,19 @@ from hypothesis import strategies as st
 
 from kairos._speedups import cells
 from kairos._speedups.cells import Page
+from kairos._speedups.limits import table_cells
 from kairos.config.model import Backend, Route
-from kairos.scoreboard import NO_UPSTREAM, Assignment, Capacity, Scoreboard, Series, route_key, upstream_key
+from kairos.scoreboard import (
+    LIMIT_WORDS,
+    NO_UPSTREAM,
+    WINDOW_WORDS,
+    Assignment,
+    Capacity,
+    Scoreboard,
+    Series,
+    route_key,
+    upstream_key,
+)  # fmt: skip
 
 SMALL = Capacity(workers=3, routes=4, pairs=6, upstreams=5)
 
@@ -40,7 +51,12 @@ def blocks(board: Scoreboard) -> list[tuple[int, int]]:
         found += [(board.route_block(slot, i), cells.R_CELLS) for i in range(room.routes)]
         found += [(board.pair_block(slot, i), cells.P_CELLS) for i in range(room.pairs)]
         found += [(board.upstream_block(slot, i), cells.U_CELLS) for i in range(room.upstreams)]
+        found += [(board.limit_block(slot, i), cells.L_CELLS) for i in range(room.limits)]
         found.append((board.log_ring(slot), cells.LOG_CELLS))
+    found += [
+        (board.limits, table_cells(room.keys, LIMIT_WORDS)),
+        (board.windows, table_cells(room.keys, WINDOW_WORDS)),
+    ]
     return sorted(found)
 
 
@@ -172,7 +188,7 @@ def test_a_dead_workers_gauges_are_zeroed_and_its_totals_kept():
     board.zero_gauges(1, every)
     of_worker = (
         cells.W_CONNECTIONS_OPEN, cells.W_REQUESTS_ACTIVE, cells.W_TUNNELS_OPEN, cells.W_PID, cells.W_LAG_US,
-        cells.W_SHED_LEVEL,
+        cells.W_SHED_LEVEL, cells.W_LEASE_DOWN,
     )  # fmt: skip
     gauges = {board.worker_block(1) + gauge for gauge in of_worker}
     gauges |= {

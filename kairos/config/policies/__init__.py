@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kairos.config.policies import access, auth, compression, cors, security_headers
+from kairos.config.policies import access, auth, compression, cors, ratelimit, security_headers
 from kairos.config.policies.access import Access  # noqa: TC001  (msgspec needs them at run time)
 from kairos.config.policies.auth import Auth  # noqa: TC001
 from kairos.config.policies.compression import Compression  # noqa: TC001
@@ -45,6 +45,7 @@ CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
     "auth": auth.check,
     "compression": compression.check,
     "cors": cors.check,
+    "rate_limit": ratelimit.check,
     "security_headers": security_headers.check,
 }
 """Field → what judges its value, at the place where it stands."""

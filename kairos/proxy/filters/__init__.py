@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kairos.proxy.filters import access, authn, compress, cors, security_headers
+from kairos.proxy.filters import access, authn, compress, cors, limits, security_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,9 +25,9 @@ TABLE: tuple[Callable[[Site], Filter | None], ...] = (
     security_headers.build,
     compress.build,
     cors.build,
-    # how often, whoever asks
+    limits.build_before,  # how often, whoever asks
     authn.build,  # who is it
-    # how often, by who it is
+    limits.build_after,  # how often, by who it is
     # what was asked: validation
     # what is sent on: transformation, splits, mirrors, plugins
     # what need not be asked: cache
