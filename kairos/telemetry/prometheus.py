@@ -246,6 +246,8 @@ def _reloads(page: Page) -> Iterator[Metric]:
     )
     failed = page.get(cells.H_UPGRADES_FAILED)
     yield CounterMetricFamily("kairos_upgrades_failed", "Binary upgrades given up", value=failed)
+    changed = page.get(cells.H_KEYS)
+    yield CounterMetricFamily("kairos_key_set_changes", "Changes of key sets fetched for tokens", value=changed)
 
 
 def _workers(board: Scoreboard) -> Iterator[Metric]:

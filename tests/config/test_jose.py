@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 from jwt.api_jws import PyJWS
 
 from kairos.config.jose import (
@@ -344,6 +347,31 @@ def test_a_token_gets_the_key_it_names_or_the_only_one() -> None:
 def test_keys_without_a_kid_are_for_any_token() -> None:
     assert keys(jwk(RSA)).pick("whatever", "RS256") is not None
     assert keys(jwk(RSA), jwk(P256, kid="a")).pick("a", "RS256") is None, "the kid names another"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+MEMBERS = ["kty", "crv", "use", "key_ops", "alg", "kid", "n", "e", "x", "y", "k", "d"]
+GOOD = [jwk(RSA), jwk(P256), jwk(ED25519), HS_JWK]
+
+
+@given(st.sampled_from(GOOD), st.dictionaries(st.sampled_from(MEMBERS), JSON), st.booleans())
+def test_a_jwk_with_anything_in_it_is_a_key_or_refused(
+    members: dict[str, Any], changes: dict[str, Any], shared: bool
+) -> None:
+    document = json.dumps(members | changes).encode()
+    for algorithms in ((), ("HS256", "RS256")):
+        with contextlib.suppress(JwkError):
+            assert read_set(document, algorithms, shared=shared).keys[0].algorithms
+
+
+@given(st.binary(max_size=64) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_document_is_a_set_or_refused(document: bytes) -> None:
+    with pytest.raises(JwkError):
+        read_set(document, (), shared=True)
 
 
 # ---- pieces

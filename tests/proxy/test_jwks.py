@@ -54,6 +54,13 @@ def test_keys_are_rotated_withdrawn_and_outlive_their_server_and_the_control_pro
         gate.wait(lambda: statuses(gate, B) == {200}, "the new key in both workers")
         assert statuses(gate, A) == {200}
 
+        # a reload that is about something else
+        more = config(keys, o.port)
+        more["routers"] = [*more["routers"], route("/more", o.url)]
+        gate.write(more)
+        gate.signal(signal.SIGHUP)
+        gate.wait(lambda: status_of(gate.get("/more")[0]) == 200, "the new route")
+
         # made-up kids: no more fetches than there may be
         began, asked = time.monotonic(), keys.asked
         for number in range(50):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -191,13 +193,23 @@ def test_two_tokens_are_none(served: InProcess) -> None:
 
 
 @pytest.fixture(scope="module")
-def gate() -> Iterator[Gateway]:
+def revoked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("jwt") / "revoked"
+    file.write_text("# nobody yet\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def gate(revoked: Path) -> Iterator[Gateway]:
     with origin(echo) as o, origin(echo_websocket) as w:
         secured: dict[str, Any] = {"auth_required": True}
         config = {
-            "jwt": {"secret": SECRET},
+            "jwt": {"secret": SECRET, "revocations_file": str(revoked)},
             "routers": [
                 route("/patch", o.url, **secured) | {"methods": ["PATCH"]},
+                route("/odd", o.url, **secured) | {"methods": ["HEAD", "OPTIONS", "TRACE", "PATCH", "DELETE"]},
+                route("/api/{x}", o.url, "/api/{x}") | {"methods": ["GET", "POST"]},
+                route("/api/secret", o.url, **secured) | {"methods": ["GET"]},
                 route("/both", o.url, **secured) | {"methods": ["GET", "POST"]},
                 route("/split", o.url) | {"methods": ["GET"]},
                 route("/split", o.url, **secured) | {"methods": ["POST"]},
@@ -230,6 +242,13 @@ def test_a_patch_only_route_is_secured_too(gate: Gateway) -> None:
     assert status(gate, "GET", "/patch", token()) == 405
 
 
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE", "PATCH", "DELETE"])
+def test_a_route_of_odd_methods_is_secured_too(gate: Gateway, method: str) -> None:
+    assert status(gate, method, "/odd") == 401
+    assert status(gate, method, "/odd", token("another secret of thirty-two bytes.")) == 401
+    assert status(gate, method, "/odd", token()) == 200
+
+
 def test_all_methods_of_a_secured_route_work_with_a_token_and_none_without(gate: Gateway) -> None:
     for method in ("GET", "POST"):
         assert status(gate, method, "/both") == 401
@@ -249,6 +268,9 @@ def test_authorisation_belongs_to_the_route_that_matches(gate: Gateway) -> None:
     assert status(gate, "POST", "/split") == 401
     assert status(gate, "GET", "/users/7") == 200
     assert status(gate, "GET", "/users/admin") == 401
+    assert status(gate, "GET", "/api/7") == 200
+    assert status(gate, "GET", "/api/secret") == 401
+    assert status(gate, "POST", "/api/secret") == 200, "which is the parameter route's, as configured"
     assert status(gate, "GET", "/area/open") == 200
     assert status(gate, "GET", "/area/closed") == 401
 
@@ -256,12 +278,22 @@ def test_authorisation_belongs_to_the_route_that_matches(gate: Gateway) -> None:
 @pytest.mark.parametrize(
     "target",
     [
+        "/api/s%65cret", "/api/./secret", "/api/x/../secret", "/x/../api/secret",
         "/users/%61dmin", "/users/./admin", "/users/x/../admin", "/users/%2e/admin", "http://a/users/admin",
         "/users/admin?x=/users/7", "/area/open/../closed", "/area/%6Fpen/x", "/users/admin#/users/7",
     ],
 )  # fmt: skip
 def test_no_spelling_of_a_secured_path_gets_around_it(gate: Gateway, target: str) -> None:
     assert status(gate, "GET", target) in (400, 401)
+
+
+def test_a_reload_reads_revocations_anew_and_a_known_token_is_judged_anew(gate: Gateway, revoked: Path) -> None:
+    one, other = token(jti="7f"), token(jti="80")
+    assert [status(gate, "GET", "/both", raw) for raw in (one, one, other)] == [200, 200, 200]
+    revoked.write_text('{"jti": "7f"}\n')
+    gate.signal(signal.SIGHUP)
+    gate.wait(lambda: status(gate, "GET", "/both", one) == 401, "the end of a revoked token")
+    assert status(gate, "GET", "/both", other) == 200
 
 
 def test_what_was_authorised_goes_up_unchanged(gate: Gateway) -> None:

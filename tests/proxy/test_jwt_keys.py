@@ -14,6 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kairos.config.jose import KeySet
 from kairos.config.policies.jwt import Jwt, JwtProvider
@@ -71,6 +73,10 @@ def section_for(algorithm: str, **members: Any) -> Jwt:
     if isinstance(key, str):
         return section(secret=key, algorithms=[algorithm], **members)
     return section(public_key=pem(key), **members)
+
+
+BARE = section(secret=SECRET)
+TOKEN = token().encode()
 
 
 # ---- algorithms
@@ -267,6 +273,41 @@ def test_the_token_of_rfc_7519_was_good_in_its_time(monkeypatch: pytest.MonkeyPa
     assert found.identity.subject == ""
     Then.at += 1
     assert not good(spec, raw), "over in the second that exp names"
+
+
+@given(st.binary(max_size=64))
+def test_no_bytes_are_a_token_by_chance(raw: bytes) -> None:
+    assert verdict(BARE, raw) is INVALID
+
+
+@given(st.data())
+def test_a_token_with_any_change_is_none(data: st.DataObject) -> None:
+    """A byte changed, left out, doubled or put in, anywhere."""
+    at = data.draw(st.integers(0, len(TOKEN) - 1))
+    new = data.draw(st.binary(max_size=3))
+    cut = data.draw(st.integers(0, 2))
+    changed = TOKEN[:at] + new + TOKEN[at + cut :]
+    assert (verdict(BARE, changed) is INVALID) == (changed != TOKEN)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+HEADERS = ["alg", "kid", "typ", "crit", "cty", "b64", "jwk", "jku", "x5c", "zip", "enc", "x"]
+CLAIMS = ["exp", "nbf", "iat", "iss", "aud", "sub", "jti", "role", "x"]
+
+
+@given(st.dictionaries(st.sampled_from(HEADERS), JSON), st.dictionaries(st.sampled_from(CLAIMS), JSON))
+def test_whatever_a_signed_token_says_there_is_an_answer(header: dict[str, Any], body: dict[str, Any]) -> None:
+    """A caller or a refusal, never an error; and a caller only with an expiry."""
+    spec = section(secret=SECRET, issuer="i", audience="a", claims=[{"claim": "role", "contains": "x"}])
+    for checked in (spec, BARE):
+        found = verdict(checked, ours({"alg": "HS256"} | header, body))
+        assert found is INVALID or "exp" in body
+        found = verdict(checked, ours({"alg": "HS256"} | header, claims() | body))
+        assert isinstance(found, Verified) or found is INVALID
 
 
 # ---- what a token has to say

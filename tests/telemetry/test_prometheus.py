@@ -299,6 +299,7 @@ def test_reloads_and_upgrades_are_counted():
         (cells.H_RELOADS_FAILED, 2),
         (cells.H_RELOADED_AT, 1_700_000_000_500_000),
         (cells.H_UPGRADES_FAILED, 1),
+        (cells.H_KEYS, 3),
     ):
         page.set(cell, value)
     samples = gateway.samples()
@@ -306,6 +307,7 @@ def test_reloads_and_upgrades_are_counted():
     assert samples["kairos_config_reloads_total", "failure"] == 2
     assert samples[("kairos_config_last_reload_timestamp_seconds",)] == 1_700_000_000.5
     assert samples[("kairos_upgrades_failed_total",)] == 1
+    assert samples[("kairos_key_set_changes_total",)] == 3
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])

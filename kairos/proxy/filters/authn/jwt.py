@@ -7,6 +7,7 @@ import secrets
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from kairos._speedups.tokens import TokenCache
 from kairos.config.policies.jwt import TokenSource, providers
@@ -14,6 +15,7 @@ from kairos.proxy.site import ControlError
 
 if TYPE_CHECKING:
     from kairos.config.policies.jwt import Jwt, JwtProvider
+    from kairos.proxy.exchange import Runtime
     from kairos.proxy.filters.authenticate import Authenticator
     from kairos.proxy.filters.authn.remote import RemoteKeys
     from kairos.proxy.site import Services, Site
@@ -21,13 +23,18 @@ if TYPE_CHECKING:
 KEYS_PATH = "/keys"
 """Of the control process's socket: see kairos/control/keysets.py."""
 
+_KEYS: WeakKeyDictionary[Services, tuple[object, ...]] = WeakKeyDictionary()
+"""Of each snapshot: files are read once for all of its routes."""
+
 
 def build(site: Site) -> Authenticator:
     """The authenticator of the configuration's jwt section."""
     spec = site.config.jwt
     if spec is None:
         raise ValueError(f"route {site.name} wants tokens, but there is no jwt section")
-    return site.kept(("jwt", spec_key(spec)), partial(_bearer, spec, site))
+    if site.services not in _KEYS:
+        _KEYS[site.services] = spec_key(spec)
+    return site.kept(("jwt", _KEYS[site.services]), partial(_bearer, spec, site))
 
 
 def spec_key(spec: Jwt) -> tuple[object, ...]:
@@ -52,15 +59,16 @@ def _bearer(spec: Jwt, site: Site) -> Authenticator:
     plain = spec.sources == [TokenSource("header")]
     cache = TokenCache(spec.cache_tokens, secrets.randbits(64)) if spec.cache_tokens else None
     places = None if plain else [Place(source) for source in spec.sources]
-    return Bearer(Verifier(spec, partial(_remote, site.services)), cache, places, site.board.page)
+    return Bearer(Verifier(spec, partial(_remote, site.services.runtime)), cache, places, site.board.page)
 
 
-def _remote(services: Services, provider: JwtProvider) -> RemoteKeys:
+def _remote(runtime: Runtime, provider: JwtProvider) -> RemoteKeys:
     from kairos.proxy.filters.authn.remote import RemoteKeys
 
     async def ask(body: bytes) -> bytes:
         try:
-            return (await services.control("POST", KEYS_PATH, body)).body
+            # The snapshot's in force then: this verifier may outlive the one it was made for.
+            return (await runtime.snapshot.services.control("POST", KEYS_PATH, body)).body
         except ControlError as error:
             raise OSError(str(error)) from None
 
