@@ -1310,6 +1310,17 @@ cdef class Exchange:
         cdef Span value = self.request_field(name, len(name))
         return None if value.start == 0 else self.base[value.start:value.end]
 
+    def header_values(self, bytes name):
+        """Values of all fields of this name (lower case), in order. No other field is made an object."""
+        cdef Py_ssize_t pos = self.head.fields
+        cdef Span key, value
+        cdef const char* wanted = name
+        values = []
+        while next_field(self.base, &self.head, &pos, &key, &value):
+            if equals(self.base + key.start, key.end - key.start, wanted, len(name)):
+                values.append(self.base[value.start:value.end])
+        return values
+
     @property
     def params(self):
         """What the path's parameters captured, as {name: bytes}."""
@@ -1405,7 +1416,7 @@ cdef class Exchange:
 
     def upstream_values(self, bytes name):
         """Values of all fields of this name (lower case) as they are sent upstream."""
-        return edited_values(self.request_edits, name, _values(self.headers, name))
+        return edited_values(self.request_edits, name, self.header_values(name))
 
     def shown_values(self, bytes name):
         """In on_response: values of all fields of this name (lower case) as they are sent to the client."""

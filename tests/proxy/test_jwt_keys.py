@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime
+import gc
 import json
 import time
 from pathlib import Path
@@ -557,7 +558,13 @@ def test_a_set_that_cannot_be_used_leaves_the_keys_as_they_are() -> None:
     far = Elsewhere(jwk(RSA, kid="a"))
     verifier = Verifier(FAR, far.remote)
     forgotten: list[KeySet | None] = []
-    verifier.remotes[0].changed = lambda: forgotten.append(verifier.remotes[0].keys)
+
+    class Believer:
+        def forget(self) -> None:
+            forgotten.append(verifier.remotes[0].keys)
+
+    believer = Believer()
+    verifier.remotes[0].believers.add(believer)
 
     async def trace() -> None:
         assert await verifier.remotes[0].renew()
@@ -567,5 +574,26 @@ def test_a_set_that_cannot_be_used_leaves_the_keys_as_they_are() -> None:
         assert not await verifier.remotes[0].renew()
         assert isinstance(verifier.verify(signed(RSA, "RS256", {"kid": "a"}).encode()), Verified)
         assert len(forgotten) == 1
+
+    asyncio.run(trace())
+
+
+def test_all_who_remember_tokens_forget_them_when_keys_change() -> None:
+    """A reload may have left two that use one set: the one in force, and one that is prepared or was given up."""
+    far = Elsewhere(jwk(RSA, kid="a"))
+    shared = far.remote(FAR)
+    both = [bearer(FAR, lambda _: shared) for _ in range(2)]
+
+    async def trace() -> None:
+        assert await shared.renew()
+        for one in both:
+            assert one.cache is not None
+            one.cache.put(b"token", "ann", 100, 1)
+        far.keys = [jwk(OTHER_RSA, kid="b")]
+        assert await shared.renew()
+        assert [one.cache.count for one in both if one.cache] == [0, 0]
+        both.clear()
+        gc.collect()
+        assert len(shared.believers) == 0
 
     asyncio.run(trace())

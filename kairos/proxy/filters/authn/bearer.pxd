@@ -9,6 +9,7 @@ from kairos.proxy.filters.authenticate cimport Authenticator
 
 
 cdef class Bearer(Authenticator):
+    cdef object __weakref__     # key sets outlive it
     cdef object verifier        # verify.Verifier
     cdef readonly TokenCache cache   # Identity by token; None: every token is verified every time
     cdef tuple places           # carried.Place; None: the Authorization header only

@@ -41,7 +41,7 @@ cdef class Bearer(Authenticator):
         if verifier.remotes:
             self.cell = page.at(H_KEYS, 1)
             for remote in verifier.remotes:
-                remote.changed = self.forget
+                remote.believers.add(self)
 
     def forget(self):
         """Nothing that was verified counts any more."""

@@ -43,10 +43,7 @@ class Place:
             yield from _behind(protocols(x), self.raw)
 
     def _in_headers(self, x: Exchange) -> Iterator[bytes]:
-        lower = self.raw.lower()
-        for name, value in x.headers:
-            if name.lower() != lower:
-                continue
+        for value in x.header_values(self.raw.lower()):
             scheme = _SCHEME.fullmatch(value)
             if scheme is not None:
                 yield scheme[1]
@@ -86,13 +83,11 @@ def token_in(x: Exchange, places: Sequence[Place]) -> bytes | Refusal | None:
 
 def cookies(x: Exchange) -> Iterator[tuple[bytes, bytes]]:
     """Name and value of each pair, as sent (RFC 6265 section 4.2.1)."""
-    for name, value in x.headers:
-        if name.lower() != b"cookie":
-            continue
-        for pair in value.split(b";"):
-            key, equals, content = pair.strip(b" \t").partition(b"=")
+    for line in x.header_values(b"cookie"):
+        for pair in line.split(b";"):
+            name, equals, value = pair.strip(b" \t").partition(b"=")
             if equals:
-                yield key, content
+                yield name, value
 
 
 def parameters(query: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -115,7 +110,7 @@ def _named(pair: bytes, name: bytes) -> bool:
 
 def protocols(x: Exchange) -> list[bytes]:
     """The subprotocols a WebSocket client offers, in order."""
-    lists = (value for name, value in x.headers if name.lower() == b"sec-websocket-protocol")
+    lists = x.header_values(b"sec-websocket-protocol")
     return [item.strip(b" \t") for value in lists for item in value.split(b",")]
 
 

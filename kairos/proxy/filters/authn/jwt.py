@@ -59,10 +59,16 @@ def _bearer(spec: Jwt, site: Site) -> Authenticator:
     plain = spec.sources == [TokenSource("header")]
     cache = TokenCache(spec.cache_tokens, secrets.randbits(64)) if spec.cache_tokens else None
     places = None if plain else [Place(source) for source in spec.sources]
-    return Bearer(Verifier(spec, partial(_remote, site.services.runtime)), cache, places, site.board.page)
+    return Bearer(Verifier(spec, partial(_remote, site)), cache, places, site.board.page)
 
 
-def _remote(runtime: Runtime, provider: JwtProvider) -> RemoteKeys:
+def _remote(site: Site, provider: JwtProvider) -> RemoteKeys:
+    """Keys in hand stay there when a reload changes something else."""
+    key = ("jwks", provider.jwks_url, provider.jwks_ca_file, *provider.algorithms)
+    return site.kept(key, partial(_asking, site.services.runtime, provider))
+
+
+def _asking(runtime: Runtime, provider: JwtProvider) -> RemoteKeys:
     from kairos.proxy.filters.authn.remote import RemoteKeys
 
     async def ask(body: bytes) -> bytes:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakSet
 
 import msgspec
 
@@ -31,14 +32,20 @@ UNKNOWN_PAUSE = 1.0
 log = get_logger("keys")
 
 
+class Believer(Protocol):
+    """One that remembers verified tokens."""
+
+    def forget(self) -> None: ...
+
+
 class RemoteKeys:
     """The keys of one set."""
 
     def __init__(self, url: str, algorithms: Sequence[str], ask: Ask) -> None:
         self.keys: KeySet | None = None
         """None until the first answer."""
-        self.changed: Callable[[], None] = lambda: None
-        """Called when other keys are in use."""
+        self.believers: WeakSet[Believer] = WeakSet()
+        """Who has to forget what was verified with these keys when there are others."""
         self._url = url
         self._algorithms = algorithms
         self._ask = ask
@@ -73,7 +80,8 @@ class RemoteKeys:
             if document != self._document:
                 self.keys = read_set(document, self._algorithms)
                 self._document = document
-                self.changed()
+                for believer in list(self.believers):
+                    believer.forget()
         except (OSError, JwkError) as error:
             self._not_before = time.monotonic() + FAILED_PAUSE
             log.warning("no keys from the control process", url=self._url, error=str(error), kept=bool(self.keys))
