@@ -6,8 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := $(shell find kairos -name '*.pyx' -o -name '*.pxd')
-PACKAGES := nginx-light:nginx haproxy:haproxy wrk:wrk faketime:faketime
+PACKAGES := nginx-light:nginx haproxy:haproxy wrk:wrk faketime:faketime nodejs:node npm:npm
 APT := export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -y -qq --no-install-recommends >/dev/null
+PROVIDER := tests/oidc_provider/node_modules
 JOBS ?= 2
 WORKERS ?= 2
 MINUTES ?= 1
@@ -20,7 +21,7 @@ help:  ## show this
 run: build  ## start the gateway on port 5900 with two example origins behind it
 	@exec $(BIN)/python examples/run.py
 
-test: build debian  ## every test, those against real servers included
+test: build debian $(PROVIDER)/.installed  ## every test, those against real servers included
 	$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile
 
 quicktest: build  ## tests that start no process
@@ -66,6 +67,10 @@ debian:  ## the real servers that tests and benchmarks use
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ]; then $(APT) $$missing; \
 	  else echo "missing:$$missing - install with: sudo apt-get install$$missing" >&2; exit 1; fi; fi
+
+$(PROVIDER)/.installed: tests/oidc_provider/package.json tests/oidc_provider/package-lock.json | debian
+	cd tests/oidc_provider && npm ci --silent
+	@touch $@
 
 lock:  ## renew requirements.lock (versions and hashes, no addresses)
 	$(BIN)/python -m pip install -q uv

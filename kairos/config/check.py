@@ -10,7 +10,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from kairos.config import redis
+from kairos.config import oidc, redis
 from kairos.config.check_routes import check_routes, check_tls
 from kairos.config.networks import check_networks
 from kairos.config.policies import check_policies, effective, jwt, ratelimit
@@ -29,6 +29,7 @@ def check(config: Config, *, insecure_dev: bool = False) -> list[Problem]:
     """Everything to say about `config`; it can be used if none of it is an error."""
     found = Findings()
     _check_jwt(config, found, insecure_dev=insecure_dev)
+    _check_oidc(config, found, insecure_dev=insecure_dev)
     _check_server(config, found)
     _check_networks(config, found)
     check_tls(config.tls, ("tls",), found)
@@ -57,6 +58,24 @@ def _check_jwt(config: Config, found: Findings, *, insecure_dev: bool) -> None:
             message = "add a section jwt with a secret or a public key"
             found.error(keys, f"JWT configuration is required when routes have auth_required=true: {message}")
             return
+
+
+def _check_oidc(config: Config, found: Findings, *, insecure_dev: bool) -> None:
+    """The providers, that routes name one, and that nobody else serves their paths."""
+    oidc.check(config.oidc, ("oidc",), found, insecure_dev=insecure_dev)
+    taken = set(oidc.paths(config.oidc))
+    for at, route in enumerate(config.routers):
+        auth = effective(route, config).auth
+        if route.external_path in taken:
+            found.error(("routers", at, "external_path"), "is a path of a login: choose another callback_path there")
+        if auth is not None and "oidc" in auth.methods and (message := _provider_problem(auth.oidc, config)):
+            found.error(("routers", at, "auth"), message)
+
+
+def _provider_problem(name: str | None, config: Config) -> str | None:
+    if name is None:
+        return None if len(config.oidc) == 1 else "say in oidc at which provider of the section oidc one logs in"
+    return None if name in config.oidc else f"there is no provider '{name}' in the section oidc"
 
 
 def _check_server(config: Config, found: Findings) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from kairos.config.oidc import OidcProvider  # noqa: TC001
 from kairos.config.policies import Policies
 from kairos.config.policies.jwt import Jwt  # noqa: TC001
 from kairos.config.policies.security_headers import SecurityHeaders
@@ -419,6 +420,8 @@ class Config(Policies, frozen=True, kw_only=True):
     metrics: Metrics = field(default_factory=Metrics)
     access_log: AccessLog = field(default_factory=AccessLog)
     jwt: Jwt | None = None
+    oidc: dict[str, OidcProvider] = field(default_factory=dict)
+    """OpenID providers by name, for routes whose `auth` has the method `oidc`."""
     redis: Redis | None = None
     """What several nodes share."""
     ai: Ai | None = None

@@ -44,9 +44,10 @@ from kairos.control import api, keysets
 from kairos.control.backends import Backends
 from kairos.control.commands import Commands
 from kairos.control.health import HealthChecker
-from kairos.control.http import Request, Responder, Response, Router
+from kairos.control.http import Handler, Request, Responder, Response, Router
 from kairos.control.keysets import KeySets
 from kairos.control.logwriter import STDOUT, LogWriter, open_log
+from kairos.control.oidc import Providers
 from kairos.control.outlier import OutlierDetector
 from kairos.control.requests import Requests
 from kairos.control.revisions import Keeper
@@ -94,6 +95,7 @@ class Control:
         folder = Path(boot.control.state_dir) if boot.control and boot.control.state_dir else None
         self._backends = Backends(boot.scoreboard, self._checker, folder / BACKENDS if folder else None)
         self._key_sets = KeySets(boot.scoreboard, folder)
+        self._providers = Providers()
         self._requests = Requests(self._say)
         revisions = Revisions(folder / REVISIONS) if folder else None
         self._keeper = Keeper(revisions) if revisions else None
@@ -120,7 +122,9 @@ class Control:
     async def _serve(self) -> list[asyncio.Server]:
         """Each socket has its own table."""
         commands = api.router(self._commands)
-        internal = Router({METRICS_PATH: {"GET": self._metrics}, keysets.PATH: {"POST": self._key_sets.answer}})
+        own: dict[str, dict[str, Handler]] = {METRICS_PATH: {"GET": self._metrics}}
+        own[keysets.PATH] = {"POST": self._key_sets.answer}
+        internal = Router({**own, **self._providers.routes()})
         tables = [(listener, internal) for listener in self._boot.listeners]
         if self._boot.control and self._boot.control.admin:
             tables.append((self._boot.control.admin, commands))
@@ -149,7 +153,7 @@ class Control:
             self._watch.stop()
         if self._stepping_down is not None:
             await self._stepping_down
-        endings = [self._outliers.close(), self._checker.close(), self._key_sets.close()]
+        endings = [self._outliers.close(), self._checker.close(), self._key_sets.close(), self._providers.close()]
         endings.append(asyncio.to_thread(self._log.stop, patience))
         endings.append(self._backends.close(min(patience, STOP_TIMEOUT)))
         if self._keeper is not None:
@@ -231,6 +235,7 @@ class Control:
         self._outliers.apply(config, series)
         self._backends.apply(config, series)
         self._key_sets.apply(config)
+        self._providers.apply(config)
 
     def _keep(self, revision: int, text: ConfigText) -> None:
         self._unkept = None

@@ -54,6 +54,8 @@ KINDS: dict[str, Kind] = {
     "route_not_found": Kind(404, "kairos", "no", "route_not_found", "NR", "No route found"),
     "method_not_allowed": Kind(405, "kairos", "no", "method_not_allowed", "NR", "Method not allowed"),
     "unauthorized": Kind(401, "kairos", "no", "authentication_error", "UAEX", "Authentication required"),
+    "login_failed": Kind(400, "client", "no", "login_failed", "UAEX", "Login could not be completed"),
+    "login_denied": Kind(403, "client", "no", "login_denied", "UAEX", "The identity provider refused the login"),
     "forbidden": Kind(403, "kairos", "no", "forbidden", "UAEX", "Forbidden"),
     "access_denied": Kind(403, "kairos", "no", "forbidden", "UAEX", "Forbidden: this address may not use it"),
     "banned": Kind(403, "kairos", "no", "forbidden", "UAEX", "Forbidden: this address failed too often"),

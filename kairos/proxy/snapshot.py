@@ -21,7 +21,7 @@ from kairos.config.origin import parse_backend
 from kairos.config.policies import effective
 from kairos.config.tls import client_context, tls_key
 from kairos.proxy.exchange import Plan, Settings, Target
-from kairos.proxy.filters import filters_of
+from kairos.proxy.filters import filters_of, public_filters
 from kairos.proxy.handlers import builtin
 from kairos.proxy.handlers.forward import Forward
 from kairos.proxy.peers import Networks
@@ -146,8 +146,22 @@ class Snapshot:
     def _builtin_rows(self, revision: Revision) -> Iterator[tuple[list[str], str, list[str], str, Plan]]:
         for path, handler in builtin.endpoints(self, self._scoreboard).items():
             yield [], path, ["GET"], "strict", self._plan(NO_ROUTE, None, handler, [], self.config.timeouts)
+        yield from self._login_rows()
         if self.config.metrics.enabled and revision.control_path is not None:
             yield [], self.config.metrics.path, ["GET"], "strict", self._metrics_plan(revision.control_path)
+
+    def _login_rows(self) -> Iterator[tuple[list[str], str, list[str], str, Plan]]:
+        """Where logins come back to and end, behind what a route has before it asks who one is."""
+        if not self.config.oidc:
+            return
+        from kairos.config.model import Route
+        from kairos.proxy.oidc.handlers import endpoints
+
+        for path, methods, handler in endpoints(self.config, self.services):
+            route = Route(external_path=path, internal_path=path, methods=methods)
+            site = Site(path, route, effective(route, self.config), self.config, self.services)
+            plan = self._plan(NO_ROUTE, None, handler, list(public_filters(site)), self.config.timeouts)
+            yield [], path, list(methods), "strict", plan
 
     def _route_rows(self) -> Iterator[tuple[list[str], str, list[str], str, Plan]]:
         taken = builtin.paths(self.config)

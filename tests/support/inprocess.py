@@ -62,7 +62,13 @@ class _HandMade(Snapshot):
 class InProcess:
     """Runs in a loop of its own, in a thread of its own; what the loop reported is in `reports`."""
 
-    def __init__(self, chains: Sequence[Chain], config: Config, nameservers: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        chains: Sequence[Chain],
+        config: Config,
+        nameservers: list[str] | None = None,
+        control_path: str | None = None,
+    ) -> None:
         for chain in chains:
             if isinstance(chain.end, dict):
                 chain.end = msgspec.convert(chain.end, Route)
@@ -70,6 +76,7 @@ class InProcess:
         self._chains = chains
         self._config = config
         self._nameservers = nameservers
+        self._control_path = control_path
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -91,7 +98,8 @@ class InProcess:
         self.origins = Origins(self.runtime, self.board, 0)
         routes = [chain.end for chain in self._chains if isinstance(chain.end, Route)] + self._config.routers
         self._series = Series(self.board)
-        self._revision = Revision(1, self._config, self._series.assign(routes, limit_labels(self._config)))
+        series = self._series.assign(routes, limit_labels(self._config))
+        self._revision = Revision(1, self._config, series, self._control_path)
         snapshot = self._snapshot = self._prepared()
         self.runtime.serve(snapshot)
         self.origins.settle(snapshot)
@@ -123,7 +131,7 @@ class InProcess:
         async def reload() -> None:
             self._config = checked(document)
             series = self._series.assign(self._config.routers, limit_labels(self._config))
-            self._revision = Revision(2, self._config, series)
+            self._revision = Revision(2, self._config, series, self._control_path)
             self._snapshot = self._prepared()
             self.runtime.serve(self._snapshot)
             self.origins.settle(self._snapshot)
@@ -227,9 +235,9 @@ def in_process(*chains: Chain, nameservers: list[str] | None = None, **config: A
 
 
 @contextlib.contextmanager
-def serving(document: dict[str, Any]) -> Iterator[InProcess]:
+def serving(document: dict[str, Any], control_path: str | None = None) -> Iterator[InProcess]:
     """An InProcess that serves a whole configuration; what it lacks of a file is filled in."""
-    yield from _until_closed(InProcess([], checked(document)))
+    yield from _until_closed(InProcess([], checked(document), control_path=control_path))
 
 
 def _until_closed(made: InProcess) -> Iterator[InProcess]:

@@ -12,7 +12,7 @@ from kairos.config.spec import Spec
 if TYPE_CHECKING:
     from kairos.config.problems import Findings, Path
 
-AuthMethod = Literal["jwt"]
+AuthMethod = Literal["jwt", "oidc"]
 """One a file in kairos/proxy/filters/authn/."""
 
 
@@ -23,6 +23,8 @@ class Auth(Spec, frozen=True):
     enabled: bool = True
     methods: list[AuthMethod] = field(default_factory=lambda: ["jwt"])
     """Asked in this order: the first that finds a credential of its kind decides, and the others' are not passed on."""
+    oidc: str | None = None
+    """Which provider of the section `oidc` method `oidc` logs in at; may be left out where there is one only."""
     optional: bool = False
     """Let requests pass that carry no credential at all; one that is no good is refused all the same."""
     forward_credentials: bool = True

@@ -40,3 +40,11 @@ def filters_of(site: Site) -> Iterator[Filter]:
         made = build(site)
         if made is not None:
             yield made
+
+
+def public_filters(site: Site) -> Iterator[Filter]:
+    """Those that run before anybody is asked who it is: for paths that have to be open to all."""
+    for build in TABLE[: TABLE.index(authn.build)]:
+        made = build(site)
+        if made is not None:
+            yield made

@@ -14,7 +14,7 @@ from kairos.config.policies.auth import Auth
 from kairos.proxy.edits import Edits, edit
 from kairos.proxy.fields import REQUEST_OWN
 from kairos.proxy.filters.authenticate import Authenticate, Refusal
-from kairos.proxy.filters.authn import jwt
+from kairos.proxy.filters.authn import jwt, oidc
 from kairos.proxy.filters.authn.rules import Rules
 from kairos.proxy.identity import claim
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 METHODS: dict[AuthMethod, Callable[[Site], Authenticator]] = {
     "jwt": jwt.build,
+    "oidc": oidc.build,
 }
 
 _PLAIN = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")

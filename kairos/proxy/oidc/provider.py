@@ -1,0 +1,260 @@
+"""A provider as one worker has it: what the control process knows of it, and the sessions seen lately.
+
+Sessions live in cookies. What is kept here of them only saves work: opening a cookie, and asking twice for a refresh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from kairos.config.discovery import CodeGrant, Granted, Known, RefreshGrant
+from kairos.config.jose import JwkError, KeySet, read_set
+from kairos.proxy.filters.authn.token import TokenError
+from kairos.proxy.identity import Identity
+from kairos.proxy.oidc.flow import LoginError
+from kairos.proxy.oidc.sealing import Sealer
+from kairos.proxy.oidc.session import Session, Tokens, attempt_of, encode, session_of
+from kairos.proxy.oidc.tokens import UnknownKeyError, algorithms, id_claims, session_claims
+from kairos.proxy.site import ControlError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kairos.config.discovery import Metadata
+    from kairos.config.oidc import OidcProvider
+    from kairos.proxy.oidc.session import Attempt
+    from kairos.proxy.site import Services
+
+_Kind = TypeVar("_Kind")
+FRESH = 600.0
+"""Seconds for which what the control process said of the provider is not asked for again."""
+MAX_SEEN = 4096
+"""Sessions kept opened."""
+MAX_COOKIES = 7000
+"""Bytes of a sealed session: a Cookie line has to fit into limits.line_bytes with what else there is."""
+NO_ANSWER = "The identity provider cannot be asked at the moment"
+
+
+class Opened:
+    """A session, who it makes of a request, and the cookie's value it now has."""
+
+    __slots__ = ("identity", "session", "value")
+
+    def __init__(self, session: Session, value: bytes, issuer: str) -> None:
+        self.session = session
+        self.value = value
+        self.identity = Identity(session.subject, "oidc", session.claims, realm=issuer, key=session)
+
+
+class Provider:
+    """One of the section `oidc`; kept over reloads that leave its entry alone."""
+
+    def __init__(self, name: str, spec: OidcProvider, wall: Callable[[], float] = time.time) -> None:
+        self.name = name
+        self.spec = spec
+        self.cookie = spec.session.cookie or f"kairos_{name}"
+        self.wall = wall
+        self._sealer = Sealer(spec.session.secrets, "oidc")
+        self._metadata: Metadata | None = None
+        self._keys: KeySet | None = None
+        self._asked = float("-inf")
+        self._seen: dict[bytes, Opened] = {}
+        self._revoking: set[asyncio.Task[None]] = set()
+        self._renewing: dict[bytes, asyncio.Task[Opened | None]] = {}
+
+    # -- what the control process knows ---------------------------------------------------------------------------
+
+    async def metadata(self, services: Services) -> Metadata:
+        """What the provider says of itself.
+
+        Raises:
+            LoginError: nobody knows at the moment.
+        """
+        if self.known is None:
+            await self._learn(services, "GET", "")
+        assert self._metadata is not None
+        return self._metadata
+
+    async def _learn(self, services: Services, method: str, path: str) -> None:
+        known = await self._control(services, method, path, b"", Known)
+        try:
+            self._keys = read_set(known.keys.encode(), sorted(algorithms(self.spec, known.metadata)))
+        except JwkError as error:
+            if any(not name.startswith("HS") for name in algorithms(self.spec, known.metadata)):
+                raise LoginError("auth_unavailable", NO_ANSWER, f"JWK set {error}") from error
+            self._keys = KeySet([])
+        self._metadata, self._asked = known.metadata, time.monotonic()
+
+    async def _control(self, services: Services, method: str, path: str, body: bytes, kind: type[_Kind]) -> _Kind:
+        try:
+            answer = await services.control(method, f"/oidc/{self.name}{path}", body)
+            return msgspec.json.decode(answer.body, type=kind)
+        except (ControlError, msgspec.MsgspecError) as error:
+            raise LoginError("auth_unavailable", NO_ANSWER, str(error)) from error
+
+    # -- tokens ---------------------------------------------------------------------------------------------------
+
+    async def redeem(self, services: Services, attempt: Attempt, code: str) -> Session:
+        """A code for a session.
+
+        Raises:
+            LoginError: the provider does not give it, or gives what must not be believed.
+        """
+        grant = CodeGrant(code, attempt.verifier, attempt.redirect_uri, attempt.state)
+        granted = await self._control(services, "POST", "/code", msgspec.json.encode(grant), Granted)
+        _raise(granted)
+        if granted.id_token is None:
+            raise LoginError("login_failed", "The identity provider sent no ID token")
+        claims = await self._believed(services, granted.id_token, granted, attempt.nonce)
+        now = self.wall()
+        return Session(claims["sub"], claims, now, now, self._tokens(granted, None, now))
+
+    async def _believed(self, services: Services, raw: str, granted: Granted, nonce: str | None) -> dict[str, Any]:
+        """The claims for a session; the provider's keys are looked at again where they do not have the token's."""
+        metadata = await self.metadata(services)
+        try:
+            try:
+                claims = self._claims(raw, metadata, granted, nonce)
+            except UnknownKeyError:
+                await self._learn(services, "POST", "/keys")
+                claims = self._claims(raw, metadata, granted, nonce)
+            return session_claims(claims, granted.userinfo)
+        except TokenError as error:
+            raise LoginError("login_failed", "The identity provider's ID token is not valid", str(error)) from error
+
+    def _claims(self, raw: str, metadata: Metadata, granted: Granted, nonce: str | None) -> dict[str, Any]:
+        assert self._keys is not None
+        return id_claims(raw, self.spec, metadata, self._keys, granted, nonce, self.wall())
+
+    def _tokens(self, granted: Granted, before: Tokens | None, now: float) -> Tokens:
+        return Tokens(
+            granted.refresh_token or (before.refresh_token if before else None),
+            granted.access_token if self.spec.forward_access_token else None,
+            granted.id_token or (before.id_token if before else None),
+            now,
+            now + granted.expires_in if granted.expires_in is not None else None,
+        )
+
+    # -- sessions -------------------------------------------------------------------------------------------------
+
+    def sealed(self, session: Session) -> str:
+        """As it stands in cookies. What does not fit goes without its ID token, which only logging out wants.
+
+        Raises:
+            LoginError: it has too many claims all the same.
+        """
+        text = self._sealer.seal(encode(session), self.name)
+        if len(text) > MAX_COOKIES and session.tokens.id_token is not None:
+            tokens = msgspec.structs.replace(session.tokens, id_token=None)
+            return self.sealed(msgspec.structs.replace(session, tokens=tokens))
+        if len(text) > MAX_COOKIES:
+            raise LoginError("login_failed", "The identity provider says too much of this user to fit into cookies")
+        return text
+
+    def open(self, text: bytes) -> Opened | None:
+        """The session of a cookie's value, whether over or not."""
+        opened = self._seen.get(text)
+        if opened is None:
+            data = self._sealer.open(text, self.name)
+            session = None if data is None else session_of(data)
+            if session is None:
+                return None
+            opened = self._keep(text, Opened(session, text, self.spec.issuer))
+        return opened
+
+    def _keep(self, text: bytes, opened: Opened) -> Opened:
+        """Remember what a cookie's value stands for now, be it another value."""
+        if len(self._seen) >= MAX_SEEN:
+            self._seen.clear()
+        self._seen[text] = opened
+        return opened
+
+    def rewrite(self, text: bytes, session: Session) -> Opened:
+        """What stood in a cookie is this session from now on.
+
+        Raises:
+            LoginError: see sealed().
+        """
+        opened = Opened(session, self.sealed(session).encode(), self.spec.issuer)
+        self._keep(opened.value, opened)
+        return self._keep(text, opened)
+
+    def used(self, text: bytes, opened: Opened) -> Opened:
+        """Write down that the session was used, from time to time."""
+        now = self.wall()
+        if opened.value != text or not opened.session.wants_writing(self.spec.session, now):
+            return opened
+        return self.rewrite(text, msgspec.structs.replace(opened.session, used=now))
+
+    async def renew(self, services: Services, text: bytes, session: Session) -> Opened | None:
+        """The session with new tokens: one request, however many wait for it. None: the provider ended it.
+
+        Raises:
+            LoginError: the provider cannot be asked, or gives what must not be believed.
+        """
+        task = self._renewing.get(text)
+        if task is None:
+            task = asyncio.ensure_future(self._renewed(services, text, session))
+            self._renewing[text] = task
+            task.add_done_callback(lambda _: self._renewing.pop(text, None))
+        return await asyncio.shield(task)
+
+    async def _renewed(self, services: Services, text: bytes, session: Session) -> Opened | None:
+        grant = RefreshGrant(session.tokens.refresh_token or "")
+        granted = await self._control(services, "POST", "/refresh", msgspec.json.encode(grant), Granted)
+        if granted.error == "unavailable":
+            raise LoginError("auth_unavailable", NO_ANSWER)
+        if granted.error is not None:
+            return None
+        claims = session.claims
+        if granted.id_token is not None:
+            claims = await self._believed(services, granted.id_token, granted, None)
+            if claims["sub"] != session.subject:
+                raise LoginError("login_failed", "The identity provider renewed the session as somebody else's")
+        now = self.wall()
+        renewed = Session(session.subject, claims, session.began, now, self._tokens(granted, session.tokens, now))
+        return self.rewrite(text, renewed)
+
+    def revoke_soon(self, services: Services, session: Session) -> None:
+        """Tell the provider that the refresh token is not needed any more; whether it hears it, nobody waits for."""
+        if session.tokens.refresh_token is not None:
+            task = asyncio.ensure_future(self._revoke(services, session))
+            self._revoking.add(task)
+            task.add_done_callback(self._revoking.discard)
+
+    async def _revoke(self, services: Services, session: Session) -> None:
+        assert session.tokens.refresh_token is not None
+        grant = msgspec.json.encode(RefreshGrant(session.tokens.refresh_token))
+        try:
+            await self._control(services, "POST", "/revoke", grant, Granted)
+        except LoginError:
+            return
+
+    # -- logins under way -----------------------------------------------------------------------------------------
+
+    def seal_attempt(self, attempt: Attempt) -> str:
+        """As it stands in the browser's cookie until the callback."""
+        return self._sealer.seal(encode(attempt), f"{self.name} login")
+
+    def open_attempt(self, text: bytes | None) -> Attempt | None:
+        """What seal_attempt() made."""
+        data = None if text is None else self._sealer.open(text, f"{self.name} login")
+        return None if data is None else attempt_of(data)
+
+    @property
+    def known(self) -> Metadata | None:
+        """The metadata, as long as they need not be asked for."""
+        return None if time.monotonic() - self._asked > FRESH else self._metadata
+
+
+def _raise(granted: Granted) -> None:
+    if granted.error == "unavailable":
+        raise LoginError("auth_unavailable", NO_ANSWER)
+    if granted.error == "replayed":
+        raise LoginError("login_failed", "This login was completed already: begin anew")
+    if granted.error is not None:
+        raise LoginError("login_failed", "The identity provider did not accept the login: begin anew", granted.error)
