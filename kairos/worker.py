@@ -125,6 +125,7 @@ class Worker:
         self._say(Ready(os.getpid()))
         await self._over.wait()
         self._clock.stop()
+        await self._origins.close()
         await self._resolver.close()
         return self._code
 

@@ -42,8 +42,8 @@ cdef class Lease(Limit):
     # Add tokens that may be used until then; where they were leased `beyond` are left, and more come at `more_us`.
     cdef void put(self, int64_t* state, int64_t now_us, int64_t until_us, int64_t tokens, int64_t beyond,
                   int64_t more_us) noexcept nogil
-    # Nothing is to be had until then: do not ask.
-    cdef void hold(self, int64_t* state, int64_t now_us, int64_t until_us) noexcept nogil
+    # Nothing is to be had: do not ask until then, and tell people to wait for `more_us`.
+    cdef void hold(self, int64_t* state, int64_t now_us, int64_t until_us, int64_t more_us) noexcept nogil
     # Take out what was not used in time; how much it was.
     cdef int64_t drain(self, int64_t* state, int64_t now_us) noexcept nogil
 

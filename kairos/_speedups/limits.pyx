@@ -229,7 +229,7 @@ cdef class Lease(Limit):
             count = word & (HELD - 1)
             grant.until_us = now_us + left * 1000
             if left > 0 and word & HELD:
-                return left * 1000
+                return max(left * 1000, self.more_in(state, now_us))
             if left <= 0 or count < cost:
                 return ASK
             if swap(state, word, word - cost):
@@ -242,7 +242,7 @@ cdef class Lease(Limit):
             int64_t word = load(state)
             int64_t left = self.left_ms(word, now_us)
         if left > 0 and word & HELD:
-            return left * 1000
+            return max(left * 1000, self.more_in(state, now_us))
         return ASK if left <= 0 or (word & (HELD - 1)) < cost else 0
 
     cdef void give(self, int64_t* state, int64_t taken_us, int64_t cost) noexcept nogil:
@@ -266,11 +266,12 @@ cdef class Lease(Limit):
                 atomic_store(state + 1, ms_word(more_us // 1000, min(beyond, HELD - 1)))
                 return
 
-    cdef void hold(self, int64_t* state, int64_t now_us, int64_t until_us) noexcept nogil:
+    cdef void hold(self, int64_t* state, int64_t now_us, int64_t until_us, int64_t more_us) noexcept nogil:
         """Tokens that are still there are left to be used."""
         cdef int64_t word = load(state)
         if self.left_ms(word, now_us) <= 0 or word & (HELD - 1) == 0:
-            swap(state, word, ms_word((until_us + 999) // 1000, HELD))
+            if swap(state, word, ms_word((until_us + 999) // 1000, HELD)):
+                atomic_store(state + 1, ms_word((more_us + 999) // 1000, 0))
 
     cdef int64_t drain(self, int64_t* state, int64_t now_us) noexcept nogil:
         cdef int64_t word = load(state)
@@ -656,12 +657,12 @@ cdef class LimitTable:
             lease.put(state, now_us, until_us, tokens, beyond, more_us)
         return state != NULL
 
-    def hold(self, uint64_t key, Lease lease not None, int64_t now_us, int64_t until_us):
+    def hold(self, uint64_t key, Lease lease not None, int64_t now_us, int64_t until_us, int64_t more_us=0):
         """See Lease.hold()."""
         cdef int64_t* state = self.state_for(key, now_us)
         self.fits(lease)
         if state != NULL:
-            lease.hold(state, now_us, until_us)
+            lease.hold(state, now_us, until_us, more_us)
 
     def drain(self, uint64_t key, Lease lease not None, int64_t now_us):
         """See Lease.drain()."""

@@ -100,6 +100,15 @@ class Origins:
             self._kept[key] = make()
         return self._kept[key]
 
+    async def close(self) -> None:
+        """The process ends: what filters kept is closed in order."""
+        kept, self._kept = self._kept, {}
+        for value in kept.values():
+            _retire(value)
+            closed = getattr(value, "closed", None)
+            if closed is not None:
+                await closed()
+
     def _context(self, key: TlsKey) -> ssl.SSLContext:
         if key not in self._contexts:
             self._contexts[key] = client_context(key[0])
@@ -113,9 +122,17 @@ class Origins:
             else:
                 pool.retire()
                 del self._pools[key]
-        self._kept = {key: value for key, value in self._kept.items() if key in snapshot.kept_keys}
+        for unnamed in self._kept.keys() - snapshot.kept_keys:
+            _retire(self._kept.pop(unnamed))
         used = {tls for _, tls in self._pools}
         self._contexts = {key: context for key, context in self._contexts.items() if key in used}
+
+
+def _retire(value: object) -> None:
+    """Who keeps something open for filters may want to close it."""
+    retire = getattr(value, "retire", None)
+    if retire is not None:
+        retire()
 
 
 class Snapshot:

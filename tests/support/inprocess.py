@@ -118,6 +118,7 @@ class InProcess:
         while clock.count:  # connections that still say goodbye (TLS); a leaked one fails the test
             await asyncio.sleep(0.005)
         clock.stop()
+        await self.origins.close()
         await resolver.close()
 
     def _prepared(self) -> Snapshot:

@@ -5,12 +5,19 @@ Parts of a Composite stay together: if one of them needs to know who asks, all w
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from kairos._speedups.limits import FixedWindow, Limit, SlidingWindow, TokenBucket
+import msgspec
+from msgspec.structs import replace
+
+from kairos._speedups.limits import FixedWindow, Lease, Limit, SlidingWindow, TokenBucket
 from kairos.config.policies.ratelimit import BY_IDENTITY, KEYS_LABEL, rules_in, rules_of
+from kairos.config.redis import Redis
+from kairos.proxy.filters.leases import Leases, block_of
 from kairos.proxy.filters.ratelimit import Meter, RateLimiter
+from kairos.scoreboard import LIMIT_WORDS
 
 if TYPE_CHECKING:
     from kairos.config.policies.ratelimit import RateLimit, Rule
@@ -58,7 +65,30 @@ def meter(rule: Rule, site: Site, label: str | None = None) -> Meter:
     spec, board = rule.spec, site.board
     limit = limit_of(spec)
     block = board.limit_block(site.slot, site.services.series.limit(label or rule.label))
-    return Meter(rule, limit, board.limit_table(limit.words), board.seed, board.page, block)
+    made = Meter(rule, limit, board.limit_table(limit.words), board.seed, board.page, block)
+    shared = _shared(spec, site)
+    return made if shared is None else made.share(shared, _lease_of(spec), board.limit_table(LIMIT_WORDS))
+
+
+def _shared(spec: RateLimit, site: Site) -> Leases | None:
+    """The Redis a limit is shared through: one for all limits that name the same."""
+    section = site.config.redis
+    if not spec.enable_redis or (section is None and spec.redis_url is None):
+        return None
+    if section is None:
+        section = Redis(url=spec.redis_url or "")
+    elif spec.redis_url is not None:
+        section = replace(section, url=spec.redis_url)
+    worker = site.board.worker_block(site.slot)
+    return site.kept(("leases", msgspec.json.encode(section)), partial(Leases, section, site.board.page, worker))
+
+
+def _lease_of(spec: RateLimit) -> Lease | None:
+    """None for a limit that is asked for each request."""
+    if spec.redis_mode == "strict":
+        return None
+    numbers = (spec.requests_per_window, spec.window_duration * 1_000_000, spec.burst_allowance)
+    return Lease(*numbers, block_of(spec.requests_per_window + spec.burst_allowance, spec.cost) // 2)
 
 
 def limit_of(spec: RateLimit) -> Limit:

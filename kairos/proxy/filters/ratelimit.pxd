@@ -12,7 +12,7 @@ cdef enum:
 
 
 cdef class Shared:
-    """Who takes requests from what other nodes take from too: proxy/leases.py."""
+    """Who takes requests from what other nodes take from too: filters/leases.py."""
     cdef public bint up             # it answers; while it does not, nobody asks
     cdef public dict asking         # key hash → what is under way for it
 

@@ -365,7 +365,7 @@ cdef class RateLimiter(Filter):
         """Ask for what is shared, all at once; what is not answered is decided here."""
         opened = case.open()
         asked = [(meter, key, meter.text_of(x)) for _, meter, key in opened]
-        answers = await opened[0][1].shared.ask(asked)
+        answers = await _answers(asked)
         if x.finished:
             return None
         for (i, meter, _), answer in zip(opened, answers, strict=True):
@@ -449,6 +449,15 @@ cdef class RateLimiter(Filter):
             x.set_response_header("X-RateLimit-Remaining", b"%d" % least.grant.left)
             x.set_response_header("X-RateLimit-Reset", b"%d" % seconds(least.more_us))
         return 0
+
+
+async def _answers(asked):
+    """Of all that are asked, each by whom it is shared through."""
+    answers = {}
+    for shared in {one[0].shared for one in asked}:
+        own = [one for one in asked if one[0].shared is shared]
+        answers.update(zip([one[:2] for one in own], await shared.ask(own), strict=True))
+    return [answers[one[:2]] for one in asked]
 
 
 cdef inline int64_t seconds(int64_t us) noexcept nogil:
