@@ -90,6 +90,12 @@ class KeySets:
         for source in [source for source in self._sets if source not in wanted]:
             self._sets.pop(source).stop()
 
+    def step_down(self) -> None:
+        """Another gateway keeps the files from here on."""
+        self._folder = None
+        for keys in self._sets.values():
+            keys.step_down()
+
     async def close(self) -> None:
         for source in list(self._sets):
             self._sets.pop(source).stop()
@@ -148,6 +154,9 @@ class KeySet:
         self._recall()
         self._following = asyncio.create_task(self._follow())
 
+    def step_down(self) -> None:
+        self._file = None
+
     def stop(self) -> None:
         for task in (self._following, self._fetching):
             if task is not None:
@@ -190,7 +199,7 @@ class KeySet:
         if document != self.document:
             log.info("a JWK set changed", url=self.source.url, keys=len(read.keys), left_out=list(read.problems))
             self._use(document, read)
-            self._remember(document)
+            await asyncio.to_thread(self._remember, document)
         return True
 
     async def _document(self) -> bytes:

@@ -203,6 +203,7 @@ class Control:
         """Another gateway serves."""
         if self._watch is not None:
             self._watch.stop()
+        self._key_sets.step_down()
         await asyncio.gather(self._outliers.close(), self._checker.close())
 
     def _prepare(self, message: Prepare) -> None:

@@ -81,8 +81,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (jwt(jwks_url="https://a/keys", algorithms=["HS256"]), "jwt.algorithms: HS256 and its kin need a secret"),
     (jwt(jwks_url="https://a/keys", jwks_ca_file="/nowhere"), "jwt.jwks_ca_file: there is no file /nowhere"),
     (jwt(jwks_url="https://a/keys", jwks_refresh=0), "jwt.jwks_refresh: "),
-    (jwt(secret=SECRET, issuer=[]), "jwt.issuer: lists nothing"),
-    (jwt(secret=SECRET, audience=[]), "jwt.audience: lists nothing"),
+    (jwt(secret=SECRET, issuer=[]), "jwt.issuer: is empty"),
+    (jwt(secret=SECRET, issuer=""), "jwt.issuer: is empty"),
+    (jwt(secret=SECRET, audience=["a", ""]), "jwt.audience: is empty"),
     (jwt(secret=SECRET, leeway=-1), "jwt.leeway: "),
     (jwt(secret=SECRET, sources=[]), "jwt.sources: lists no place"),
     (jwt(secret=SECRET, sources=[{"in": "body"}]), "jwt.sources[0].in: "),
@@ -124,6 +125,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
 def test_a_mistake_is_told_where_it_stands(document: dict[str, Any], problem: str) -> None:
     found = said(document)
     assert any(line.startswith(problem) for line in found), found
+
+
+def test_a_query_parameter_with_a_token_is_kept_out_of_the_log() -> None:
+    told = "jwt.sources[0].name: tokens in parameter 't' would stand in the access log: add it to access_log.redact"
+    document = jwt(secret=SECRET, sources=[{"in": "query", "name": "t"}])
+    assert told in said(document, "warning")
+    assert told not in said(document | {"access_log": {"redact": ["t"]}}, "warning")
+    assert told not in said(document | {"access_log": {"format": "off"}}, "warning")
+    assert not any("redact" in line for line in said(jwt(secret=SECRET, sources=[{"in": "query"}]), "warning"))
 
 
 def test_files_with_keys_are_read(tmp_path: Path) -> None:

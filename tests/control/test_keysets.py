@@ -178,6 +178,21 @@ def test_the_last_good_set_is_found_by_the_next_process(keys: KeyServer, tmp_pat
         play(third, tmp_path)
 
 
+def test_a_gateway_that_was_replaced_writes_no_file(keys: KeyServer, tmp_path: Path) -> None:
+    async def trace(stage: Stage) -> None:
+        stage.sets.apply(config(keys, jwks_min_interval=0.05))
+        assert await stage.kids(keys.url) == ["a"]
+        (file,) = tmp_path.glob("jwks-*.json")
+        kept = file.read_bytes()
+        stage.sets.step_down()
+        keys.keys = [jwk(OTHER_RSA, kid="b")]
+        await asyncio.sleep(0.06)
+        assert await stage.kids(keys.url, "b") == ["b"], "its last workers are answered"
+        assert file.read_bytes() == kept
+
+    play(trace, tmp_path)
+
+
 def test_a_server_of_another_authority_is_not_believed(keys: KeyServer, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     folder.mkdir()

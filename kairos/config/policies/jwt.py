@@ -161,8 +161,9 @@ def _check_provider(provider: JwtProvider, keys: Path, found: Findings, *, insec
     if provider.jwks_url is not None:
         _check_url(provider, keys, found)
     for name in ("issuer", "audience"):
-        if getattr(provider, name) == []:
-            found.error((*keys, name), "lists nothing, so that no token would pass: leave it out to check nothing")
+        value = getattr(provider, name)
+        if value == [] or "" in texts(value):
+            found.error((*keys, name), "is empty, so that no token would pass: leave it out to check nothing")
     check_rules(provider.claims, (*keys, "claims"), found)
     if provider.revocations_file is not None:
         _check_revocations(provider.revocations_file, (*keys, "revocations_file"), found)
