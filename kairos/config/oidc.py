@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta, field
 
+from kairos.config.shared_secrets import SECRET_BYTES, check_secrets
 from kairos.config.spec import Seconds, Spec
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ SigningAlgorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512"
 ]
 
-SECRET_BYTES = 32
-SECRET_COMMAND = "python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _PATH = re.compile(r"/[A-Za-z0-9._~/-]*")
 _OWN_PARAMS = {
@@ -108,7 +107,7 @@ def check(providers: dict[str, OidcProvider], keys: Path, found: Findings, *, in
             found.error(here, f"'{name}' is no name for a provider: up to 32 of a-z, 0-9, '-' and '_'")
         _check_addresses(name, provider, here, found)
         _check_client(provider, here, found)
-        _check_secrets(provider.session.secrets, (*here, "session", "secrets"), found, insecure_dev=insecure_dev)
+        check_secrets(provider.session.secrets, (*here, "session", "secrets"), found, insecure_dev=insecure_dev)
         if provider.session.idle > provider.session.lifetime:
             found.warning((*here, "session", "idle"), "is longer than the session's lifetime, so it never ends one")
     taken = paths(providers)
@@ -164,16 +163,3 @@ def _check_client(provider: OidcProvider, keys: Path, found: Findings) -> None:
         found.error((*keys, "algorithms"), message)
     for name in _OWN_PARAMS.intersection(provider.authorize_params):
         found.error((*keys, "authorize_params", name), "is set by the gateway itself")
-
-
-def _check_secrets(secrets: list[str], keys: Path, found: Findings, *, insecure_dev: bool) -> None:
-    if not secrets:
-        found.error(keys, f"must hold at least one secret: make one with {SECRET_COMMAND}")
-    for at, secret in enumerate(secrets):
-        if len(secret.encode()) >= SECRET_BYTES:
-            continue
-        message = f"has fewer than {SECRET_BYTES} bytes: make one with {SECRET_COMMAND}"
-        if insecure_dev and secret:
-            found.warning((*keys, at), f"{message}; accepted because of --insecure-dev")
-        else:
-            found.error((*keys, at), message)

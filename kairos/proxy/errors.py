@@ -56,6 +56,7 @@ KINDS: dict[str, Kind] = {
     "unauthorized": Kind(401, "kairos", "no", "authentication_error", "UAEX", "Authentication required"),
     "login_failed": Kind(400, "client", "no", "login_failed", "UAEX", "Login could not be completed"),
     "login_denied": Kind(403, "client", "no", "login_denied", "UAEX", "The identity provider refused the login"),
+    "csrf": Kind(403, "client", "no", "csrf", "UAEX", "Another site may have made the browser send this"),
     "forbidden": Kind(403, "kairos", "no", "forbidden", "UAEX", "Forbidden"),
     "access_denied": Kind(403, "kairos", "no", "forbidden", "UAEX", "Forbidden: this address may not use it"),
     "banned": Kind(403, "kairos", "no", "forbidden", "UAEX", "Forbidden: this address failed too often"),

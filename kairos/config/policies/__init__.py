@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kairos.config.policies import access, auth, compression, cors, ratelimit, security_headers
+from kairos.config.policies import access, auth, compression, cors, csrf, ratelimit, security_headers
 from kairos.config.policies.access import Access  # noqa: TC001  (msgspec needs them at run time)
 from kairos.config.policies.auth import Auth  # noqa: TC001
 from kairos.config.policies.compression import Compression  # noqa: TC001
 from kairos.config.policies.cors import Cors  # noqa: TC001
+from kairos.config.policies.csrf import Csrf  # noqa: TC001
 from kairos.config.policies.ratelimit import RateLimit  # noqa: TC001
 from kairos.config.policies.security_headers import SecurityHeaders  # noqa: TC001
 from kairos.config.policies.transform import RequestTransformation, ResponseTransformation  # noqa: TC001
@@ -34,6 +35,7 @@ class Policies(Spec, frozen=True):
     auth: Auth | None = None
     compression: Compression | None = None
     cors: Cors | None = None
+    csrf: Csrf | None = None
     security_headers: SecurityHeaders | None = None
     rate_limit: RateLimit | None = None
     request_transformation: RequestTransformation | None = None
@@ -45,6 +47,7 @@ CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
     "auth": auth.check,
     "compression": compression.check,
     "cors": cors.check,
+    "csrf": csrf.check,
     "rate_limit": ratelimit.check,
     "security_headers": security_headers.check,
 }

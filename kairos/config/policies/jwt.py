@@ -15,6 +15,7 @@ from msgspec import Meta, field
 
 from kairos.config.fields import NAME
 from kairos.config.policies.claims import ClaimRule, check_rules
+from kairos.config.shared_secrets import SECRET_BYTES, SECRET_COMMAND
 from kairos.config.spec import Seconds, Spec
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ Algorithm = Literal[
 ]  # fmt: skip
 KEY_SOURCES = ("secret", "public_key", "public_key_file", "jwks_file", "jwks_url")
 DEFAULT_SECRET = "please-change-this-secret"
-SECRET_BYTES = 32
-SECRET_COMMAND = "python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
 DEFAULT_NAMES = {"header": "Authorization", "cookie": "access_token", "query": "access_token", "websocket": "bearer"}
 
 

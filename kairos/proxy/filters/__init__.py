@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kairos.proxy.filters import access, authn, compress, cors, limits, security_headers
+from kairos.proxy.filters import access, authn, compress, cors, csrf, limits, security_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +27,7 @@ TABLE: tuple[Callable[[Site], Filter | None], ...] = (
     cors.build,
     limits.build_before,  # how often, whoever asks
     authn.build,  # who is it
+    csrf.build,  # is it that one's own will
     limits.build_after,  # how often, by who it is
     # what was asked: validation
     # what is sent on: transformation, splits, mirrors, plugins
