@@ -18,7 +18,7 @@ cdef class TokenCache:
     cdef uint64_t seed          # of the hash, secret
     cdef uint64_t tick
     cdef readonly Py_ssize_t count
-    cdef readonly Py_ssize_t bytes   # of the tokens held
+    cdef readonly Py_ssize_t held_bytes   # of the tokens
     cdef readonly Py_ssize_t most_bytes
     cdef object find(self, const char* token, Py_ssize_t n, int64_t now)
     cdef Kept* slot_of(self, const char* token, Py_ssize_t n, uint64_t hash) noexcept

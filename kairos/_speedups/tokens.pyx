@@ -75,7 +75,7 @@ cdef class TokenCache:
         gone = [self.taken(slot)]  # let go at the end: what that runs may come back here
         if until <= now or n > self.most_bytes:
             return
-        while self.bytes + n > self.most_bytes:
+        while self.held_bytes + n > self.most_bytes:
             gone.append(self.taken(self.slots + self.hand))
             self.hand = (self.hand + 1) % ((self.mask + 1) * WAYS)
         Py_INCREF(token)
@@ -84,7 +84,7 @@ cdef class TokenCache:
         slot.hash, slot.until, slot.used = hash, until, self.tick
         slot.token, slot.value = <void*>token, <void*>value
         self.count += 1
-        self.bytes += n
+        self.held_bytes += n
 
     cdef Kept* victim(self, uint64_t hash, int64_t now) noexcept:
         """The slot of a set that is given to another token."""
@@ -106,7 +106,7 @@ cdef class TokenCache:
         pair = (<object>slot.token, <object>slot.value)
         slot.token = slot.value = NULL
         self.count -= 1
-        self.bytes -= PyBytes_GET_SIZE(pair[0])
+        self.held_bytes -= PyBytes_GET_SIZE(pair[0])
         Py_DECREF(pair[0])
         Py_DECREF(pair[1])
         return pair

@@ -23,7 +23,7 @@ def test_a_token_is_found_until_its_moment_comes() -> None:
     assert cache.get(b"token", 99) == "ann"
     assert cache.get(b"token", 100) is None
     assert cache.get(b"token", 99) is None, "what is over is forgotten"
-    assert cache.count == cache.bytes == 0
+    assert cache.count == cache.held_bytes == 0
 
 
 @pytest.mark.parametrize("near", [b"", b"toke", b"token2", b"tokeN", b"\0token", b"token\0", b"token" * 100])
@@ -74,7 +74,7 @@ def test_the_bytes_of_all_tokens_are_bounded() -> None:
     cache = TokenCache(64, 1, most_bytes=1000)
     for number in range(100):
         cache.put(b"%0300d" % number, number, 100, 1)
-        assert cache.bytes == 300 * cache.count <= 1000
+        assert cache.held_bytes == 300 * cache.count <= 1000
         assert cache.get(b"%0300d" % number, 2) == number
     cache.put(b"x" * 1001, "too long", 100, 1)
     assert cache.get(b"x" * 1001, 2) is None
@@ -114,10 +114,10 @@ def test_a_value_whose_end_comes_back_finds_a_sane_cache() -> None:
 
     cache.put(b"token", Returning(), 100, 1)
     cache.put(b"token", "ann", 100, 1)
-    assert (cache.count, cache.bytes) == (1, 5)
+    assert (cache.count, cache.held_bytes) == (1, 5)
     cache.put(b"token", Returning(), 100, 1)
     cache.clear()
-    assert (cache.count, cache.bytes) == (1, 5)
+    assert (cache.count, cache.held_bytes) == (1, 5)
     assert cache.get(b"token", 2) == "from the grave"
 
 
@@ -140,4 +140,4 @@ def test_it_is_a_dictionary_that_may_forget(steps: list[tuple[bytes, int, int]],
         cache.put(token, number, until, now)
         model[token] = (number, until)
     assert cache.count <= 16
-    assert cache.bytes <= 48
+    assert cache.held_bytes <= 48
