@@ -244,7 +244,9 @@ class Control:
             self._keeper.keep(revision, text)
 
     def _say(self, message: FromChild) -> None:
-        self._channel.write(encode(message))
+        """To the supervisor, unless it is gone: a transport that is closed raises."""
+        if not self._channel.transport.is_closing():
+            self._channel.write(encode(message))
 
     async def _outlive_workers(self) -> None:
         """The supervisor is gone: workers finish what they have, and their last lines are still to be written."""

@@ -599,15 +599,18 @@ def killed_on_the_way(old):
 
 
 def test_a_new_one_killed_at_any_moment_before_it_has_taken_over_costs_no_request():
-    with origin(echo) as backend, running(route("/a", backend.url)) as (made, succession):
-        old = succession.serving()
-        with posting(made.port) as posters:
-            for _ in range(6):
-                if not killed_on_the_way(old):
-                    break
-                goal = [len(poster.sent) + 10 for poster in posters]
-                until(lambda goal=goal: all(len(p.sent) >= n for p, n in zip(posters, goal, strict=True)), "traffic")
-                assert [failure for poster in posters for failure in poster.failed] == []
+    with (
+        origin(Ledger()) as backend,
+        running(route("/a", backend.url)) as (made, succession),
+        posting(made.port) as posters,
+    ):
+        for _ in range(6):
+            old = succession.serving()
+            if not killed_on_the_way(old):
+                until(lambda old=old: succession.serving() != old, "the new one")
+            goal = [len(poster.sent) + 10 for poster in posters]
+            until(lambda goal=goal: all(len(p.sent) >= n for p, n in zip(posters, goal, strict=True)), "traffic")
+            assert [failure for poster in posters for failure in poster.failed] == []
 
 
 def test_a_client_that_is_kept_is_told_to_close_and_ready_never_fails():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import selectors
 import socket
 import threading
@@ -219,7 +221,22 @@ def echo(peer: Peer) -> None:
 
 
 def free_port() -> int:
-    """A port nobody listened on a moment ago: for peers that are meant not to be there."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port nobody listened on a moment ago: for what binds it itself, and for peers that are meant not to be there.
+
+    Never one that the system gives away: what is started next in another process could get it in between.
+    """
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+
+
+def _ports() -> Iterator[int]:
+    """Below the system's own, from a place of this process's own."""
+    low, high = 10_000, 32_000
+    start = low + os.getpid() * 379 % (high - low)
+    yield from itertools.cycle([*range(start, high), *range(low, start)])
+
+
+_PORTS = _ports()
