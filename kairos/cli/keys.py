@@ -23,7 +23,7 @@ def keys() -> None:
 def new(name: str, prefix: str, subject: str | None, expires: str | None) -> None:
     """Make a key called NAME: its text, which is shown only now, and its entry for api_keys.keys."""
     key = new_key(prefix)
-    given = {"id": name, "hash": key_hash(key), "subject": subject, "expires": expires}
+    given = {"id": name, "key_hash": key_hash(key), "subject": subject, "expires": expires}
     click.echo(key)
     click.echo(json.dumps({member: value for member, value in given.items() if value is not None}))
 

@@ -14,6 +14,7 @@ from kairos.config import oidc, redis
 from kairos.config.check_routes import check_routes, check_tls
 from kairos.config.networks import check_networks
 from kairos.config.policies import check_policies, effective, jwt, ratelimit
+from kairos.config.policies.auth import SECTIONS
 from kairos.config.problems import Findings
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def check(config: Config, *, insecure_dev: bool = False) -> list[Problem]:
     found = Findings()
     _check_jwt(config, found, insecure_dev=insecure_dev)
     _check_oidc(config, found, insecure_dev=insecure_dev)
+    _check_methods(config, found)
     _check_server(config, found)
     _check_networks(config, found)
     check_tls(config.tls, ("tls",), found)
@@ -86,6 +88,17 @@ def _check_logged(spec: jwt.Jwt, config: Config, found: Findings) -> None:
         if source.in_ == "query" and name not in config.access_log.redact and config.access_log.format != "off":
             message = f"tokens in parameter '{name}' would stand in the access log: add it to access_log.redact"
             found.warning(("jwt", "sources", at, "name"), message)
+
+
+def _check_methods(config: Config, found: Findings) -> None:
+    """What the methods of a route are made of is there."""
+    for at, route in enumerate(config.routers):
+        policies = effective(route, config)
+        for method in policies.auth.methods if policies.auth is not None else ():
+            section = SECTIONS.get(method)
+            if section is not None and getattr(policies, section) is None:
+                message = f"its auth wants the method {method}, but no section {section} holds for this route"
+                found.error(("routers", at), message)
 
 
 def _check_server(config: Config, found: Findings) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kairos.config.text import ConfigText
 
 MASK = "***"
-SECRET_KEYS = frozenset({"secret", "secrets", "client_secret", "api_key", "password"})
+SECRET_KEYS = frozenset({"secret", "secrets", "client_secret", "api_key", "password", "key_hash", "password_hash"})
 SECRET_HEADERS = re.compile(r"(?i)(.*-)?(authorization|cookie|token|secret|api-?key|password)")
 _PASSWORD = re.compile(r"(?<=://)([^/@\s]*:)?[^/@\s]+(?=@)")
 

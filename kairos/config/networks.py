@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
+
+from kairos.config.textfiles import read_bounded, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,11 +40,7 @@ def check_files(names: Iterable[str], keys: Path, found: Findings) -> None:
         try:
             read(name)
         except (OSError, ValueError) as error:
-            found.error((*keys, at), f"cannot read networks from {name}: {_reason(error)}")
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+            found.error((*keys, at), f"cannot read networks from {name}: {reason_of(error)}")
 
 
 def read(name: str) -> list[str]:
@@ -53,11 +50,7 @@ def read(name: str) -> list[str]:
         OSError: it cannot be read.
         ValueError: a line is no network, or the file too large.
     """
-    with FilePath(name).open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"more than {MOST_BYTES} bytes")
-    return list(_networks(data.decode()))
+    return list(_networks(read_bounded(name, MOST_BYTES).decode()))
 
 
 def _networks(text: str) -> Iterator[str]:

@@ -25,6 +25,7 @@ def fetch(
     *,
     limit: int = ...,
     client: bytes = b"unknown",
+    secure: bool = False,
 ) -> asyncio.Future[Fetched]: ...
 
 class Detached(Downstream):

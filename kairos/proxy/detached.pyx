@@ -13,7 +13,8 @@ from kairos._speedups.http1 cimport Head, Span, next_field, scan_request
 from kairos.proxy.exchange cimport Downstream, Exchange, Plan, Runtime, Slices, joined
 from kairos.proxy.wire cimport monotonic_us
 
-from kairos.proxy.fields import check_target, request_head
+from kairos.proxy.edits import edit
+from kairos.proxy.fields import REQUEST_OWN, check_target, request_head
 
 LIMIT = 1 << 20
 
@@ -38,11 +39,12 @@ class Fetched:
 
 
 def fetch(Runtime runtime, Plan plan, str method, bytes target, headers=(), bytes body=b"", *,
-          Py_ssize_t limit=LIMIT, bytes client=b"unknown"):
+          Py_ssize_t limit=LIMIT, bytes client=b"unknown", bint secure=False):
     """Send a request on a plan and give a future of its Fetched. It never raises but by being cancelled.
 
     `target` is the path and query sent upstream, `headers` a list of (name, value) in bytes: a Host is sent upstream
-    where the plan preserves it, framing and forwarding fields are ours. A body of more than `limit` bytes fails.
+    where the plan preserves it, framing and forwarding fields are ours, and tell of
+    `client`, and with `secure` of https. A body of more than `limit` bytes fails.
 
     Raises:
         ValueError: the target or a header would break the head apart.
@@ -50,6 +52,7 @@ def fetch(Runtime runtime, Plan plan, str method, bytes target, headers=(), byte
     cdef Detached down = Detached.__new__(Detached)
     cdef Exchange x = runtime.acquire()
     cdef bytes head
+    headers = list(headers)
     check_target(target)
     head = request_head(method, target, headers, len(body))
     if scan_request(PyBytes_AS_STRING(head), len(head), &runtime.settings.limits, &x.head) != len(head):
@@ -58,12 +61,22 @@ def fetch(Runtime runtime, Plan plan, str method, bytes target, headers=(), byte
     x.base = PyBytes_AS_STRING(head)
     x.plan = plan
     x.own_target = target
+    x.request_edits = _forwarding(headers)
     down.runtime = runtime
     down.limit = limit
     down.client = client
+    down.secure = secure
     down.future = runtime.clock.loop.create_future()
     down._begin(x, body)
     return down.future
+
+
+def _forwarding(headers):
+    """X-Forwarded-* that only the one who asks here can know; a client's own are taken out of every head."""
+    return [
+        edit(name.decode("latin-1"), value, REQUEST_OWN) for name, value in headers
+        if name.lower().startswith(b"x-forwarded-") and name.lower() not in REQUEST_OWN
+    ] or None
 
 
 @cython.final

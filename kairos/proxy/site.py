@@ -63,9 +63,10 @@ class Services:
         *,
         limit: int = LIMIT,
         client: bytes = b"unknown",
+        secure: bool = False,
     ) -> Fetched:
         """Ask on a plan, this snapshot's or a route's own; what fails is told by `Fetched.failure`."""
-        return await fetch(self.runtime, plan, method, target, headers, body, limit=limit, client=client)
+        return await fetch(self.runtime, plan, method, target, headers, body, limit=limit, client=client, secure=secure)
 
     async def control(self, method: str, path: str, body: bytes = b"") -> Fetched:
         """Ask the control process for something that is done once for all workers.

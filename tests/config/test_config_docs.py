@@ -9,7 +9,7 @@ import pytest
 
 from kairos.config import model
 from kairos.config.load import judged, loads
-from kairos.config.policies import claims, jwt, transform
+from kairos.config.policies import api_keys, claims, jwt, transform
 from kairos.config.schema import modules
 from kairos.config.spec import Spec
 
@@ -24,7 +24,7 @@ STRUCTS = [
 ]
 IN_THE_TEXT = {
     Spec, model.AiStrategy, model.Group,
-    claims.ClaimRule, jwt.TokenSource, jwt.Revocation,
+    claims.ClaimRule, jwt.TokenSource, api_keys.KeySource, jwt.Revocation,
     transform.HeaderRule, transform.QueryRule, transform.PathRule, transform.StatusRule,
 }  # fmt: skip
 """Items of lists, told in a word where the list is."""

@@ -24,7 +24,7 @@ def test_a_new_key_and_its_entry() -> None:
     assert len(key) >= 50
     assert json.loads(entry) == {
         "id": "billing",
-        "hash": "sha256:" + hashlib.sha256(key.encode()).hexdigest(),
+        "key_hash": "sha256:" + hashlib.sha256(key.encode()).hexdigest(),
         "expires": "2030-01-31",
     }
     assert run("new", "billing").splitlines()[0] != key
@@ -34,7 +34,7 @@ def test_a_key_of_ones_own() -> None:
     key, entry = run("new", "billing", "--prefix", "acme", "--subject", "accounts").splitlines()
     assert key.startswith("acme_")
     assert json.loads(entry)["subject"] == "accounts"
-    assert run("hash", typed=f"{key}\n").strip() == json.loads(entry)["hash"]
+    assert run("hash", typed=f"{key}\n").strip() == json.loads(entry)["key_hash"]
 
 
 def test_the_hash_of_a_password() -> None:

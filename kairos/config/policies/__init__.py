@@ -10,14 +10,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kairos.config.policies import access, auth, compression, cors, csrf, ratelimit, security_headers
+from kairos.config.policies import (
+    access,
+    api_keys,
+    auth,
+    basic_auth,
+    compression,
+    cors,
+    csrf,
+    forward_auth,
+    ratelimit,
+    security_headers,
+    signatures,
+)
 from kairos.config.policies.access import Access  # noqa: TC001  (msgspec needs them at run time)
+from kairos.config.policies.api_keys import ApiKeys  # noqa: TC001
 from kairos.config.policies.auth import Auth  # noqa: TC001
+from kairos.config.policies.basic_auth import BasicAuth  # noqa: TC001
 from kairos.config.policies.compression import Compression  # noqa: TC001
 from kairos.config.policies.cors import Cors  # noqa: TC001
 from kairos.config.policies.csrf import Csrf  # noqa: TC001
+from kairos.config.policies.forward_auth import ForwardAuth  # noqa: TC001
 from kairos.config.policies.ratelimit import RateLimit  # noqa: TC001
 from kairos.config.policies.security_headers import SecurityHeaders  # noqa: TC001
+from kairos.config.policies.signatures import Signatures  # noqa: TC001
 from kairos.config.policies.transform import RequestTransformation, ResponseTransformation  # noqa: TC001
 from kairos.config.spec import Spec
 
@@ -34,6 +50,10 @@ class Policies(Spec, frozen=True):
     access: Access | None = None
     auth: Auth | None = None
     compression: Compression | None = None
+    api_keys: ApiKeys | None = None
+    basic_auth: BasicAuth | None = None
+    signatures: Signatures | None = None
+    forward_auth: ForwardAuth | None = None
     cors: Cors | None = None
     csrf: Csrf | None = None
     security_headers: SecurityHeaders | None = None
@@ -46,6 +66,10 @@ CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
     "access": access.check,
     "auth": auth.check,
     "compression": compression.check,
+    "api_keys": api_keys.check,
+    "basic_auth": basic_auth.check,
+    "signatures": signatures.check,
+    "forward_auth": forward_auth.check,
     "cors": cors.check,
     "csrf": csrf.check,
     "rate_limit": ratelimit.check,
@@ -55,6 +79,8 @@ CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
 
 FILES: dict[str, Callable[[Any], Iterable[str]]] = {
     "access": access.files,
+    "api_keys": api_keys.files,
+    "basic_auth": basic_auth.files,
 }
 """Field → the files that its value names: what they hold is read again at each reload."""
 

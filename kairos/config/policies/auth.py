@@ -12,8 +12,16 @@ from kairos.config.spec import Spec
 if TYPE_CHECKING:
     from kairos.config.problems import Findings, Path
 
-AuthMethod = Literal["jwt", "oidc"]
+AuthMethod = Literal["jwt", "oidc", "api_key", "basic", "signature", "forward"]
 """One a file in kairos/proxy/filters/authn/."""
+
+SECTIONS: dict[AuthMethod, str] = {
+    "api_key": "api_keys",
+    "basic": "basic_auth",
+    "signature": "signatures",
+    "forward": "forward_auth",
+}
+"""Method → the policy that says what it is made of."""
 
 
 class Auth(Spec, frozen=True):

@@ -14,7 +14,7 @@ from kairos.config.policies.auth import Auth
 from kairos.proxy.edits import Edits, edit
 from kairos.proxy.fields import REQUEST_OWN
 from kairos.proxy.filters.authenticate import Authenticate, Refusal
-from kairos.proxy.filters.authn import jwt, oidc
+from kairos.proxy.filters.authn import api_key, basic, forward, jwt, oidc, signature
 from kairos.proxy.filters.authn.rules import Rules
 from kairos.proxy.identity import claim
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 METHODS: dict[AuthMethod, Callable[[Site], Authenticator]] = {
     "jwt": jwt.build,
     "oidc": oidc.build,
+    "api_key": api_key.build,
+    "basic": basic.build,
+    "signature": signature.build,
+    "forward": forward.build,
 }
 
 _PLAIN = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")

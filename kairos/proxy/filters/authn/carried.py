@@ -57,8 +57,7 @@ class Place:
         if self.kind == "header":
             x.set_request_header(self.name, None)
         elif self.kind == "cookie":
-            kept = b"; ".join(name + b"=" + value for name, value in cookies(x) if name != self.raw)
-            x.set_request_header("Cookie", kept or None)
+            drop_cookie(x, self.raw)
         elif self.kind == "query":
             x.upstream_target = without(x.upstream_target, self.raw)
         else:
@@ -88,6 +87,12 @@ def cookies(x: Exchange) -> Iterator[tuple[bytes, bytes]]:
             name, equals, value = pair.strip(b" \t").partition(b"=")
             if equals:
                 yield name, value
+
+
+def drop_cookie(x: Exchange, name: bytes) -> None:
+    """Take a cookie out of what goes to the backend."""
+    kept = b"; ".join(key + b"=" + value for key, value in cookies(x) if key != name)
+    x.set_request_header("Cookie", kept or None)
 
 
 def parameters(query: bytes) -> Iterator[tuple[bytes, bytes]]:
