@@ -248,6 +248,8 @@ class WorkerBoot:
     """This child's end of the socket pair, non-blocking."""
     activated: bool
     """The listeners came from the service manager, which goes on listening when this gateway is gone."""
+    secure_ports: frozenset[int]
+    """Ports on which clients speak TLS."""
     control_path: str
     """Unix socket of the control process, which answers what no worker should spend time on; empty without one."""
     log_level: str
@@ -259,3 +261,7 @@ class WorkerBoot:
     def shares(self, listener: socket.socket) -> bool:
         """Whether other workers (or the service manager) accept from the same socket: see `drain_listener`."""
         return self.activated or listener.family == socket.AF_UNIX
+
+    def secures(self, listener: socket.socket) -> bool:
+        """Whether clients speak TLS there."""
+        return listener.family != socket.AF_UNIX and listener.getsockname()[1] in self.secure_ports

@@ -25,6 +25,7 @@ from msgspec import Struct, field
 from kairos._speedups import cells
 from kairos._speedups.cells import Page
 from kairos._speedups.limits import LimitTable, table_cells
+from kairos._speedups.tls import TICKET_CELLS, rotate_ticket_key
 from kairos.config.origin import parse_backend
 from kairos.config.policies.ratelimit import KEYS_LABEL, rules_of
 
@@ -94,7 +95,9 @@ class Scoreboard:
         """The LimitTable of states of up to LIMIT_WORDS words."""
         self.windows = self.limits + table_cells(capacity.keys, LIMIT_WORDS)
         """The LimitTable of those that are larger."""
-        self.cells = self.windows + table_cells(capacity.keys, WINDOW_WORDS)
+        self.ticket_ring = self.windows + table_cells(capacity.keys, WINDOW_WORDS)
+        """Keys of TLS session tickets: _speedups/tls.pyx."""
+        self.cells = self.ticket_ring + TICKET_CELLS
         flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE
         self.page = Page(mmap.mmap(-1, self.cells * _CELL_BYTES, flags=flags))
         self._write_header()
@@ -117,6 +120,7 @@ class Scoreboard:
         }
         for cell, value in header.items():
             self.page.set(cell, value)
+        rotate_ticket_key(self.page, self.ticket_ring, secrets.token_bytes(80), int(time.time()))
 
     # --- places ---------------------------------------------------------------------------------------------------
 

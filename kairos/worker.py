@@ -17,11 +17,13 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvloop
 
 from kairos._speedups.cells import W_BEAT_AT_US, W_LAG_US, W_PID, W_REVISION, W_SHED_LEVEL, W_STARTED_AT
+from kairos._speedups.tls import use_ticket_keys
 from kairos.channel import (
     EXIT_BOOT,
     Abort,
@@ -132,6 +134,7 @@ class Worker:
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         boot, board = self._boot, self._boot.scoreboard
         self._clock = Clock(loop)
+        use_ticket_keys(board.page, board.ticket_ring)
         seed = int.from_bytes(os.urandom(8), "little")
         self._runtime = Runtime(self._clock, board, boot.slot, self._access_log(boot.config), seed)
         self._origins = Origins(self._runtime, board, boot.slot)
@@ -183,7 +186,8 @@ class Worker:
                 own: dict[str, Any] = {"sock": sock.dup(), "backlog": backlog, "cleanup_socket": False}
                 server = await loop.create_unix_server(self._accepted, **own)
             else:
-                server = await loop.create_server(self._accepted, sock=sock.dup(), backlog=backlog)
+                accepted = partial(self._accepted, secure=self._boot.secures(sock))
+                server = await loop.create_server(accepted, sock=sock.dup(), backlog=backlog)
             self._servers.append((server, sock))
 
     async def _listen_at_last(self) -> None:
@@ -197,8 +201,8 @@ class Worker:
         else:
             self._say(Listening())
 
-    def _accepted(self) -> ClientConnection:
-        return ClientConnection(self._runtime)
+    def _accepted(self, *, secure: bool = False) -> ClientConnection:
+        return ClientConnection(self._runtime, secure)
 
     # -- the channel ---------------------------------------------------------------------------------------------------
 
@@ -297,8 +301,9 @@ class Worker:
     async def _close_listener(self, server: asyncio.Server, sock: socket.socket) -> None:
         server.close()
         loop = asyncio.get_running_loop()
+        accepted = partial(self._accepted, secure=self._boot.secures(sock))
         async for connection in drain_listener(sock, shared=self._boot.shares(sock)):
-            await loop.connect_accepted_socket(self._accepted, connection)
+            await loop.connect_accepted_socket(accepted, connection)
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

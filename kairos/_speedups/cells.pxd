@@ -98,6 +98,18 @@ cpdef enum:  # worker block
     W_LEASE_TOKENS = 34  # requests leased there
     W_LEASE_RETURNED = 35  # of them, those not used in time and given back
     W_LEASE_DOWN = 36  # gauge: 1 while it does not answer
+    W_TLS_12 = 44  # handshakes of TLS 1.2 completed
+    W_TLS_13 = 45
+    W_TLS_12_RESUMED = 46  # of them, those by a session ticket
+    W_TLS_13_RESUMED = 47
+    W_TLS_TIMEOUT = 48  # handshakes that failed, by why: they took too long
+    W_TLS_GONE = 49  # the client left
+    W_TLS_NO_TLS = 50  # it spoke plain HTTP
+    W_TLS_CLIENT_CERTIFICATE = 51  # it showed none, or one that is not good
+    W_TLS_REJECTED = 52  # it sent an alert: our certificate was not to its liking, say
+    W_TLS_UNKNOWN_NAME = 53  # it asked for a name that nobody serves
+    W_TLS_PROTOCOL = 54  # anything else
+    W_PROXY_REFUSED = 55  # connections that did not begin with the PROXY header they should
     W_CELLS = 64
 
 cpdef enum:  # histogram: non-cumulative buckets, then the sum

@@ -41,6 +41,7 @@ ENVIRONMENT: dict[str, tuple[str, click.ParamType[Any]]] = {
     "KAIROS_CONFIG_PATH": ("config", click.STRING),
     "KAIROS_HOST": ("host", click.STRING),
     "KAIROS_PORT": ("port", PORT),
+    "KAIROS_TLS_PORT": ("tls_port", PORT),
     "KAIROS_WORKERS": ("workers", WORKERS),
     "KAIROS_LOG": ("log", LEVEL),
     "KAIROS_STATE_DIR": ("state_dir", click.STRING),
@@ -58,6 +59,7 @@ Environment (the command line beats it, it beats the file; an empty value counts
   KAIROS_CONFIG_PATH  the configuration file; default {DEFAULT_CONFIG}
   KAIROS_HOST         address to listen on
   KAIROS_PORT         port to listen on
+  KAIROS_TLS_PORT     port for HTTPS
   KAIROS_WORKERS      number of workers
   KAIROS_LOG          log level
   KAIROS_STATE_DIR    folder for what outlives the gateway: revisions, the socket of the kairos command
@@ -122,6 +124,12 @@ def _converted(variable: str, value: str, kind: click.ParamType[Any]) -> Any:
 @click.option("-w", "--workers", type=WORKERS, metavar="N", help="Worker processes. Default: one per core")
 @click.option("--host", metavar="H", help="Address to listen on; :: serves IPv4 too. Default: server.host of the file")
 @click.option("-p", "--port", type=PORT, metavar="P", help="Port to listen on, 0 for any. Default: server.port")
+@click.option("--tls-port", type=PORT, metavar="P", help="Port for HTTPS, 0 for any. Default: server.tls.port")
+@click.option(
+    "--self-signed",
+    is_flag=True,
+    help="Serve HTTPS with a certificate that is made on first start and kept. For trials.",
+)
 @click.option("-l", "--log", type=LEVEL, metavar="LEVEL", help=f"{', '.join(LEVELS)}. Default: info")
 @click.option(
     "--state-dir",
@@ -150,6 +158,8 @@ def main(context: click.Context, /, **given: Any) -> None:
         insecure_dev=chosen["insecure_dev"],
         host=chosen["host"],
         port=chosen["port"],
+        tls_port=chosen["tls_port"],
+        self_signed=chosen["self_signed"],
         workers=chosen["workers"],
         log_level=(chosen["log"] or "info").lower(),
         state_dir=default_folder() if chosen["state_dir"] is None else chosen["state_dir"],

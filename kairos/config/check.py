@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from kairos.config import oidc, redis
+from kairos.config.check_listeners import check_listeners
 from kairos.config.check_routes import check_routes, check_tls
 from kairos.config.networks import check_networks
 from kairos.config.policies import check_policies, effective, jwt, ratelimit
@@ -34,6 +35,7 @@ def check(config: Config, *, insecure_dev: bool = False) -> list[Problem]:
     _check_methods(config, found)
     _check_server(config, found)
     _check_networks(config, found)
+    check_listeners(config.server, found)
     check_tls(config.tls, ("tls",), found)
     _check_metrics(config, found)
     _check_sections(config, found)

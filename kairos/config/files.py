@@ -11,6 +11,7 @@ from kairos.config.policies import files_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kairos.config.listeners import ServerTls
     from kairos.config.load import Loaded
     from kairos.config.model import Config
 
@@ -39,6 +40,16 @@ def policy_files(config: Config) -> Iterator[str]:
 
 def tls_files(config: Config) -> Iterator[str]:
     """Every certificate and key that is named."""
+    if config.server.tls is not None:
+        yield from _served(config.server.tls)
     for tls in (config.tls, *(route.tls for route in config.routers)):
         if tls is not None:
             yield from filter(None, (tls.ca_file, tls.cert_file, tls.key_file))
+
+
+def _served(tls: ServerTls) -> Iterator[str]:
+    clients = [tls.client_auth, *(one.client_auth for one in tls.certificates if one.client_auth is not None)]
+    for one in tls.certificates:
+        yield from filter(None, (one.cert_file, one.key_file, one.ocsp_file))
+    for auth in clients:
+        yield from filter(None, (auth.ca_file, auth.crl_file))

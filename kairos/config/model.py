@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from kairos.config.listeners import ProxyProtocol, ServerTls  # noqa: TC001  (msgspec needs them at run time)
 from kairos.config.oidc import OidcProvider  # noqa: TC001
 from kairos.config.policies import Policies
 from kairos.config.policies.jwt import Jwt  # noqa: TC001
@@ -35,6 +36,12 @@ class Server(Spec, frozen=True):
     """TCP port; 0 lets the system choose one, which the start line then shows."""
     unix: str | None = None
     """Path of a unix socket to listen on as well."""
+    tls: ServerTls | None = None
+    """HTTPS on a port of its own; none without this section."""
+    plain: bool = True
+    """False leaves out the port without TLS."""
+    proxy_protocol: ProxyProtocol | None = None
+    """Load balancers that say with the PROXY protocol whose connections they pass on."""
     workers: Annotated[int, Meta(ge=1, le=512)] | None = None
     """Worker processes; none means one per core."""
     backlog: Count = 4096

@@ -40,6 +40,8 @@ from kairos.channel import (
     WorkerBoot,
     encode,
 )
+from kairos.config.certificates import ends_of
+from kairos.config.files import tls_files
 from kairos.control import api, keysets
 from kairos.control.backends import Backends
 from kairos.control.commands import Commands
@@ -51,6 +53,7 @@ from kairos.control.oidc import Providers
 from kairos.control.outlier import OutlierDetector
 from kairos.control.requests import Requests
 from kairos.control.revisions import Keeper
+from kairos.control.tickets import TicketKeys
 from kairos.control.watch import FileWatch
 from kairos.storage.revisions import Revisions
 from kairos.storage.state import BACKENDS, REVISIONS
@@ -96,6 +99,7 @@ class Control:
         self._backends = Backends(boot.scoreboard, self._checker, folder / BACKENDS if folder else None)
         self._key_sets = KeySets(boot.scoreboard, folder)
         self._providers = Providers()
+        self._tickets = TicketKeys(boot.scoreboard)
         self._requests = Requests(self._say)
         revisions = Revisions(folder / REVISIONS) if folder else None
         self._keeper = Keeper(revisions) if revisions else None
@@ -106,6 +110,7 @@ class Control:
         """Serve and obey; returns once the last lines are written."""
         reader, self._channel = await asyncio.open_unix_connection(sock=self._boot.channel)
         self._log.start()
+        self._tickets.start()
         self._apply(self._boot.config, self._boot.series)
         servers = await self._serve()
         self._say(Ready(os.getpid()))
@@ -154,6 +159,7 @@ class Control:
         if self._stepping_down is not None:
             await self._stepping_down
         endings = [self._outliers.close(), self._checker.close(), self._key_sets.close(), self._providers.close()]
+        endings.append(self._tickets.close())
         endings.append(asyncio.to_thread(self._log.stop, patience))
         endings.append(self._backends.close(min(patience, STOP_TIMEOUT)))
         if self._keeper is not None:
@@ -237,6 +243,10 @@ class Control:
         self._backends.apply(config, series)
         self._key_sets.apply(config)
         self._providers.apply(config)
+        self._tickets.apply(config)
+        self._collector.certificates = ends_of(config)
+        if self._watch is not None:
+            self._watch.look_beside(tls_files(config))
 
     def _keep(self, revision: int, text: ConfigText) -> None:
         self._unkept = None

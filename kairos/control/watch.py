@@ -31,6 +31,7 @@ MAX_LINKS = 40  # as many as the kernel follows
 
 Look = tuple[str, int, int, int, int]
 """What tells one content of a file from the next: real name, device, inode, size, time of change."""
+Looks = tuple[Look | None, ...]
 UNSEEN: Look = ("", 0, 0, 0, 0)
 
 log = get_logger("control")
@@ -41,6 +42,7 @@ class FileWatch:
 
     def __init__(self, path: str, changed: Callable[[], None], *, poll: float = POLL) -> None:
         self._path = Path(path).absolute()
+        self._beside: tuple[Path, ...] = ()
         self._changed = changed
         self._poll = poll
         self._task: asyncio.Task[None] | None = None
@@ -51,6 +53,15 @@ class FileWatch:
         if self._task is None:
             self._task = asyncio.create_task(self._run())
 
+    def look_beside(self, paths: Iterable[str]) -> None:
+        """Files whose change counts as well: certificates, keys. What they are now counts as a change."""
+        beside = tuple(sorted(Path(path).absolute() for path in set(paths)))
+        if beside != self._beside:
+            self._beside = beside
+            if self._task is not None:
+                self.stop()
+                self.start()
+
     def stop(self) -> None:
         """End at once; may be started again."""
         if self._task is not None:
@@ -58,20 +69,21 @@ class FileWatch:
             self._task = None
 
     async def _run(self) -> None:
-        known = self._judge(UNSEEN, await asyncio.to_thread(look, self._path))
+        paths = (self._path, *self._beside)
+        known = self._judge((UNSEEN,), await asyncio.to_thread(look_at, paths))
         while True:
-            watched = await asyncio.to_thread(folders_of, self._path)
+            watched = await asyncio.to_thread(folders_of, *paths)
             async with contextlib.aclosing(self._hints(watched)) as hints:
                 async for _ in hints:
-                    known = self._judge(known, await asyncio.to_thread(look, self._path))
-                    if await asyncio.to_thread(folders_of, self._path) != watched:
+                    known = self._judge(known, await asyncio.to_thread(look_at, paths))
+                    if await asyncio.to_thread(folders_of, *paths) != watched:
                         break
 
-    def _judge(self, known: Look | None, seen: Look | None) -> Look | None:
+    def _judge(self, known: Looks, seen: Looks) -> Looks:
         """What is known from now on."""
         if seen == known:
             return known
-        if seen is None:
+        if seen[0] is None and known[0] is not None:
             log.warning("the configuration file is gone; the revision in use stays", file=str(self._path))
         else:
             self._changed()
@@ -111,8 +123,20 @@ def look(path: Path) -> Look | None:
         return None
 
 
-def folders_of(path: Path) -> dict[str, tuple[int, int]]:
-    """The folders in which the name, or what it links to, can be replaced; with what tells them from later ones."""
+def look_at(paths: Iterable[Path]) -> Looks:
+    """What each name stands for now."""
+    return tuple(map(look, paths))
+
+
+def folders_of(*paths: Path) -> dict[str, tuple[int, int]]:
+    """The folders in which a name, or what it links to, can be replaced; with what tells them from later ones."""
+    found: dict[str, tuple[int, int]] = {}
+    for path in paths:
+        found |= _folders_of(path)
+    return found
+
+
+def _folders_of(path: Path) -> dict[str, tuple[int, int]]:
     names = [path]
     with contextlib.suppress(OSError):
         while len(names) < MAX_LINKS and names[-1].is_symlink():

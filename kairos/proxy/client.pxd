@@ -20,6 +20,24 @@ cdef class ClientConnection(Downstream):
     cdef Py_ssize_t unsent      # not acknowledged by the client when last looked at
     cdef char peer[46]          # address of the client
     cdef int peer_size
+    cdef int peer_port
+    cdef int outer              # Outer
+    cdef bint shaking           # the handshake has begun
+    cdef bint counted           # in the runtime's per_ip
+
+    cdef int _unwrap_first(self) except -1
+    cdef bint _through_proxy(self) except -1
+    cdef int _begin_tls(self) except -1
+    cdef int _unwrap(self, bytes data) except -1
+    cdef bytes _after_proxy(self, bytes data)
+    cdef int _believe(self, header) except -1
+    cdef int _shaken(self) except -1
+    cdef int _log_failure(self, str reason) except -1
+    cdef int _no_tls(self, bytes data) except -1
+    cdef bint _handshaking(self) noexcept
+    cdef int _too_long(self) except -1
+    cdef str _peer_text(self)
+    cdef int _received(self, bytes data) except -1
 
     cdef int _heads(self, bytes data) except -1
     cdef Py_ssize_t _head(self, bytes data, Py_ssize_t offset) except -2

@@ -2,6 +2,8 @@
 
     IDLE -> HEAD -> BODY -> WAIT -> IDLE ...     TUNNEL after a 101     LINGER before a close
 
+Before that, where they are due: a PROXY header, then a TLS handshake (`outer`). TLS stays on the way of all bytes.
+
 Rules here: one request is read to its end before the next head is looked at; whatever leaves the framing in doubt
 ends the connection; an answer before the request's end ends it too, politely (RFC 9112 section 9.6).
 """
@@ -15,7 +17,9 @@ from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
 from kairos._speedups.cells cimport (
-    W_BAD_REQUESTS, W_CONNECTIONS_OPEN, W_CONNECTIONS_PEAK, W_CONNECTIONS_TOTAL, W_REQUESTS_ACTIVE, W_TUNNELS_OPEN,
+    W_BAD_REQUESTS, W_CONNECTIONS_OPEN, W_CONNECTIONS_PEAK, W_CONNECTIONS_TOTAL, W_PROXY_REFUSED, W_REQUESTS_ACTIVE,
+    W_TLS_12, W_TLS_12_RESUMED, W_TLS_13, W_TLS_CLIENT_CERTIFICATE, W_TLS_GONE, W_TLS_NO_TLS,
+    W_TLS_PROTOCOL, W_TLS_REJECTED, W_TLS_TIMEOUT, W_TLS_UNKNOWN_NAME, W_TUNNELS_OPEN,
 )
 from kairos._speedups.http1 cimport (
     BAD_ENCODING, BAD_FIELD, BAD_HOST, BAD_LENGTH, BAD_START_LINE, C_CLOSE, C_DATA, C_END, C_ERROR, C_KEEP_ALIVE,
@@ -23,16 +27,20 @@ from kairos._speedups.http1 cimport (
     TOO_MANY_FIELDS, UNUSUAL, copy_fields, cut_named, find_head_end, has_token, scan_request,
     worth_scanning,
 )
+from kairos._speedups.tls cimport T_BROKEN, T_ENDED, T_HANDSHAKE
 from kairos.proxy.edits cimport edit_lines
 from kairos.proxy.exchange cimport (
     Downstream, Exchange, F_CHUNKED, F_CLOSE, F_NONE, Runtime, Slices, add_slice, clear_slices, gather, joined,
 )
 from kairos.proxy.wire cimport monotonic_us
 
+from kairos._speedups.tls import UNKNOWN_NAME
 from kairos.proxy.fields import answer_lines
+from kairos.proxy.proxy_protocol import ProxyError, parse as parse_proxy
 from kairos.proxy.reasons import status_line
 from kairos.proxy.trailers import announced
 from kairos.proxy.unusual import Refused, canonical_request
+from kairos.telemetry.log import get_logger
 
 cdef extern from *:
     """
@@ -44,10 +52,11 @@ cdef extern from *:
     #include <sys/ioctl.h>
     #include <sys/socket.h>
     /* Text of the peer's address into out[46]; its length, or 0 where the socket is no internet socket. */
-    static int kairos_peer(int fd, char *out) {
+    static int kairos_peer(int fd, char *out, int *port) {
         struct sockaddr_storage a;
         socklen_t n = sizeof a;
         if (getpeername(fd, (struct sockaddr *)&a, &n) < 0) return 0;
+        *port = ntohs(((struct sockaddr_in *)&a)->sin_port); /* at the same place in an IPv6 one */
         if (a.ss_family == AF_INET) {
             if (!inet_ntop(AF_INET, &((struct sockaddr_in *)&a)->sin_addr, out, 46)) return 0;
         } else if (a.ss_family == AF_INET6) {
@@ -81,7 +90,7 @@ cdef extern from *:
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     }
     """
-    int peer_of "kairos_peer"(int fd, char* out) noexcept nogil
+    int peer_of "kairos_peer"(int fd, char* out, int* port) noexcept nogil
     int local_port_of "kairos_local_port"(int fd) noexcept nogil
     void no_delay "kairos_nodelay"(int fd) noexcept nogil
     int outq "kairos_outq"(int fd) noexcept nogil
@@ -96,6 +105,11 @@ cdef enum State:
     C_TUNNEL = 4
     C_LINGER = 5
 
+cdef enum Outer:                # what is due before HTTP
+    O_NONE = 0                  # plain HTTP
+    O_PROXY = 1                 # a PROXY header
+    O_TLS = 2                   # a handshake, or it is behind us: all bytes pass through TLS
+
 cdef enum:
     AHEAD_BYTES = 65536         # requests sent ahead (pipelined) held before the client is told to wait
     LINGER_BYTES = 67108864     # thrown away after the last answer, so that it is not lost to a reset
@@ -109,25 +123,27 @@ cdef dict REFUSALS = {
 }  # fmt: skip
 
 
+cdef object log = get_logger("proxy")
+
+
 @cython.final
 cdef class ClientConnection(Downstream):
     """Made by the listener's factory for each connection accepted."""
 
-    def __init__(self, Runtime runtime):
+    def __init__(self, Runtime runtime, bint secure=False):
         self.runtime = runtime
+        self.secure = secure
 
     # -- asyncio protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport):
         cdef Runtime runtime = self.runtime
         cdef int64_t* worker = runtime.worker
-        self.secure = transport.get_extra_info("sslcontext") is not None
-        self.attach(transport, runtime.clock, not self.secure)
-        if self.fd >= 0:
-            self.peer_size = peer_of(self.fd, self.peer)
-            self.local_port = local_port_of(self.fd)
-            if self.local_port:
-                no_delay(self.fd)
+        self.attach(transport, runtime.clock, True)
+        self.peer_size = peer_of(self.fd, self.peer, &self.peer_port)
+        self.local_port = local_port_of(self.fd)
+        if self.local_port:
+            no_delay(self.fd)
         if self.peer_size == 0:
             memcpy(self.peer, b"unknown", 7)
             self.peer_size = 7
@@ -136,13 +152,16 @@ cdef class ClientConnection(Downstream):
         if worker[W_CONNECTIONS_OPEN] > worker[W_CONNECTIONS_PEAK]:
             worker[W_CONNECTIONS_PEAK] = worker[W_CONNECTIONS_OPEN]
         self.deadline = monotonic_us() + runtime.settings.head_us
+        if self.secure or runtime.settings.proxies is not None:
+            self._unwrap_first()
         if not self._admitted():
             self._turn_away()
 
     cdef bint _admitted(self) except -1:
         """Count the connection; False when there are too many."""
         cdef Runtime runtime = self.runtime
-        if runtime.settings.connections_per_ip:
+        if runtime.settings.connections_per_ip and self.outer != O_PROXY and not self.counted:
+            self.counted = True
             address = self.peer[:self.peer_size]
             runtime.per_ip[address] = runtime.per_ip.get(address, 0) + 1
             if runtime.per_ip[address] > runtime.settings.connections_per_ip:
@@ -151,6 +170,8 @@ cdef class ClientConnection(Downstream):
 
     cdef int _forget(self) except -1:
         cdef Runtime runtime = self.runtime
+        if not self.counted:
+            return 0
         address = self.peer[:self.peer_size]
         if runtime.per_ip.get(address, 0) > 1:
             runtime.per_ip[address] -= 1
@@ -162,11 +183,149 @@ cdef class ClientConnection(Downstream):
         """Tell it why; but those who are told linger, so of a crowd the most is just closed."""
         cdef Exchange x = self.runtime.acquire()
         cdef int64_t most = self.runtime.max_connections
-        if most and self.runtime.worker[W_CONNECTIONS_OPEN] > most + CROWD:
-            return self.abort()
+        if most and self.runtime.worker[W_CONNECTIONS_OPEN] > most + CROWD or self.outer != O_NONE:
+            return self.abort()  # a handshake is what an overloaded gateway has the least time for
         return self._refuse(x, b"", 0, "overloaded")
 
+    # -- what comes before HTTP ---------------------------------------------------------------------------------------
+
+    cdef int _unwrap_first(self) except -1:
+        """Connections of trusted load balancers begin with a PROXY header, those of the secure port with TLS."""
+        cdef Runtime runtime = self.runtime
+        if runtime.settings.proxies is not None and self._through_proxy():
+            self.outer = O_PROXY
+            self.deadline = monotonic_us() + runtime.settings.proxy_us
+            return 0
+        return self._begin_tls() if self.secure else 0
+
+    cdef bint _through_proxy(self) except -1:
+        if self.local_port == 0:
+            return self.runtime.settings.unix_proxies
+        return self.runtime.settings.proxies.contains(self.peer, self.peer_size)
+
+    cdef int _begin_tls(self) except -1:
+        self.outer = O_TLS
+        self.deadline = monotonic_us() + self.runtime.settings.handshake_us
+        if self.runtime.tls is None:  # a reload took the section away: the listener stays until a restart
+            return self.abort()
+        self.tls = self.runtime.tls.session()
+        return 0
+
+    cdef int _unwrap(self, bytes data) except -1:
+        """What arrived where something is due before HTTP, or was."""
+        cdef bytes plain
+        cdef int before
+        if self.outer == O_PROXY:
+            data = self._after_proxy(data)
+        if data is None or self.closed:
+            return 0
+        if self.outer == O_NONE or self.state == C_LINGER:
+            return self._received(data)
+        before = self.tls.state
+        if before == T_HANDSHAKE and not self.shaking and b"A" <= data[:1] <= b"Z":
+            return self._no_tls(data)
+        self.shaking = True
+        plain = self.tls.receive(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        if before == T_HANDSHAKE and self.tls.state != T_HANDSHAKE:
+            self._shaken()
+        self.send_records()
+        if plain is not None and not self.closed:
+            self._received(plain)
+        if self.tls.state == T_ENDED and not self.closed:
+            self.eof_received()
+            self.close()
+        return 0
+
+    cdef bytes _after_proxy(self, bytes data):
+        """Take in the PROXY header. What follows it, None: nothing yet, or the connection is ended."""
+        if self.pending is not None:
+            data = self.pending + data
+            self.pending = None
+        try:
+            header = parse_proxy(data)
+        except ProxyError as error:
+            self.runtime.worker[W_PROXY_REFUSED] += 1
+            log.debug("PROXY header refused", proxy=self._peer_text(), reason=str(error))
+            self.abort()
+            return None
+        if header is None:
+            self.pending = data
+            return None
+        self._believe(header)
+        self.outer = O_NONE
+        self.deadline = monotonic_us() + self.runtime.settings.head_us
+        if self.secure:
+            self._begin_tls()
+        if not self._admitted():
+            self._turn_away()
+            return None
+        return data[header.size:] or None
+
+    cdef int _believe(self, header) except -1:
+        """The connection is from whom the load balancer says."""
+        cdef bytes address
+        if header.source is None:
+            return 0
+        address, self.peer_port = header.source
+        self.peer_size = <int>len(address)
+        memcpy(self.peer, PyBytes_AS_STRING(address), len(address))
+        self.local_port = header.destination[1]
+        return 0
+
+    cdef int _shaken(self) except -1:
+        """The handshake is over, well or not."""
+        cdef int64_t* worker = self.runtime.worker
+        if self.tls.state == T_BROKEN:
+            worker[_failure(self.tls.reason)] += 1
+            return self._log_failure(self.tls.reason)
+        first = W_TLS_13 if self.tls.version == 0x0304 else W_TLS_12
+        worker[first] += 1
+        if self.tls.resumed:
+            worker[first + W_TLS_12_RESUMED - W_TLS_12] += 1
+        self.deadline = monotonic_us() + self.runtime.settings.head_us
+        return 0
+
+    cdef int _log_failure(self, str reason) except -1:
+        name = self.tls.server_name
+        log.debug(
+            "TLS handshake failed", client=self._peer_text(), reason=reason,
+            server_name=None if name is None else name.decode("ascii", "replace"),
+        )
+        return 0
+
+    cdef int _no_tls(self, bytes data) except -1:
+        """Plain HTTP on the secure port: say so in its own words."""
+        self.runtime.worker[W_TLS_NO_TLS] += 1
+        self.tls = None
+        self.outer = O_NONE
+        self.secure = False
+        return self._refuse(self.runtime.acquire(), data, 0, "tls_required")
+
+    cdef bint _handshaking(self) noexcept:
+        return self.outer == O_PROXY or (self.tls is not None and self.tls.state == T_HANDSHAKE)
+
+    cdef int _too_long(self) except -1:
+        """No PROXY header, or no handshake, in time."""
+        if self.outer == O_PROXY:
+            self.runtime.worker[W_PROXY_REFUSED] += 1
+            log.debug("PROXY header refused", proxy=self._peer_text(), reason="none came in time")
+        else:
+            self.runtime.worker[W_TLS_TIMEOUT] += 1
+            self._log_failure("took too long")
+        return self.abort()
+
+    cdef str _peer_text(self):
+        return self.peer[:self.peer_size].decode("ascii", "replace")
+
+    # -- bytes of HTTP ------------------------------------------------------------------------------------------------
+
     def data_received(self, bytes data):
+        if self.outer != O_NONE:
+            self._unwrap(data)
+        else:
+            self._received(data)
+
+    cdef int _received(self, bytes data) except -1:
         if self.state <= C_HEAD and not self.write_paused:
             self._heads(data)
         elif self.state == C_BODY:
@@ -180,6 +339,7 @@ cdef class ClientConnection(Downstream):
             self.lingered += len(data)
             if self.lingered > LINGER_BYTES:
                 self.abort()
+        return 0
 
     cdef int _after_body(self, bytes data) except -1:
         cdef Py_ssize_t rest = self._request_body(data, 0)
@@ -195,6 +355,8 @@ cdef class ClientConnection(Downstream):
             self.x.gone()
 
     def connection_lost(self, error):
+        if self.tls is not None and self.tls.state == T_HANDSHAKE and self.shaking and not self.closed:
+            self.runtime.worker[W_TLS_GONE] += 1
         self.detach()
         self._forget()
         self.runtime.worker[W_CONNECTIONS_OPEN] -= 1
@@ -206,6 +368,8 @@ cdef class ClientConnection(Downstream):
         cdef Exchange x = self.x
         if self.write_paused or self.closed or self.state == C_LINGER:
             return self._stalled(now)
+        if self.outer != O_NONE and self._handshaking():
+            return self._too_long()
         if self.state == C_IDLE:
             return self.close()
         if self.state == C_HEAD:
@@ -688,6 +852,7 @@ cdef class ClientConnection(Downstream):
         self.unsent = self._unsent()
         self.deadline = monotonic_us() + LINGER_US
         if self.transport.can_write_eof():
+            self.say_end()
             self.transport.write_eof()
             self.fd = -1
             self.resume()
@@ -758,6 +923,15 @@ cdef class ClientConnection(Downstream):
     def __repr__(self):
         state = ("idle", "head", "body", "wait", "tunnel", "linger")[self.state]
         return f"<ClientConnection {self.peer[:self.peer_size].decode()} {'closed' if self.closed else state}>"
+
+
+cdef int _failure(str reason):
+    """The cell in which a failed handshake is counted, by OpenSSL's words for it."""
+    if reason.startswith("certificate verify failed") or reason == "peer did not return a certificate":
+        return W_TLS_CLIENT_CERTIFICATE
+    if "alert" in reason:
+        return W_TLS_REJECTED
+    return W_TLS_UNKNOWN_NAME if reason == UNKNOWN_NAME else W_TLS_PROTOCOL
 
 
 cdef bytes _edit_head(Exchange x, const char* base, Head* head):

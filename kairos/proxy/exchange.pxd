@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from kairos._speedups.balance cimport Balancer
 from kairos._speedups.http1 cimport Chunks, Head, Limits, Span
 from kairos._speedups.routes cimport Match, RouteTable, Template
+from kairos._speedups.tls cimport TlsServer
 from kairos.proxy.edits cimport Edits
 from kairos.proxy.peers cimport Networks
 from kairos.proxy.pump cimport Pump, Tunnel
@@ -60,6 +61,9 @@ cdef class Settings:
     cdef int max_informational
     cdef bytes via              # pseudonym, may be empty
     cdef Networks trusted       # peers whose forwarding headers are believed; None: nobody's
+    cdef Networks proxies       # peers whose connections begin with a PROXY header; None: nobody's
+    cdef bint unix_proxies      # those of unix sockets do
+    cdef int64_t proxy_us, handshake_us
 
 
 cdef class Target:
@@ -140,6 +144,7 @@ cdef class Runtime:
     cdef tuple plans                    # by the table's index
     cdef Plan unrouted                  # counts and logs what no route took
     cdef Settings settings
+    cdef TlsServer tls                  # how connections to the secure port are served; None: there is none
     cdef AccessLog log                  # None: off
     cdef object scoreboard
     cdef int64_t* worker                # W_* cells

@@ -197,6 +197,17 @@ cdef class Settings:
         self.max_informational = config.headers.max_informational
         self.via = config.headers.via.encode()
         self.trusted = trusted
+        self._wrapping(config.server)
+
+    def _wrapping(self, server):
+        """What comes before HTTP."""
+        proxy = server.proxy_protocol
+        if proxy is not None:
+            self.proxies = Networks([network for network in proxy.networks if network != "unix"])
+            self.unix_proxies = "unix" in proxy.networks
+            self.proxy_us = int(proxy.timeout * 1e6)
+        if server.tls is not None:
+            self.handshake_us = int(server.tls.handshake_timeout * 1e6)
 
 
 cdef class Target:
@@ -309,6 +320,7 @@ cdef class Runtime:
         self.plans = snapshot.plans
         self.unrouted = snapshot.unrouted
         self.settings = snapshot.settings
+        self.tls = snapshot.tls
 
     @property
     def clients(self):
@@ -1052,7 +1064,7 @@ cdef class Exchange:
     cdef int join_ends(self) except -1:
         """The tunnel stands: leave its bytes to the pump, where both ends are plain sockets with nothing queued."""
         cdef Wire down = self.down, up = self.up
-        if up is None or not down._direct() or not up._direct():
+        if up is None or down.tls is not None or not down._direct() or not up._direct():
             return 0
         down.pause()
         up.pause()
@@ -1361,9 +1373,12 @@ cdef class Exchange:
     @property
     def client_certificate(self):
         """The certificate the client proved to have, as DER; None: it has none. The listener verified it."""
-        if not self.down.secure or self.down.transport is None:
-            return None
-        return self.down.transport.get_extra_info("ssl_object").getpeercert(True)
+        return None if self.down.tls is None else self.down.tls.client_certificate
+
+    @property
+    def server_name(self):
+        """The server name the client asked for in its TLS handshake, in small letters; None: it named none."""
+        return None if self.down.tls is None else self.down.tls.server_name
 
     def set_request_header(self, str name, value):
         """Send this field upstream instead of any the client sent under the name; None removes it.

@@ -26,6 +26,7 @@ from kairos.proxy.handlers import builtin
 from kairos.proxy.handlers.forward import Forward
 from kairos.proxy.peers import Networks
 from kairos.proxy.site import Services, Site
+from kairos.proxy.tls import tls_server
 from kairos.proxy.upstream.connection import Origin
 from kairos.proxy.upstream.hedge import Hedger
 from kairos.proxy.upstream.policy import Policy
@@ -150,6 +151,7 @@ class Snapshot:
         self.kept_keys: set[tuple[Hashable, ...]] = set()
         trusted = Networks(config.trusted_proxies) if config.trusted_proxies else None
         self.settings = Settings(config, trusted)
+        self.tls = None if config.server.tls is None else tls_server(config.server.tls)
         self.services = Services(origins.runtime, self, scoreboard, slot)
         self.control_plan = self._control_plan(revision.control_path) if revision.control_path is not None else None
         self.unrouted = self._plan(NO_ROUTE, None, builtin.NotFound(), [], config.timeouts)

@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int64_t
 
+from kairos._speedups.tls cimport TlsSession
+
 
 cdef extern from "<sys/uio.h>" nogil:
     cdef struct iovec:
@@ -53,12 +55,17 @@ cdef class Wire:
     cdef bint read_paused
     cdef bint closed            # connection_lost() came, or close() was called
     cdef bint mute              # what is written is dropped: the peer takes no more
+    cdef TlsSession tls         # what is written goes through it; None: plain
 
     cdef bint _direct(self) except -1
     cdef int _queue(self, object data) except -1
     cdef int _queue_rest(self, iovec* iov, int count, bytes owner) except -1
     cdef int attach(self, object transport, Clock clock, bint direct) except -1
     cdef int detach(self) except -1
+    cdef int seal(self, const char* p, Py_ssize_t n) except -1
+    cdef int _sealv(self, iovec* iov, int count) except -1
+    cdef int send_records(self) except -1
+    cdef int say_end(self) except -1
     cdef Py_ssize_t _push(self, const char* p, Py_ssize_t n) except -2
     cdef int send(self, const char* p, Py_ssize_t n) except -1
     cdef int send_bytes(self, bytes owner, const char* p, Py_ssize_t n) except -1

@@ -2,7 +2,8 @@
 
 Rules here: bytes are handed to the kernel at once where the transport holds none (no object is made for them), else
 they queue in the transport, whose water marks call pause_writing() and resume_writing(). A deadline is one store;
-the clock finds those that passed, within a second, and never makes a timer per request.
+the clock finds those that passed, within a second, and never makes a timer per request. TLS is a codec on the way: its
+records go the same way, and no transport of its own stands in between.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -11,6 +12,8 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
+
+from kairos._speedups.tls cimport Output, T_BROKEN, tls_output, tls_sent
 
 cdef extern from "<sys/socket.h>" nogil:
     cdef struct msghdr:
@@ -27,6 +30,7 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef enum:
     TICK_US = 125000  # a wire is looked at every LANES ticks
     ROUND_US = 1000000
+    RECORD = 16384    # plain bytes in a TLS record at most
 TICK = TICK_US / 1e6
 
 
@@ -194,13 +198,19 @@ cdef class Wire:
 
     cdef int send(self, const char* p, Py_ssize_t n) except -1:
         """Write bytes owned by the caller; what the kernel does not take now is copied."""
-        cdef Py_ssize_t done = self._push(p, n)
+        cdef Py_ssize_t done
+        if self.tls is not None:
+            return self.seal(p, n)
+        done = self._push(p, n)
         return self._queue(PyBytes_FromStringAndSize(p + done, n - done)) if done < n else 0
 
     cdef int send_bytes(self, bytes owner, const char* p, Py_ssize_t n) except -1:
         """Write p[:n], which lies inside owner; what the kernel does not take now is referred to, not copied."""
-        cdef Py_ssize_t done = self._push(p, n)
-        cdef Py_ssize_t start = p - PyBytes_AS_STRING(owner) + done
+        cdef Py_ssize_t done, start
+        if self.tls is not None:
+            return self.seal(p, n)
+        done = self._push(p, n)
+        start = p - PyBytes_AS_STRING(owner) + done
         if done == n:
             return 0
         if start == 0 and n - done == len(owner):
@@ -214,6 +224,8 @@ cdef class Wire:
         cdef int i = 0
         if self.closed or self.mute:
             return 0
+        if self.tls is not None:
+            return self._sealv(iov, count)
         if self._direct():
             memset(&message, 0, sizeof(msghdr))
             message.msg_iov = iov
@@ -250,6 +262,57 @@ cdef class Wire:
             out += iov[i].iov_len
         return self._queue(rest)
 
+    cdef int seal(self, const char* p, Py_ssize_t n) except -1:
+        """Write as TLS records."""
+        if self.closed or self.mute:
+            return 0
+        self.tls.write(p, n)
+        return self.send_records()
+
+    cdef int _sealv(self, iovec* iov, int count) except -1:
+        """Small pieces share a record: each costs a header, a tag and its own decryption."""
+        cdef char record[RECORD]
+        cdef Py_ssize_t held = 0, n, part
+        cdef const char* p
+        cdef int i
+        for i in range(count):
+            p = <const char*>iov[i].iov_base
+            n = <Py_ssize_t>iov[i].iov_len
+            while n > 0:
+                part = min(n, RECORD - held)
+                if part == RECORD:
+                    part = n if i == count - 1 else n - n % RECORD
+                    self.tls.write(p, part)
+                else:
+                    memcpy(record + held, p, part)
+                    held += part
+                    if held == RECORD:
+                        self.tls.write(record, RECORD)
+                        held = 0
+                p += part
+                n -= part
+        if held:
+            self.tls.write(record, held)
+        return self.send_records()
+
+    cdef int send_records(self) except -1:
+        """Send what TLS has to say."""
+        cdef Output* out = tls_output()
+        cdef Py_ssize_t n = out.size, done
+        if n:
+            done = self._push(out.data, n)
+            if done < n:
+                self._queue(PyBytes_FromStringAndSize(out.data + done, n - done))
+            tls_sent()
+        return 0 if self.tls.state != T_BROKEN or self.closed else self.on_broken_pipe()
+
+    cdef int say_end(self) except -1:
+        """Over TLS, that nothing more follows: without it the peer has to think that something was cut off."""
+        if self.tls is not None and not self.closed:
+            self.tls.end()
+            self.send_records()
+        return 0
+
     cdef int pause(self) except -1:
         """Stop reading (back-pressure on the peer)."""
         if not self.read_paused and not self.closed:
@@ -266,6 +329,7 @@ cdef class Wire:
     cdef int close(self) except -1:
         """Close once everything queued is written; the fd is not used from here on."""
         if not self.closed:
+            self.say_end()
             self.closed = True
             self.fd = -1
             self.transport.close()

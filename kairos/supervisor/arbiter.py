@@ -47,9 +47,11 @@ from kairos.channel import (
     WorkerBoot,
     encode,
 )
+from kairos.config.certificates import CertificateError, completed
 from kairos.config.files import digest
+from kairos.config.listeners import ServerTls
 from kairos.config.load import judged, load_checked, loads
-from kairos.config.problems import ConfigError
+from kairos.config.problems import ConfigError, Problem
 from kairos.config.text import ConfigText
 from kairos.scoreboard import Scoreboard, Series, limit_labels
 from kairos.storage.revisions import DamagedError
@@ -67,7 +69,6 @@ if TYPE_CHECKING:
     from kairos.channel import Message
     from kairos.config.load import Loaded
     from kairos.config.model import Config
-    from kairos.config.problems import Problem
     from kairos.scoreboard import Assignment
 
     Entry = Callable[[WorkerBoot], None]
@@ -98,6 +99,9 @@ class Options:
     insecure_dev: bool = False
     host: str | None = None
     port: int | None = None
+    tls_port: int | None = None
+    self_signed: bool = False
+    """Serve HTTPS with a certificate made here, as server.tls.self_signed does."""
     workers: int | None = None
     log_level: str = "info"
     state_dir: str | None = None
@@ -120,9 +124,15 @@ class Options:
             server,
             host=server.host if self.host is None else self.host,
             port=server.port if self.port is None else self.port,
+            tls=self._tls(server.tls),
             workers=self.workers or server.workers or cores(),
         )
         return replace_fields(loaded, config=replace(loaded.config, server=server))
+
+    def _tls(self, tls: ServerTls | None) -> ServerTls | None:
+        if self.self_signed:
+            tls = replace(tls or ServerTls(), self_signed=True)
+        return tls if tls is None or self.tls_port is None else replace(tls, port=self.tls_port)
 
 
 def cores() -> int:
@@ -502,7 +512,19 @@ class Arbiter:
                 raise
             loaded = self._last_good(error)
         self._report(loaded.problems)
-        return loaded
+        return self._with_certificates(loaded)
+
+    def _with_certificates(self, loaded: Loaded) -> Loaded:
+        """What certificates say of themselves is read here, once, and workers are told; a missing one of our own is
+        made. Raises ConfigError."""
+        server = loaded.config.server
+        if server.tls is None:
+            return loaded
+        try:
+            tls = completed(server.tls, self._state.folder, time.time())
+        except CertificateError as error:
+            raise ConfigError([Problem("error", ("server", "tls", "self_signed"), str(error))]) from error
+        return replace_fields(loaded, config=replace(loaded.config, server=replace(server, tls=tls)))
 
     def _last_good(self, refused: ConfigError) -> Loaded:
         revisions = self._state.revisions
@@ -542,7 +564,7 @@ class Arbiter:
 
     def _load(self, reason: str, *, if_changed: bool) -> list[plan.Action]:
         try:
-            loaded = self._options.load()
+            loaded = self._with_certificates(self._options.load())
         except ConfigError as error:
             return self._plan.load_failed([str(problem) for problem in error.problems], time.monotonic())
         except Exception as error:  # whatever a file does to the loader, the gateway goes on with what it has
@@ -570,10 +592,8 @@ class Arbiter:
             getattr(self._log, level)(str(problem))
 
     def _warn_of_restart(self, config: Config, asked: Asked) -> None:
-        wanted = Asked.of(config.server)
-        for name in asked.__struct_fields__:
-            if getattr(wanted, name) != getattr(asked, name):
-                self._log.warning(f"server.{name} has changed: the listeners stay as they are until a restart")
+        for name in asked.changes(Asked.of(config.server)):
+            self._log.warning(f"server.{name} has changed: the listeners stay as they are until a restart")
 
     # --- upgrade --------------------------------------------------------------------------------------------------
 
@@ -691,6 +711,7 @@ class Arbiter:
             listeners=self._control.listeners if control else self._listeners.of_slot(slot),
             channel=channel,
             activated=self._listeners.activated,
+            secure_ports=self._listeners.secure_ports,
             control_path=self._control.path,
             log_level=self._options.log_level,
             standby=self._plan.standby,

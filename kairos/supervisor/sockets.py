@@ -2,6 +2,7 @@
 
 - Each worker slot has its own SO_REUSEPORT socket per address, so the kernel spreads connections and no lock is shared.
   The supervisor keeps them open too: what a killed worker had not accepted waits for its replacement.
+- The port with TLS is one more address; `secure_ports` tells workers which of their sockets are of it.
 - A unix socket, and sockets given by the service manager, are one for all workers ("shared").
 - Closing a listener resets whatever waits in its queue; how a worker closes one without losing any stands in
   `kairos.proxy.listener`.
@@ -46,10 +47,18 @@ class Asked(Struct, frozen=True):
     port: int
     unix: str | None
     backlog: int
+    plain: bool = True
+    tls_port: int | None = None
 
     @classmethod
     def of(cls, server: Server) -> Asked:
-        return cls(server.host, server.port, server.unix, server.backlog)
+        secure = None if server.tls is None else server.tls.port
+        return cls(server.host, server.port, server.unix, server.backlog, server.plain, secure)
+
+    def changes(self, wanted: Asked) -> list[str]:
+        """Keys of the section `server` in which `wanted` differs."""
+        differ = [name for name in self.__struct_fields__ if getattr(self, name) != getattr(wanted, name)]
+        return ["tls.port" if name == "tls_port" else name for name in differ]
 
 
 class Estate(Struct, frozen=True):
@@ -62,6 +71,7 @@ class Estate(Struct, frozen=True):
     slots: dict[int, list[int]]
     files: list[tuple[str, int]]
     """Paths and inodes of the unix sockets, to be removed at the end."""
+    secure_ports: list[int] = []
 
     @property
     def descriptors(self) -> list[int]:
@@ -72,10 +82,18 @@ class Listeners:
     """Every listening socket of the gateway, by the worker slot that accepts from it."""
 
     def __init__(
-        self, claims: list[socket.socket], shared: list[socket.socket], *, asked: Asked, activated: bool
+        self,
+        claims: list[socket.socket],
+        shared: list[socket.socket],
+        *,
+        asked: Asked,
+        activated: bool,
+        secure_ports: Collection[int] = (),
     ) -> None:
         self.activated = activated
         self.asked = asked
+        self.secure_ports = frozenset(secure_ports)
+        """Ports on which clients speak TLS."""
         self._claims = claims
         self._shared = shared
         self.taken: list[int] = []
@@ -90,21 +108,33 @@ class Listeners:
         """As configured, or the service manager's sockets instead if it gave any."""
         asked = Asked.of(server)
         if inherited:
-            return cls([], inherited, asked=asked, activated=True)
-        claims = _claim_all(resolve(server.host, server.port))
+            return cls([], inherited, asked=asked, activated=True, secure_ports=_given_secure(inherited, asked))
+        claims: list[socket.socket] = []
+        secure_ports = []
         try:
+            if server.plain:
+                claims += _claim_all(resolve(server.host, server.port))
+            if asked.tls_port is not None:
+                claims += (secure := _claim_all(resolve(server.host, asked.tls_port)))
+                secure_ports = [sock.getsockname()[1] for sock in secure]
             shared = [listen_unix(server.unix, server.backlog)] if server.unix else []
         except BaseException:
             _close(claims)
             raise
-        listeners = cls(claims, shared, asked=asked, activated=False)
+        listeners = cls(claims, shared, asked=asked, activated=False, secure_ports=secure_ports)
         listeners._paths = [_UnixPath.of(sock) for sock in shared]
         return listeners
 
     @classmethod
     def adopt(cls, estate: Estate, workers: int) -> Listeners:
         """Those of the gateway before us. Of its slots only as many as there are workers: the rest it drains itself."""
-        listeners = cls(_adopt(estate.claims), _adopt(estate.shared), asked=estate.asked, activated=estate.activated)
+        listeners = cls(
+            _adopt(estate.claims),
+            _adopt(estate.shared),
+            asked=estate.asked,
+            activated=estate.activated,
+            secure_ports=estate.secure_ports,
+        )
         for slot, (number, fds) in enumerate(sorted(estate.slots.items())):
             if slot < workers:
                 listeners._own[slot] = _adopt(fds)
@@ -130,6 +160,7 @@ class Listeners:
             shared=[sock.fileno() for sock in self._shared],
             slots={slot: [sock.fileno() for sock in self._own.get(slot, [])] for slot in slots},
             files=[(str(path.path), path.inode) for path in self._paths],
+            secure_ports=sorted(self.secure_ports),
         )
 
     def hand_over(self) -> None:
@@ -179,7 +210,8 @@ class Listeners:
 
     def describe(self) -> list[str]:
         """Where the gateway can be reached, for people."""
-        return [_describe(sock.getsockname()) for sock in self._claims + self._shared]
+        names = [sock.getsockname() for sock in self._claims + self._shared]
+        return [_describe(name, secure=name[1] in self.secure_ports) for name in names]
 
 
 class ControlSocket:
@@ -343,11 +375,17 @@ def _close(sockets: list[socket.socket]) -> None:
         sock.close()
 
 
-def _describe(name: tuple[str, int] | tuple[str, int, int, int] | str) -> str:
+def _given_secure(inherited: list[socket.socket], asked: Asked) -> list[int]:
+    """Of the sockets of a service manager, those on server.tls.port."""
+    ports = [sock.getsockname()[1] for sock in inherited if sock.family != socket.AF_UNIX]
+    return [port for port in ports if port == asked.tls_port]
+
+
+def _describe(name: tuple[str, int] | tuple[str, int, int, int] | str, *, secure: bool = False) -> str:
     if isinstance(name, str):
         return f"unix:{name}"
     host = f"[{name[0]}]" if ":" in name[0] else name[0]
-    return f"http://{host}:{name[1]}"
+    return f"{'https' if secure else 'http'}://{host}:{name[1]}"
 
 
 @contextlib.contextmanager

@@ -102,6 +102,20 @@ _WORKER_COUNTERS = (
     (cells.W_ACCESS_DENIED, "kairos_access_denied", "Requests from networks that may not use their route"),
     (cells.W_BANS, "kairos_bans", "Addresses banned because they failed too often"),
     (cells.W_BANNED, "kairos_banned_requests", "Requests refused during a ban"),
+    (cells.W_PROXY_REFUSED, "kairos_proxy_protocol_refused", "Connections without the PROXY header they should have"),
+)
+_HANDSHAKES = (
+    (cells.W_TLS_12, cells.W_TLS_12_RESUMED, "1.2"),
+    (cells.W_TLS_13, cells.W_TLS_13_RESUMED, "1.3"),
+)
+_HANDSHAKE_FAILURES = (
+    (cells.W_TLS_TIMEOUT, "timeout"),
+    (cells.W_TLS_GONE, "client_gone"),
+    (cells.W_TLS_NO_TLS, "plain_http"),
+    (cells.W_TLS_CLIENT_CERTIFICATE, "client_certificate"),
+    (cells.W_TLS_REJECTED, "rejected_by_client"),
+    (cells.W_TLS_UNKNOWN_NAME, "unknown_name"),
+    (cells.W_TLS_PROTOCOL, "protocol"),
 )
 _WORKER_GAUGES = (
     (cells.W_REVISION, "kairos_worker_config_revision", "Configuration revision a worker serves", 1),
@@ -120,6 +134,8 @@ class GatewayCollector(Collector):
         self.scoreboard = scoreboard
         self.assignment = assignment
         self.per_route = per_route
+        self.certificates: list[tuple[str, float]] = []
+        """Files of the certificates that are served, and when each ends."""
 
     def expose(self, accept: str = "") -> tuple[bytes, str]:
         """Body and content type: text format 0.0.4, or OpenMetrics where the Accept header asks for it."""
@@ -133,6 +149,7 @@ class GatewayCollector(Collector):
         yield from _routes(reading)
         yield from _limits(self.scoreboard, reading)
         yield from _workers(self.scoreboard)
+        yield from _tls(reading, self.certificates)
         yield from _upstreams(reading)
         yield from _backends(reading)
         yield from _kairos_rs(self.scoreboard, reading)
@@ -339,6 +356,20 @@ def _upstreams(reading: _Reading) -> Iterator[Metric]:
         ["upstream", "reason"],
         _retries(reading),
     )
+
+
+def _tls(reading: _Reading, certificates: Iterable[tuple[str, float]]) -> Iterator[Metric]:
+    done: list[tuple[list[str], int]] = []
+    for all_, resumed, version in _HANDSHAKES:
+        again = reading.worker[resumed]
+        done += [([version, "no"], reading.worker[all_] - again), ([version, "yes"], again)]
+    yield _counters("kairos_tls_handshakes", "TLS handshakes of clients", ["version", "resumed"], done)
+    failed = (([reason], reading.worker[cell]) for cell, reason in _HANDSHAKE_FAILURES)
+    yield _counters("kairos_tls_handshake_failures", "TLS handshakes that came to nothing", ["reason"], failed)
+    ends = GaugeMetricFamily("kairos_tls_certificate_not_after_seconds", "Unix time of its end", labels=["file"])
+    for path, end in certificates:
+        ends.add_metric([path], end)
+    yield ends
 
 
 def _retries(reading: _Reading) -> Iterator[tuple[list[str], int]]:

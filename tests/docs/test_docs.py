@@ -250,7 +250,9 @@ def exposed() -> Iterator[list[str]]:
     for block, size in blocks.items():
         for cell in range(size):
             board.page.set(block + cell, 1)
-    for family in GatewayCollector(board, series).collect():
+    collector = GatewayCollector(board, series)
+    collector.certificates = [("shop.pem", 0.0)]
+    for family in collector.collect():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
         yield [code(family.name + suffix), "gauge" if suffix == "_info" else family.type, ", ".join(map(code, labels))]

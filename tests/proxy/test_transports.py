@@ -19,27 +19,12 @@ from tests.support.dns import NameServer
 from tests.support.gateway import gateway, route
 from tests.support.inprocess import Chain, InProcess, in_process
 from tests.support.net import Peer, ScriptedOrigin, connect, echo, origin, status_of
+from tests.support.tls import Authority
 from tests.support.ws import TEXT, Frame, echo_frames, frame, handshake, read_frame, switching
 
 MB = 1 << 20
 NAME = "shop.test"
 Script = Callable[[Peer], None]
-
-
-class Authority:
-    """A certificate authority in a folder, and what it issued."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ca = trustme.CA()
-        self.ca_file = str(folder / "ca.pem")
-        self.ca.cert_pem.write_to_path(self.ca_file)
-        self.client_file = str(folder / "client.pem")
-        self.ca.issue_cert("client@test").private_key_and_cert_chain_pem.write_to_path(self.client_file)
-
-    def server(self, *names: str) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.ca.issue_cert(*names).configure_cert(context)
-        return context
 
 
 @pytest.fixture(scope="module")

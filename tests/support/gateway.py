@@ -19,7 +19,7 @@ from typing import Any
 from tests.support.net import Peer, connect
 
 START_S = 20.0
-_READY = re.compile(r"ready on http://127\.0\.0\.1:(\d+)")
+_READY = re.compile(r"ready on https?://127\.0\.0\.1:(\d+)")
 
 
 class Gateway:
@@ -32,13 +32,14 @@ class Gateway:
         workers: int = 1,
         env: dict[str, str] | None = None,
         launcher: Sequence[str] = (),
+        arguments: Sequence[str] = (),
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kairos-test-"))
         self.config_path = self.folder / "config.json"
         self.state_dir = self.folder / "state"
         self.write(config)
         command = [sys.executable, "-m", "kairos.cli.gateway", "--config", str(self.config_path), "--host", "127.0.0.1"]
-        self._command = [*launcher, *command, "--port", "0", "--workers", str(workers), "--log", "info"]
+        self._command = [*launcher, *command, "--port", "0", "--workers", str(workers), "--log", "info", *arguments]
         self._env = os.environ | {"PYTHONUNBUFFERED": "1", "KAIROS_STATE_DIR": str(self.state_dir)} | (env or {})
         self._start()
 
@@ -154,7 +155,7 @@ class Gateway:
         self.process.send_signal(number)
 
     def _stop_heir(self) -> None:
-        with contextlib.suppress(OSError):  # none ever started, or it has just ended
+        with contextlib.suppress(OSError, IndexError):  # none ever started, or it has just ended
             heir = self.serving()
             if heir == self.process.pid or not self._is_ours(heir):
                 return

@@ -16,6 +16,7 @@ import msgspec
 import uvloop
 
 from kairos._speedups.cells import R_EXTRA_ACTIVE, R_QUEUED, U_IN_FLIGHT
+from kairos._speedups.tls import use_ticket_keys
 from kairos.config.load import judged, loads
 from kairos.config.model import Config, Route
 from kairos.proxy.client import ClientConnection
@@ -91,6 +92,7 @@ class InProcess:
         self.loop.set_exception_handler(self._report)
         self._over = asyncio.Event()
         self.board = Scoreboard.create(workers=1, routes=16, pairs=16, upstreams=16, keys=1024)
+        use_ticket_keys(self.board.page, self.board.ticket_ring)
         resolver = Resolver(self._nameservers)
         use_resolver(resolver)
         clock = Clock(self.loop)
@@ -108,9 +110,15 @@ class InProcess:
         clock.start()
         server = await self.loop.create_server(lambda: ClientConnection(self.runtime), "127.0.0.1", 0)
         self.port = int(server.sockets[0].getsockname()[1])
+        servers = [server]
+        if snapshot.tls is not None:
+            secure = await self.loop.create_server(lambda: ClientConnection(self.runtime, True), "127.0.0.1", 0)
+            self.tls_port = int(secure.sockets[0].getsockname()[1])
+            servers.append(secure)
         self._ready.set()
         await self._over.wait()
-        server.close()
+        for server in servers:
+            server.close()
         for client in list(self.runtime.clients):
             client.kill()
         for pool in {*snapshot.origins, *self._snapshot.origins}:
@@ -169,6 +177,10 @@ class InProcess:
     def route_cell(self, cell: int) -> int:
         """An R_* cell of the first route."""
         return self.board.page.get(self.board.route_block(0, self._revision.series.route(self.plan.name)) + cell)
+
+    def worker_cell(self, cell: int) -> int:
+        """A W_* cell."""
+        return self.board.page.get(self.board.worker_block(0) + cell)
 
     def pair_cell(self, url: str, cell: int) -> int:
         """A P_* cell of the first route and an upstream."""
