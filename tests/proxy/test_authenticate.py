@@ -7,12 +7,15 @@ import json
 from collections.abc import Iterator
 from typing import Any, get_args
 
+import msgspec
 import pytest
 
+from kairos.config.model import Config
 from kairos.config.policies.auth import AuthMethod
 from kairos.proxy.exchange import Exchange, Handler, Response
 from kairos.proxy.filters.authenticate import Authenticate, Authenticator, Refusal
-from kairos.proxy.filters.authn import METHODS, header_value
+from kairos.proxy.filters.authn import METHODS
+from kairos.proxy.filters.authn.telling import claim_edits, header_value, reserved_in
 from kairos.proxy.identity import Identity, claim
 from tests.support.inprocess import Chain, InProcess, in_process
 from tests.support.net import echo, origin, status_of
@@ -232,6 +235,29 @@ def test_only_the_credential_that_decided_goes_on(served: InProcess) -> None:
 )  # fmt: skip
 def test_a_claim_as_a_header_cannot_be_taken_for_another(value: object, shown: bytes | None) -> None:
     assert header_value(value) == shown
+
+
+def test_every_name_that_tells_of_callers_is_the_gateways() -> None:
+    config = msgspec.convert(
+        {
+            "auth": {"claims_to_headers": {"sub": "X-User"}},
+            "groups": {"g": {"auth": {"enabled": False, "claims_to_headers": {"a": "x-user", "b": "X-B"}}}},
+            "routers": [
+                {
+                    "external_path": "/",
+                    "internal_path": "/",
+                    "methods": ["GET"],
+                    "auth": {"claims_to_headers": {"c": "X-C"}},
+                },
+                {"external_path": "/o", "internal_path": "/", "methods": ["GET"]},
+            ],
+        },
+        Config,
+    )
+    assert {name.lower() for name in reserved_in(config)} == {"x-user", "x-b", "x-c"}
+    assert reserved_in(msgspec.convert({"routers": []}, Config)) == ()
+    edits = claim_edits({"sub": "ann"}, {"sub": "X-USER"}, ["x-user", "X-B"])
+    assert [(edit.name, edit.value) for edit in edits.items] == [(b"X-USER", b"ann"), (b"X-B", None)]
 
 
 # ---- pieces

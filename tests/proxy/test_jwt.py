@@ -208,6 +208,7 @@ def gate(revoked: Path) -> Iterator[Gateway]:
             "routers": [
                 route("/patch", o.url, **secured) | {"methods": ["PATCH"]},
                 route("/odd", o.url, **secured) | {"methods": ["HEAD", "OPTIONS", "TRACE", "PATCH", "DELETE"]},
+                route("/told", o.url, auth={"claims_to_headers": {"sub": "X-User"}}),
                 route("/api/{x}", o.url, "/api/{x}") | {"methods": ["GET", "POST"]},
                 route("/api/secret", o.url, **secured) | {"methods": ["GET"]},
                 route("/both", o.url, **secured) | {"methods": ["GET", "POST"]},
@@ -300,6 +301,19 @@ def test_what_was_authorised_goes_up_unchanged(gate: Gateway) -> None:
     bearer = token()
     _, seen = gate.get("/both", Authorization=f"Bearer {bearer}")
     assert header(seen, b"authorization") == f"Bearer {bearer}".encode()
+
+
+def test_what_tells_of_callers_on_one_route_is_forged_on_none(gate: Gateway) -> None:
+    """The backend believes the name, whichever route a request came by."""
+    for path, bearing, told in (
+        ("/told", token(), b"ann"), ("/told", token(sub=None), None), ("/both", token(), None), ("/split", None, None),
+        ("/api/7", None, None),
+    ):  # fmt: skip
+        lines = {"Authorization": f"Bearer {bearing}"} if bearing else {}
+        head, seen = gate.get(path, X_User="root", x_other="1", **lines)
+        assert status_of(head) == 200
+        assert header(seen, b"x-user") == told, path
+        assert header(seen, b"x-other") == b"1"
 
 
 def test_a_websocket_needs_a_token(gate: Gateway) -> None:

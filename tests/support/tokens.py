@@ -20,10 +20,11 @@ from kairos._speedups.tokens import TokenCache
 from kairos.config.policies.auth import Auth
 from kairos.config.policies.jwt import Jwt, JwtProvider, TokenSource
 from kairos.proxy.filters.authenticate import Authenticate, Authenticator
-from kairos.proxy.filters.authn import Judge, claim_edits
+from kairos.proxy.filters.authn import Judge
 from kairos.proxy.filters.authn.bearer import Bearer
 from kairos.proxy.filters.authn.carried import Place
 from kairos.proxy.filters.authn.remote import RemoteKeys
+from kairos.proxy.filters.authn.telling import claim_edits
 from kairos.proxy.filters.authn.verify import Verifier
 
 SECRET = "a secret of more than thirty-two bytes, for tests"

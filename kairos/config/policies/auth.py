@@ -40,7 +40,7 @@ class Auth(Spec, frozen=True):
     claims: list[ClaimRule] = field(default_factory=list)
     """What has to be said of the caller (403), beside what its method asks for."""
     claims_to_headers: dict[str, str] = field(default_factory=dict)
-    """Claim → header that tells the backend. What a client sends under these names never reaches it."""
+    """Claim → header that tells the backend. What a client sends under these names reaches none, by whatever route."""
 
 
 def check(spec: Auth, keys: Path, found: Findings) -> None:

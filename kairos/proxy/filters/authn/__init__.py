@@ -6,22 +6,19 @@ name in `AuthMethod` of kairos/config/policies/auth.py. What it is made of belon
 
 from __future__ import annotations
 
-import json
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kairos.config.policies.auth import Auth
-from kairos.proxy.edits import Edits, edit
-from kairos.proxy.fields import REQUEST_OWN
 from kairos.proxy.filters.authenticate import Authenticate, Refusal
 from kairos.proxy.filters.authn import api_key, basic, forward, jwt, oidc, signature
 from kairos.proxy.filters.authn.rules import Rules
-from kairos.proxy.identity import claim
+from kairos.proxy.filters.authn.telling import claim_edits, reserved_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection
 
     from kairos.config.policies.auth import AuthMethod
+    from kairos.proxy.edits import Edits
     from kairos.proxy.exchange import Filter
     from kairos.proxy.filters.authenticate import Authenticator
     from kairos.proxy.identity import Identity
@@ -36,62 +33,33 @@ METHODS: dict[AuthMethod, Callable[[Site], Authenticator]] = {
     "forward": forward.build,
 }
 
-_PLAIN = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
-"""A text that every recipient of a header reads as it was written: no blanks around it, nothing beyond ASCII."""
-
 
 def build(site: Site) -> Filter | None:
-    """The filter of a route whose callers have to say who they are."""
+    """The filter of a route whose callers have to say who they are, or of one that must not tell lies of them."""
+    reserved = reserved_headers(site)
     spec = site.policies.auth or (Auth() if site.route.auth_required else None)
     if spec is None:
-        return None
+        return Authenticate([], None, claim_edits({}, {}, reserved), optional=True) if reserved else None
     methods = [METHODS[name](site) for name in spec.methods]
-    anonymous = claim_edits({}, spec.claims_to_headers) if spec.claims_to_headers else None
-    return Authenticate(methods, Judge(spec), anonymous, optional=spec.optional, forward=spec.forward_credentials)
+    anonymous = claim_edits({}, spec.claims_to_headers, reserved) if reserved else None
+    judge = Judge(spec, reserved)
+    return Authenticate(methods, judge, anonymous, optional=spec.optional, forward=spec.forward_credentials)
 
 
 class Judge:
     """What becomes of a caller: the header edits that tell the backend, or a refusal."""
 
-    def __init__(self, spec: Auth) -> None:
+    def __init__(self, spec: Auth, reserved: Collection[str] = ()) -> None:
         self._rules = Rules(spec.claims)
         self._headers = spec.claims_to_headers
+        self._reserved = reserved
 
     def __call__(self, identity: Identity) -> Edits | Refusal:
         broken = self._rules.broken(identity.claims)
         if broken is not None:
             challenge = INSUFFICIENT if identity.method == "jwt" else None
             return Refusal("forbidden", f"The caller's claim '{broken.claim}' does not allow this", challenge)
-        return claim_edits(identity.claims, self._headers)
+        return claim_edits(identity.claims, self._headers, self._reserved)
 
 
 INSUFFICIENT = b'Bearer realm="kairos", error="insufficient_scope"'
-
-
-def claim_edits(claims: Mapping[str, Any], headers: Mapping[str, str]) -> Edits:
-    """Each header with its claim's value; one whose claim is not there is removed."""
-    edits = [edit(header, header_value(claim(claims, name)), REQUEST_OWN) for name, header in headers.items()]
-    return Edits(edits)
-
-
-def header_value(value: Any) -> bytes | None:
-    """A claim as a header: plain texts as they are, a list of plain texts with commas, all else as JSON in ASCII.
-
-    A text that a recipient could read differently (blanks around it, a comma in a list, a quote in front, which is
-    how JSON begins) is JSON too, so that no text passes for another.
-    """
-    if value is None:
-        return None
-    if isinstance(value, str) and _is_plain(value):
-        return value.encode()
-    if isinstance(value, list) and value and all(isinstance(item, str) and _is_item(item) for item in value):
-        return ",".join(value).encode()
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _is_plain(text: str) -> bool:
-    return _PLAIN.fullmatch(text) is not None and text[0] not in '"[{'
-
-
-def _is_item(text: str) -> bool:
-    return "," not in text and _is_plain(text)
