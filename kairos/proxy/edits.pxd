@@ -14,6 +14,7 @@ cdef class Edits:
     """Several that are known at load."""
     cdef readonly tuple items
     cdef tuple pair                 # what edit_lines() says of them
+    cdef frozenset names            # in lower case
 
 
 cpdef tuple edit_lines(list edits)

@@ -11,6 +11,7 @@ from libc.string cimport memchr
 
 cdef enum:
     KEPT = 1024     # joined lists and checked names that are remembered
+    FEW = 8         # single edits that are compared with each other
 
 cdef dict _JOINED = {}
 cdef dict _NAMES = {}
@@ -32,6 +33,7 @@ cdef class Edits:
     def __init__(self, items):
         self.items = tuple(items)
         self.pair = _joined(list(self.items))
+        self.names = frozenset([item.lower for item in self.items])
 
 
 def edit(str name, value, frozenset own):
@@ -115,19 +117,52 @@ def check_field(bytes name, bytes value):
 
 cpdef tuple edit_lines(list edits):
     """Edits as the comma-separated names they replace, and the lines they add."""
-    cdef tuple key, pair
+    cdef list known = [], single = []
     if len(edits) == 1 and type(edits[0]) is Edits:
         return (<Edits>edits[0]).pair
     for item in edits:
-        if type(item) is not Edits:
-            return _joined(edits)
-    key = tuple(edits)
-    pair = _JOINED.get(key)
+        (known if type(item) is Edits else single).append(item)
+    if not single:
+        return _known_lines(tuple(edits))
+    return _joined(edits) if _meet(known, single) else _beside(_known_lines(tuple(known)), single)
+
+
+cdef tuple _known_lines(tuple key):
+    """Of edits that were all known at load: joined once for each combination that comes up."""
+    cdef tuple pair = _JOINED.get(key)
     if pair is None:
         if len(_JOINED) >= KEPT:
             _JOINED.clear()
-        _JOINED[key] = pair = _joined(edits)
+        _JOINED[key] = pair = _joined(list(key))
     return pair
+
+
+cdef bint _meet(list known, list single) except -1:
+    """Whether a single edit is of a name that another one has too: then their order counts."""
+    cdef Py_ssize_t i, j, n = len(single)
+    cdef bytes lower
+    if n > FEW:
+        return True
+    for i in range(n):
+        lower = (<Edit?>single[i]).lower
+        for j in range(i):
+            if (<Edit>single[j]).lower == lower:
+                return True
+        for edits in known:
+            if lower in (<Edits>edits).names:
+                return True
+    return False
+
+
+cdef tuple _beside(tuple pair, list single):
+    """Single edits that meet no other, with what is known already."""
+    cdef list names = [pair[0]] if pair[0] else []
+    cdef list lines = [pair[1]]
+    for item in single:
+        lines.append((<Edit>item).line)
+        if not (<Edit>item).add:
+            names.append((<Edit>item).lower)
+    return b",".join(names), b"".join(lines)
 
 
 cdef tuple _joined(list edits):

@@ -442,7 +442,7 @@ cdef class RateLimiter(Filter):
                 least = count
         if n:
             x.response_edits = x.response_edits or []
-            x.response_edits.append(_line(PyBytes_FromStringAndSize(text, n), self.beside))
+            x.response_edits.append(_line(text, n, self.beside))
             x.response_edits.append(self.policies)
         if tightest is not None:
             x.set_response_header("X-RateLimit-Limit", b"%d" % tightest.limit.capacity)
@@ -465,14 +465,19 @@ cdef inline int64_t seconds(int64_t us) noexcept nogil:
     return max((us + 998_000) // 1_000_000, 1)
 
 
-cdef Edit _line(bytes value, bint beside):
-    """As edits.edit() would make it, of what is known to be well formed."""
+cdef Edit _line(const char* text, Py_ssize_t n, bint beside):
+    """As edits.edit() would make it, of a value that is known to be well formed."""
     cdef Edit made = Edit.__new__(Edit)
+    cdef bytes line = PyBytes_FromStringAndSize(NULL, n + 13)
+    cdef char* out = PyBytes_AS_STRING(line)
+    memcpy(out, b"RateLimit: ", 11)
+    memcpy(out + 11, text, n)
+    memcpy(out + 11 + n, b"\r\n", 2)
     made.name = b"RateLimit"
     made.lower = b"ratelimit"
-    made.value = value
+    made.value = PyBytes_FromStringAndSize(text, n)
     made.add = beside
-    made.line = b"RateLimit: %b\r\n" % value
+    made.line = line
     return made
 
 
