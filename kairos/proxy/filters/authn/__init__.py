@@ -39,7 +39,7 @@ def build(site: Site) -> Filter | None:
     reserved = reserved_headers(site)
     spec = site.policies.auth or (Auth() if site.route.auth_required else None)
     if spec is None:
-        return Authenticate([], None, claim_edits({}, {}, reserved), optional=True) if reserved else None
+        return Authenticate([], Judge(Auth()), claim_edits({}, {}, reserved), optional=True) if reserved else None
     methods = [METHODS[name](site) for name in spec.methods]
     anonymous = claim_edits({}, spec.claims_to_headers, reserved) if reserved else None
     judge = Judge(spec, reserved)
