@@ -134,6 +134,7 @@ cpdef enum:  # route block
     R_QUEUE_US = 70  # time spent waiting
     R_COMPRESSED_IN = 71  # response bytes that were compressed
     R_COMPRESSED_OUT = 72  # what they came to
+    R_INVALID = 73  # requests and responses that validation refused, or would have
     R_CELLS = 80
 
 cpdef enum:  # pair block: a route with one of its upstreams, or with none

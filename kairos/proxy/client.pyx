@@ -633,7 +633,7 @@ cdef class ClientConnection(Downstream):
         """A body that takes longer than body_idle must come at body_rate bytes per second at least."""
         cdef int64_t elapsed = now - x.paced_from
         if elapsed > self.runtime.settings.body_idle_us and not self.read_paused:
-            if (x.bytes_in - x.paced_bytes) * 1000000 < self.runtime.settings.body_rate * elapsed:
+            if (x.bytes_in - x.paced_bytes) * 1000000 < x.body_rate * elapsed:
                 x.fail("request_timeout")
                 return True
         return False

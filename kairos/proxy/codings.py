@@ -24,8 +24,6 @@ WINDOW_LOG = 18
 IDLE_CONTEXTS = 16
 """zstd contexts kept per level; each holds up to 2 MiB."""
 MAX_PADDING = 255
-PADDING_STEPS = {"gzip": 1, "br": 1, "zstd": 3}
-"""A block of zstd that says nothing takes three bytes."""
 
 _ALIASES = {"x-gzip": "gzip"}
 
@@ -124,7 +122,7 @@ class ZstdEncoder:
     def __init__(self, level: int, padding: int = 0) -> None:
         self._shelf = self._idle.setdefault(level, [])
         self._context = self._shelf.pop() if self._shelf else _zstd_context(level)
-        self._padding = self._EMPTY_BLOCK * (padding // 3)
+        self._padding = self._EMPTY_BLOCK * max(padding // 3, padding > 0)
         self._begun = False  # the frame has its head: before it there is no place for a block
 
     def feed(self, data: bytes) -> bytes:

@@ -45,6 +45,10 @@ KINDS: dict[str, Kind] = {
     "misdirected": Kind(421, "client", "no", "misdirected", "DPE", "This connection was made for another host name"),
     "request_timeout": Kind(408, "client", "no", "request_timeout", "DT", "Request did not arrive in time", close=True),
     "payload_too_large": Kind(413, "client", "no", "payload_too_large", "DPE", "Request body is too large", close=True),
+    "bad_body": Kind(400, "client", "no", "bad_request", "DPE", "Request body is malformed"),
+    "invalid_request": Kind(400, "client", "no", "invalid_request", "DPE", "Request does not fit this route's rules"),
+    "unsupported_media_type": Kind(415, "client", "no", "unsupported_media_type", "DPE", "Type of body is not taken"),
+    "invalid_body": Kind(422, "client", "no", "invalid_request", "DPE", "Request body does not fit its schema"),
     "uri_too_long": Kind(414, "client", "no", "uri_too_long", "DPE", "Request target is too long", close=True),
     "expectation_failed": Kind(417, "client", "no", "expectation_failed", "DPE", "Only Expect: 100-continue is met"),
     "upgrade_required": Kind(426, "client", "no", "upgrade_required", "DPE", "This route speaks WebSocket only"),
@@ -89,8 +93,8 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def render(kind: str, request_id: str, detail: str | None = None) -> bytes:
-    """The problem+json body of an error; `detail` says more than the row's message does."""
+def render(kind: str, request_id: str, detail: str | None = None, errors: list[dict[str, str]] | None = None) -> bytes:
+    """The problem+json body of an error; `detail` says more than the row's message, `errors` what is wrong where."""
     row = KINDS[kind]
     message = detail or row.message
     return orjson.dumps(
@@ -104,4 +108,5 @@ def render(kind: str, request_id: str, detail: str | None = None) -> bytes:
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "request_id": request_id,
         }
+        | ({"errors": errors} if errors else {})
     )

@@ -233,6 +233,8 @@ cdef class Exchange:
     cdef Py_ssize_t kept_bytes
     cdef bint body_lost                 # more was passed on than was kept
     cdef int64_t bytes_in
+    cdef int64_t body_limit             # of the body, 0 for none
+    cdef int64_t body_rate              # bytes per second at which it has to come
     cdef int64_t paced_from             # monotonic µs since when the body's rate is judged
     cdef int64_t paced_bytes            # bytes_in then
     cdef readonly bint request_done     # the whole request was read

@@ -489,7 +489,9 @@ cdef class Exchange:
             return self._turn_away()
         if self.plan.total_us:
             self.total_deadline = self.started + self.plan.total_us
-        if self.plan.body_limit and (self.body_left + self.body_size) > self.plan.body_limit:
+        self.body_limit = self.plan.body_limit
+        self.body_rate = self.plan.settings.body_rate
+        if self.body_limit and (self.body_left + self.body_size) > self.body_limit:
             return self.fail("payload_too_large")
         if self.head.expect.end and not self._expects_continue():
             return self.fail("expectation_failed")
@@ -730,7 +732,7 @@ cdef class Exchange:
         cdef char* out
         cdef int i
         self.bytes_in += slices.total
-        if self.plan.body_limit and self.bytes_in - self.head.length > self.plan.body_limit:
+        if self.body_limit and self.bytes_in - self.head.length > self.body_limit:
             return self.fail("payload_too_large")
         if self.tapped is not None:
             self._tap(slices)
@@ -852,7 +854,7 @@ cdef class Exchange:
         return self.fail_with(kind, None)
 
     cdef int fail_with(self, str kind, object extra) except -1:
-        """`extra`: None, more headers (a list), a detail that may be shown (a str), or both as (detail, headers)."""
+        """`extra`: None, more headers (a list), a detail that may be shown (a str), or (detail, headers, errors)."""
         if self.finished:
             return 0
         row = KINDS[kind]
@@ -869,22 +871,29 @@ cdef class Exchange:
         if self.head_sent and not self.down.withdraw(self):
             self.down.cut(self)
             return self.finish()
-        detail, more = extra if isinstance(extra, tuple) else (
-            (None, extra) if isinstance(extra, list) else (extra, ()))
+        detail, more, errors = extra if isinstance(extra, tuple) else (
+            (None, extra, None) if isinstance(extra, list) else (extra, (), None))
         headers = [(b"Content-Type", b"application/problem+json"), *more]
         if row.status == 503 and not any(name == b"Retry-After" for name, _ in more):
             headers.append((b"Retry-After", b"1"))
         if row.close:
             headers.append((b"Connection", b"close"))
-        body = render(kind, self.request_id_str, detail or self._shown_detail(kind))
+        body = render(kind, self.request_id_str, detail or self._shown_detail(kind), errors)
         return self.reply(Response(row.status, body, headers))
 
-    def fail_as(self, str kind, detail=None, headers=None):
+    def fail_as(self, str kind, detail=None, headers=None, errors=None):
         """For filters and handlers: end the exchange with a row of the error table.
 
-        `detail` is shown to the client instead of the row's message, `headers` is a list of (name, value) in bytes.
+        `detail` is shown to the client instead of the row's message, `headers` is a list of (name, value) in bytes,
+        `errors` a list of dicts that say what is wrong where.
         """
-        self.fail_with(kind, (detail, headers or []))
+        self.fail_with(kind, (detail, headers or [], errors))
+
+    def count(self, int cell):
+        """Add one to an R_* cell of the route."""
+        if not 0 <= cell < R_CELLS:
+            raise IndexError(f"a route has no cell {cell}")
+        self.plan.cells[cell] += 1
 
     cdef object _shown_detail(self, str kind):
         """What helps the client: its own request, never ours."""
@@ -1354,6 +1363,22 @@ cdef class Exchange:
         cdef Py_ssize_t n = 0
         cdef const char* text = self.id_text(&n)
         return text[:n].decode("latin-1")
+
+    @property
+    def has_body(self):
+        """Whether the request has a body of one byte or more, as far as its head tells."""
+        return self.head.chunked or self.head.content_length > 0
+
+    def limit_body(self, int64_t limit):
+        """Take no more than so many bytes of request body, 0 for any number: 413 at once, or when they come."""
+        cdef int64_t size = max(self.head.content_length, self.bytes_in - self.head.length)
+        self.body_limit = limit
+        if limit and size > limit:
+            self.fail("payload_too_large")
+
+    def pace_body(self, int64_t rate):
+        """Let the request body come at so many bytes per second at least, instead of limits.body_rate."""
+        self.body_rate = rate
 
     @property
     def secure(self):

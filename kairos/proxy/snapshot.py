@@ -19,6 +19,7 @@ from kairos._speedups.patterns import Pattern
 from kairos._speedups.routes import RouteTable, Template
 from kairos.config.origin import parse_backend
 from kairos.config.policies import effective
+from kairos.config.policies.sizes import widest
 from kairos.config.tls import client_context, tls_key
 from kairos.proxy.exchange import Plan, Settings, Target
 from kairos.proxy.filters import filters_of, public_filters
@@ -272,7 +273,11 @@ class Snapshot:
         )
 
     def _body_limit(self, route: Route | None) -> int:
+        """The widest there is: what holds for a type of body is looked up once that is known (filters.sizes)."""
         own = route.body_bytes if route is not None else None
+        sizes = effective(route, self.config).size_limits if route is not None else None
+        if own is None and sizes is not None:
+            own = widest(sizes)
         return self.config.limits.body_bytes if own is None else own
 
     def _policy(self, route: Route) -> Policy:

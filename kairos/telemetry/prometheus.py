@@ -56,6 +56,7 @@ _ROUTE_COUNTERS = (
     (cells.R_SHED, "kairos_http_requests_shed", "Requests turned away because their worker fell behind"),
     (cells.R_COMPRESSED_IN, "kairos_compression_in_bytes", "Response bytes that were compressed"),
     (cells.R_COMPRESSED_OUT, "kairos_compression_out_bytes", "What they came to"),
+    (cells.R_INVALID, "kairos_validation_failures", "Requests and responses that do not fit their rules or schemas"),
     (cells.R_NO_BACKEND, "kairos_http_requests_without_backend", "Requests for which no backend was left"),
     (cells.R_BUDGET_SPENT, "kairos_retry_budget_spent", "Retries and hedges not made because the budget was spent"),
     (cells.R_QUEUE_FULL, "kairos_queue_full", "Requests turned away because the queue was full"),

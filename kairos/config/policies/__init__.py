@@ -22,6 +22,8 @@ from kairos.config.policies import (
     ratelimit,
     security_headers,
     signatures,
+    sizes,
+    validation,
 )
 from kairos.config.policies.access import Access  # noqa: TC001  (msgspec needs them at run time)
 from kairos.config.policies.api_keys import ApiKeys  # noqa: TC001
@@ -34,7 +36,9 @@ from kairos.config.policies.forward_auth import ForwardAuth  # noqa: TC001
 from kairos.config.policies.ratelimit import RateLimit  # noqa: TC001
 from kairos.config.policies.security_headers import SecurityHeaders  # noqa: TC001
 from kairos.config.policies.signatures import Signatures  # noqa: TC001
+from kairos.config.policies.sizes import SizeLimits  # noqa: TC001
 from kairos.config.policies.transform import RequestTransformation, ResponseTransformation  # noqa: TC001
+from kairos.config.policies.validation import Validation  # noqa: TC001
 from kairos.config.spec import Spec
 
 if TYPE_CHECKING:
@@ -60,6 +64,8 @@ class Policies(Spec, frozen=True):
     rate_limit: RateLimit | None = None
     request_transformation: RequestTransformation | None = None
     response_transformation: ResponseTransformation | None = None
+    size_limits: SizeLimits | None = None
+    validation: Validation | None = None
 
 
 CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
@@ -74,6 +80,8 @@ CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
     "csrf": csrf.check,
     "rate_limit": ratelimit.check,
     "security_headers": security_headers.check,
+    "size_limits": sizes.check,
+    "validation": validation.check,
 }
 """Field → what judges its value, at the place where it stands."""
 
@@ -81,6 +89,7 @@ FILES: dict[str, Callable[[Any], Iterable[str]]] = {
     "access": access.files,
     "api_keys": api_keys.files,
     "basic_auth": basic_auth.files,
+    "validation": validation.files,
 }
 """Field → the files that its value names: what they hold is read again at each reload."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kairos.proxy.filters import access, authn, compress, cors, csrf, limits, security_headers
+from kairos.proxy.filters import access, authn, compress, cors, csrf, limits, security_headers, sizes, validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +29,9 @@ TABLE: tuple[Callable[[Site], Filter | None], ...] = (
     authn.build,  # who is it
     csrf.build,  # is it that one's own will
     limits.build_after,  # how often, by who it is
-    # what was asked: validation
+    # what was asked: sizes, validation
+    sizes.build,
+    validate.build,
     # what is sent on: transformation, splits, mirrors, plugins
     # what need not be asked: cache
 )
