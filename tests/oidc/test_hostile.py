@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 
@@ -169,7 +170,7 @@ def test_a_new_key_is_asked_for(stage: Stage) -> None:
 def test_states(stage: Stage) -> None:
     state = stage.begin()
     refused(stage.back("another" + state), "login_failed", "no such login")
-    refused(stage.back(state[:-1] + "x"), "login_failed", "no such login")
+    refused(stage.back(state + "x"), "login_failed", "no such login")
     state = stage.begin()
     kept = dict(stage.jar)
     stage.jar.clear()  # another browser
@@ -397,3 +398,87 @@ def test_a_reload_ends_no_session(stage: Stage) -> None:
     document["oidc"]["corp"]["session"]["secrets"] = ["a new secret in front, of more than 32 bytes", *SECRETS]
     stage.served.configure(document)
     assert stage.browser.request(stage.url("/a/x")).status == 502  # through to the backend that is not there
+
+
+# --- over TLS, with much to say, and on the way out -----------------------------------------------------------------
+
+
+def test_over_tls_cookies_are_secure_and_this_hosts_alone(stage: Stage) -> None:
+    document = config(stage.idp, stage.other, "http://127.0.0.1:1")
+    document["oidc"]["corp"]["session"]["secure"] = "always"
+    stage.served.configure(document)
+    page = stage.browser.request(stage.url("/a/x"))
+    (line,) = page.set_cookies
+    assert line.startswith("__Host-kairos_corp_login_")
+    assert line.endswith("; Path=/; Max-Age=600; HttpOnly; SameSite=Lax; Secure")
+    query = parse_qs(urlsplit(page.location).query)
+    assert query["redirect_uri"] == [stage.url("/oauth2/corp/callback").replace("http:", "https:")]
+    stage.nonces[query["state"][0]] = query["nonce"][0]
+    assert stage.back(query["state"][0]).status == 303
+    assert "__Host-kairos_corp" in stage.jar
+    assert stage.browser.request(stage.url("/a/x")).status == 502
+    stage.jar["kairos_corp"] = stage.jar.pop("__Host-kairos_corp")  # as a plain connection could plant it
+    assert stage.browser.request(stage.url("/a/x")).status == 302
+
+
+def test_a_long_session_is_cut_and_one_too_long_is_none(stage: Stage) -> None:
+    stage.idp.changes = {"groups": [f"group-{number}" for number in range(400)]}
+    assert stage.back(stage.begin()).status == 303
+    assert {"kairos_corp", "kairos_corp_1"} <= set(stage.jar)
+    assert stage.browser.request(stage.url("/a/x")).status == 200
+    del stage.jar["kairos_corp_1"]
+    assert stage.browser.request(stage.url("/a/x")).status == 302
+    stage.idp.changes = {"groups": [f"group-{number}" for number in range(2000)]}
+    refused(stage.back(stage.begin()), "login_failed", "too much")
+
+
+def test_logging_out_ends_the_refresh_token_too(stage: Stage) -> None:
+    stage.seal(with_token(renewable(time.time() + 3600), "r9"))
+    page = stage.browser.request(stage.url("/oauth2/corp/logout"))
+    assert page.status == 303
+    assert page.location.startswith(f"{stage.idp.issuer}/end_session?client_id=us&post_logout_redirect_uri=")
+    assert "kairos_corp" not in stage.jar
+    stage.served.wait(lambda: stage.idp.times_asked("/revocation") == 1, "revocation")
+    assert stage.idp.asked[-1][1]["token"] == "r9"
+
+
+def test_logging_out_by_script_without_a_session_and_without_the_provider(stage: Stage) -> None:
+    script = {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin"}
+    now = time.time()
+    stage.seal(session(now, now))
+    assert stage.browser.request(stage.url("/oauth2/corp/logout"), "POST", script, {}).status == 204
+    assert "kairos_corp" not in stage.jar
+    page = stage.browser.request(stage.url("/oauth2/corp/logout"))
+    assert (page.status, page.location) == (303, stage.url("/"))
+    stage.idp.metadata = {"end_session_endpoint": None}
+    stage.seal(session(now, now))
+    page = stage.browser.request(stage.url("/oauth2/corp/logout"))
+    assert (page.status, page.location) == (303, stage.url("/"))
+
+
+def test_a_host_that_a_client_makes_up_stays_its_own(stage: Stage) -> None:
+    """The provider knows which callbacks are ours; and nothing but the path is gone back to."""
+    page = stage.browser.request(stage.url("/a/x"), headers={"Accept": "text/html", "Host": "evil.test"})
+    assert parse_qs(urlsplit(page.location).query)["redirect_uri"] == ["http://evil.test/oauth2/corp/callback"]
+    document = config(stage.idp, stage.other, "http://127.0.0.1:1")
+    document["oidc"]["corp"]["redirect_url"] = "https://us.test/oauth2/corp/callback"
+    stage.served.configure(document)
+    page = stage.browser.request(stage.url("/a/x"), headers={"Accept": "text/html", "Host": "evil.test"})
+    assert parse_qs(urlsplit(page.location).query)["redirect_uri"] == ["https://us.test/oauth2/corp/callback"]
+
+
+def test_tokens_of_programs_beside_sessions_of_browsers(stage: Stage) -> None:
+    document = config(stage.idp, stage.other, "http://127.0.0.1:1")
+    document["jwt"] = {"secret": SECRETS[0], "algorithm": "HS256"}
+    document["routers"][0]["auth"]["methods"] = ["jwt", "oidc"]
+    stage.served.configure(document)
+    token = jwt.encode({"sub": "robot", "exp": time.time() + 60}, SECRETS[0], "HS256")
+    ask = partial(stage.browser.request, stage.url("/a/x"))
+    assert ask(headers={"Authorization": f"Bearer {token}"}).status == 502
+    assert ask(headers={"Authorization": "Bearer bad", "Accept": "text/html"}).status == 401
+    assert ask().status == 302
+    challenges = [value for name, value in ask(headers={}).headers if name.lower() == "www-authenticate"]
+    assert challenges == ['Bearer realm="kairos"', 'Session realm="kairos"']
+    now = time.time()
+    stage.seal(session(now, now))
+    assert ask().status == 502

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kairos.proxy.edits import Edits, edit
+from kairos.proxy.fields import REQUEST_OWN
 from kairos.proxy.oidc import cookies
+from kairos.proxy.oidc.provider import Familiar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +24,11 @@ def no_store() -> tuple[bytes, bytes]:
     return b"Cache-Control", b"no-store"
 
 
+def is_secure(x: Exchange, provider: Provider) -> bool:
+    """Whether the browser came over TLS, as far as is known or said."""
+    return provider.always_secure or x.client_scheme == "https"
+
+
 class Browser:
     """Who sent the request."""
 
@@ -29,7 +37,7 @@ class Browser:
         self._provider = provider
         self._header = x.header(b"cookie")
         self.sent = cookies.parsed(self._header)
-        self.secure = x.client_scheme == "https" or provider.spec.session.secure == "always"
+        self.secure = is_secure(x, provider)
         self.session_name = cookies.cookie_name(provider.cookie, secure=self.secure)
 
     def url(self, path: str) -> str:
@@ -40,12 +48,22 @@ class Browser:
             return f"{scheme}://{rest.partition('/')[0]}{path}"
         return f"{'https' if self.secure else 'http'}://{self._x.host}{path}"
 
-    def hide_cookies(self) -> None:
-        """From the backend: they are no business of its, and a copy would be a session."""
+    def hidden(self, opened: Opened | None) -> Edits:
+        """What the backend does not see: our cookies, of which a copy would be a session. And the token it sees."""
         prefix = f"{self.session_name}{_ATTEMPT}".encode()
         ours = {name for name in self.sent if name.startswith(prefix)} | cookies.piece_names(self.session_name)
+        edits = []
         if self._header is not None and not ours.isdisjoint(self.sent):
-            self._x.set_request_header("Cookie", cookies.without(self._header, ours))
+            edits.append(edit("Cookie", cookies.without(self._header, ours), REQUEST_OWN))
+        token = None if opened is None else opened.session.tokens.access_token
+        if token is not None:
+            edits.append(edit("Authorization", f"Bearer {token}", REQUEST_OWN))
+        return Edits(edits)
+
+    def remember(self, opened: Opened) -> None:
+        """The same Cookie field will come again."""
+        if self._header is not None:
+            self._provider.make_familiar(self._header, Familiar(self.secure, opened, self.hidden(opened)))
 
     def session_lines(self, opened: Opened) -> Iterator[str]:
         """Set-Cookie values of a session."""

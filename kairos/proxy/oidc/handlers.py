@@ -74,7 +74,7 @@ class LoginCallback(Handler):
 
     def _cookies(self, browser: Browser, session: Session) -> list[tuple[bytes, bytes]]:
         value = self._provider.sealed(session).encode()
-        opened = Opened(session, value, self._provider.spec.issuer)
+        opened = Opened(session, value, self._provider.spec)
         return [(b"Set-Cookie", line.encode()) for line in browser.session_lines(opened)]
 
 

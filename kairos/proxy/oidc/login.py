@@ -16,7 +16,7 @@ from kairos.config.oidc import callback_path
 from kairos.proxy.exchange import Response
 from kairos.proxy.filters.authenticate import Authenticator, Refusal
 from kairos.proxy.oidc import cookies
-from kairos.proxy.oidc.browser import Browser, no_store
+from kairos.proxy.oidc.browser import Browser, is_secure, no_store
 from kairos.proxy.oidc.flow import LoginError, authorization_url, begin, is_navigation, safe_target
 
 if TYPE_CHECKING:
@@ -42,9 +42,14 @@ class Login(Authenticator):
         """Who has no credential is sent to log in."""
 
     def authenticate(self, x: Exchange) -> Identity | Awaitable[Identity | Refusal | None] | None:
+        secure = is_secure(x, self._provider)
+        known = self._provider.familiar(x.header(b"cookie") or b"", secure=secure)
+        if known is not None:
+            x.add_request_edits(known.edits)
+            return known.opened.identity
         browser = Browser(x, self._provider)
         text, opened = self._session(browser)
-        browser.hide_cookies()
+        x.add_request_edits(browser.hidden(opened))
         if opened is None:
             if self._sends and self._provider.known is None and _waits_for_a_page(x):
                 return self._ask_where()
@@ -66,9 +71,9 @@ class Login(Authenticator):
         if opened.value != text:
             for line in browser.session_lines(opened):
                 x.add_response_header("Set-Cookie", line)
-        token = opened.session.tokens.access_token
-        if token is not None:
-            x.set_request_header("Authorization", f"Bearer {token}")
+            x.add_request_edits(browser.hidden(opened))  # with the token it has now
+        else:
+            browser.remember(opened)
         return opened.identity
 
     async def _renewed(self, x: Exchange, browser: Browser, text: bytes, opened: Opened) -> Identity | Refusal | None:

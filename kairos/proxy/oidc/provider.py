@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from kairos.config.discovery import Metadata
     from kairos.config.oidc import OidcProvider
+    from kairos.proxy.edits import Edits
     from kairos.proxy.oidc.session import Attempt
     from kairos.proxy.site import Services
 
@@ -42,12 +43,22 @@ NO_ANSWER = "The identity provider cannot be asked at the moment"
 class Opened:
     """A session, who it makes of a request, and the cookie's value it now has."""
 
-    __slots__ = ("identity", "session", "value")
+    __slots__ = ("good_until", "identity", "session", "value")
 
-    def __init__(self, session: Session, value: bytes, issuer: str) -> None:
+    def __init__(self, session: Session, value: bytes, spec: OidcProvider) -> None:
         self.session = session
         self.value = value
-        self.identity = Identity(session.subject, "oidc", session.claims, realm=issuer, key=session)
+        self.good_until = session.good_until(spec.session)
+        self.identity = Identity(session.subject, "oidc", session.claims, realm=spec.issuer, key=session)
+
+
+class Familiar(NamedTuple):
+    """A Cookie field seen before, and what came of it."""
+
+    secure: bool
+    opened: Opened
+    edits: Edits
+    """What is done to such a request."""
 
 
 class Provider:
@@ -57,12 +68,14 @@ class Provider:
         self.name = name
         self.spec = spec
         self.cookie = spec.session.cookie or f"kairos_{name}"
+        self.always_secure = spec.session.secure == "always"
         self.wall = wall
         self._sealer = Sealer(spec.session.secrets, "oidc")
         self._metadata: Metadata | None = None
         self._keys: KeySet | None = None
         self._asked = float("-inf")
         self._seen: dict[bytes, Opened] = {}
+        self._familiar: dict[bytes, Familiar] = {}
         self._revoking: set[asyncio.Task[None]] = set()
         self._renewing: dict[bytes, asyncio.Task[Opened | None]] = {}
 
@@ -163,7 +176,7 @@ class Provider:
             session = None if data is None else session_of(data)
             if session is None:
                 return None
-            opened = self._keep(text, Opened(session, text, self.spec.issuer))
+            opened = self._keep(text, Opened(session, text, self.spec))
         return opened
 
     def _keep(self, text: bytes, opened: Opened) -> Opened:
@@ -173,13 +186,24 @@ class Provider:
         self._seen[text] = opened
         return opened
 
+    def familiar(self, header: bytes, *, secure: bool) -> Familiar | None:
+        """What is known of a whole Cookie field: browsers send the same one again and again."""
+        known = self._familiar.get(header)
+        return known if known is not None and known.secure is secure and self.wall() < known.opened.good_until else None
+
+    def make_familiar(self, header: bytes, known: Familiar) -> None:
+        """Remember what came of a Cookie field."""
+        if len(self._familiar) >= MAX_SEEN:
+            self._familiar.clear()
+        self._familiar[header] = known
+
     def rewrite(self, text: bytes, session: Session) -> Opened:
         """What stood in a cookie is this session from now on.
 
         Raises:
             LoginError: see sealed().
         """
-        opened = Opened(session, self.sealed(session).encode(), self.spec.issuer)
+        opened = Opened(session, self.sealed(session).encode(), self.spec)
         self._keep(opened.value, opened)
         return self._keep(text, opened)
 

@@ -46,11 +46,21 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
         tokens = self.tokens
         if tokens.refresh_token is None or tokens.ends is None:
             return False
-        return now >= tokens.ends - min(spec.refresh_before, (tokens.ends - tokens.since) / 2)
+        return now >= self._refresh_at(spec, tokens.ends)
 
     def wants_writing(self, spec: OidcSession, now: float) -> bool:
         """Its last use is long enough ago to be written down."""
         return now - self.used > spec.idle / USED_STEP
+
+    def good_until(self, spec: OidcSession) -> float:
+        """Until when nothing of the above is to be looked at."""
+        ends = [self.began + spec.lifetime, self.used + spec.idle / USED_STEP]
+        if self.tokens.refresh_token is not None and self.tokens.ends is not None:
+            ends.append(self._refresh_at(spec, self.tokens.ends))
+        return min(ends)
+
+    def _refresh_at(self, spec: OidcSession, ends: float) -> float:
+        return ends - min(spec.refresh_before, (ends - self.tokens.since) / 2)
 
     def left(self, spec: OidcSession, now: float) -> int:
         """Seconds for which a browser should keep the cookie."""
