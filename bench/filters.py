@@ -22,6 +22,7 @@ import uvloop
 from bench.cases import RICH_REQUEST, authorization
 from bench.peers import POLICIES, SECRET
 from kairos.config.load import judged, loads
+from kairos.config.secrets import key_hash
 from kairos.proxy.client import ClientConnection
 from kairos.proxy.exchange import Runtime
 from kairos.proxy.snapshot import Origins, Revision, Snapshot
@@ -61,6 +62,13 @@ class Case:
 CASES: dict[str, Case] = {
     NONE: Case({}),
     "jwt (verified before)": Case({"auth_required": True}, config={"jwt": {"secret": SECRET}}),
+    "access lists": Case({"access": {"deny": ["10.0.0.0/8", "192.0.2.0/24"]}}),
+    "bans": Case({"access": {"ban": {}}}),
+    "api key": Case(
+        {"auth": {"methods": ["api_key"]}},
+        ("X-API-Key: bench",),
+        {"api_keys": {"keys": [{"id": "bench", "key_hash": key_hash("bench")}]}},
+    ),
     "rate limit (token bucket)": Case({"rate_limit": POLICIES["rate_limit"]}),
     "cors": Case({"cors": POLICIES["cors"]}),
     "a header rule up": Case({"request_transformation": POLICIES["request_transformation"]}),

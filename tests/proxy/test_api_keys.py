@@ -215,6 +215,19 @@ def test_a_file_in_yaml(backend: str, tmp_path: Path) -> None:
         assert ask(served, carrying(KEY))[0] == 200
 
 
+def test_a_key_has_a_limit_of_its_own(backend: str, tmp_path: Path) -> None:
+    """Over all routes, and whoever else has one."""
+    limit = {"strategy": "PerIP", "requests_per_window": 2, "window_duration": 3600}
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps([entry("third", id="third", rate_limit=limit)]))
+    for keys in ([entry(rate_limit=limit), entry(OTHER, id="other")], [entry(), entry(OTHER, id="other")]):
+        with serving(document(backend, *keys, keys_file=str(file))) as served:
+            limited = KEY if "rate_limit" in keys[0] else "third"
+            statuses = [ask(served, carrying(limited), path=path)[0] for path in ("/a/x", "/b", "/a/x", "/b")]
+            assert statuses == [200, 200, 429, 429]
+            assert [ask(served, carrying(OTHER))[0] for _ in range(4)] == [200] * 4
+
+
 def test_many_keys(backend: str, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps([entry(f"key {n}", id=f"id {n}") for n in range(20_000)]))
@@ -236,6 +249,7 @@ def test_many_keys(backend: str, tmp_path: Path) -> None:
         ({"keys": [entry(expires="2027-01-01T00:00:00")]}, "has no time zone"),
         ({"keys": [entry(networks=["x"])]}, r"api_keys\.keys\[0\]\.networks\[0\]: 'x' is no network"),
         ({"keys": [entry(routes=["orders"])]}, r"api_keys\.keys\[0\]\.routes\[0\]: 'orders' is no path"),
+        ({"keys": [entry(rate_limit={"cost": 9, "requests_per_window": 1})]}, r"keys\[0\]\.rate_limit\.cost"),
         ({"keys": [entry(scopes=["a b"])]}, r"api_keys\.keys\[0\]\.scopes\[0\]"),
         ({"sources": []}, r"api_keys\.sources: lists no place"),
         ({"sources": [{"in": "body"}]}, r"api_keys\.sources\[0\]"),

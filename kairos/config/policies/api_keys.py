@@ -14,13 +14,14 @@ from msgspec import Meta, field
 
 from kairos.config.fields import NAME
 from kairos.config.networks import check_networks
+from kairos.config.policies import ratelimit
 from kairos.config.policies.ratelimit import RateLimit  # noqa: TC001  (msgspec needs it at run time)
 from kairos.config.problems import Findings
 from kairos.config.spec import Spec
 from kairos.config.textfiles import read_bounded, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from kairos.config.problems import Path
 
@@ -97,17 +98,18 @@ def expiry_of(key: ApiKey) -> float:
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def read(name: str) -> list[ApiKey]:
-    """The keys of a file.
+def read(name: str) -> Iterator[ApiKey]:
+    """The keys of a file, one after the other: all at once they would take a kilobyte each.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it holds something else.
     """
     data = read_bounded(name, MOST_BYTES)
-    decode = msgspec.yaml.decode if name.endswith((".yaml", ".yml")) else msgspec.json.decode
-    keys: list[ApiKey] = decode(data, type=list[ApiKey])
-    return keys
+    if name.endswith((".yaml", ".yml")):
+        data = msgspec.json.encode(msgspec.yaml.decode(data))
+    for raw in msgspec.json.decode(data, type=list[msgspec.Raw]):
+        yield msgspec.json.decode(raw, type=ApiKey)
 
 
 def check(spec: ApiKeys, keys: Path, found: Findings) -> None:
@@ -123,14 +125,12 @@ def check(spec: ApiKeys, keys: Path, found: Findings) -> None:
             found.error(keys, "has no keys: list them in 'keys', or name a 'keys_file'")
         return
     try:
-        more = read(spec.keys_file)
+        _check_file(read(spec.keys_file), (*keys, "keys_file"), found, taken)
     except (OSError, ValueError) as error:
         found.error((*keys, "keys_file"), f"cannot read keys from {spec.keys_file}: {reason_of(error)}")
-        return
-    _check_file(more, (*keys, "keys_file"), found, taken)
 
 
-def _check_file(more: Sequence[ApiKey], keys: Path, found: Findings, taken: dict[object, str]) -> None:
+def _check_file(more: Iterable[ApiKey], keys: Path, found: Findings, taken: dict[object, str]) -> None:
     """Problems of a file are told at the setting that names it."""
     for at, key in enumerate(more):
         for where, message in _problems(key, taken):
@@ -153,10 +153,13 @@ def _problems(key: ApiKey, taken: dict[object, str]) -> Iterator[tuple[Path, str
         expiry_of(key)
     except ValueError as error:
         yield ("expires",), f"is no moment such as 2027-01-31T12:00:00Z: {error}"
-    networks = Findings()
-    check_networks(key.networks, ("networks",), networks)
-    for problem in networks.problems:
-        yield problem.keys, problem.message
+    parts = Findings()
+    check_networks(key.networks, ("networks",), parts)
+    if key.rate_limit is not None:
+        ratelimit.check(key.rate_limit, ("rate_limit",), parts)
+    for problem in parts.problems:
+        if problem.severity == "error":
+            yield problem.keys, problem.message
     for at, pattern in enumerate(key.routes):
         if not pattern.startswith(("/", "*", GROUP)):
             yield ("routes", at), f"'{pattern}' is no path and no group: write '/orders/*' or '{GROUP}name'"

@@ -100,7 +100,11 @@ def limit_of(spec: RateLimit) -> Limit:
 
 
 def _keys_have_limits(site: Site) -> bool:
-    return False
+    """Whether a caller of the route may show an API key with a limit of its own; those of files are not looked at."""
+    auth, keys = site.policies.auth, site.policies.api_keys
+    if auth is None or keys is None or "api_key" not in auth.methods:
+        return False
+    return keys.keys_file is not None or any(key.rate_limit is not None for key in keys.keys)
 
 
 class _KeyLimits:

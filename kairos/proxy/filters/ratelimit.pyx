@@ -443,7 +443,8 @@ cdef class RateLimiter(Filter):
         if n:
             x.response_edits = x.response_edits or []
             x.response_edits.append(_line(text, n, self.beside))
-            x.response_edits.append(self.policies)
+            if self.policies is not None:  # else all of them are an API key's own
+                x.response_edits.append(self.policies)
         if tightest is not None:
             x.set_response_header("X-RateLimit-Limit", b"%d" % tightest.limit.capacity)
             x.set_response_header("X-RateLimit-Remaining", b"%d" % least.grant.left)
