@@ -127,6 +127,13 @@ def test_a_mistake_is_told_where_it_stands(document: dict[str, Any], problem: st
     assert any(line.startswith(problem) for line in found), found
 
 
+def test_an_issuer_of_many_applications_needs_an_audience() -> None:
+    told = "jwt.audience: is not set: tokens that this issuer made for others are taken too"
+    assert told in said(jwt(jwks_url="https://a/keys"), "warning")
+    assert told not in said(jwt(jwks_url="https://a/keys", audience="shop"), "warning")
+    assert told not in said(jwt(secret=SECRET), "warning")
+
+
 def test_a_query_parameter_with_a_token_is_kept_out_of_the_log() -> None:
     told = "jwt.sources[0].name: tokens in parameter 't' would stand in the access log: add it to access_log.redact"
     document = jwt(secret=SECRET, sources=[{"in": "query", "name": "t"}])

@@ -163,6 +163,8 @@ def _check_provider(provider: JwtProvider, keys: Path, found: Findings, *, insec
         value = getattr(provider, name)
         if value == [] or "" in texts(value):
             found.error((*keys, name), "is empty, so that no token would pass: leave it out to check nothing")
+    if provider.jwks_url is not None and not texts(provider.audience):
+        found.warning((*keys, "audience"), "is not set: tokens that this issuer made for others are taken too")
     check_rules(provider.claims, (*keys, "claims"), found)
     if provider.revocations_file is not None:
         _check_revocations(provider.revocations_file, (*keys, "revocations_file"), found)
