@@ -278,3 +278,40 @@ def test_checks() -> None:
         "warning routers[0].cors.allowed_origins[0]"
     ]
     assert problems(allowed_origins=["http://localhost:*"], allow_credentials=True) == []
+
+
+# --- broken input ---------------------------------------------------------------------------------------------------
+
+ODD = [
+    "Origin: ", f"Origin: {APP},{APP}", f"Origin: {APP}\r\nOrigin: https://evil.test",
+    f"Origin: https://evil.test\r\nOrigin: {APP}", "Origin: \xff\xfe", "Origin: https://\xfc.apps.example.com",
+    f"Origin: {APP}/", f"Origin:{APP} x", f"ORIGIN: {APP.upper()}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ODD)
+def test_odd_origins(served: InProcess, line: str) -> None:
+    """Only the first field counts, and only as a whole."""
+    head, body = served.request(f"GET /api HTTP/1.1\r\nHost: t\r\n{line}\r\n\r\n".encode("latin-1"))
+    assert (status_of(head), body) == (200, b"ok")
+    first = line.partition("\r\n")[0].partition(":")[2].strip()
+    assert fields(head).get("allow-origin") == ([APP] if first == APP else None)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        f"Origin: {APP}\r\nAccess-Control-Request-Method: ",
+        "Origin: \r\nAccess-Control-Request-Method: GET",
+        f"Origin: {APP}\r\nAccess-Control-Request-Method: G\xcbT",
+        f"Origin: {APP}\r\nAccess-Control-Request-Method: get",
+        f"Origin: {APP}\r\nAccess-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: " + "a," * 3000,
+        f"Origin: {APP}\r\nAccess-Control-Request-Method: GET\r\nContent-Length: 5",
+    ],
+)
+def test_odd_preflights(served: InProcess, lines: str) -> None:
+    """Whatever it is, it is an OPTIONS that is answered here."""
+    with served.connect() as peer:
+        body = "12345" if "Content-Length" in lines else ""
+        peer.send(f"OPTIONS /api HTTP/1.1\r\nHost: t\r\n{lines}\r\n\r\n{body}".encode("latin-1"))
+        assert status_of(peer.receive_head()) == 204

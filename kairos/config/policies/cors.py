@@ -39,7 +39,7 @@ class Cors(Spec, frozen=True):
     """Pages may send cookies and read what comes of it."""
     allow_private_network: bool = False
     """Answer preflights of public pages for a gateway in a private network (Private Network Access)."""
-    max_age: Annotated[int, Meta(ge=0, le=86_400)] | None = None
+    max_age: Annotated[int, Meta(ge=0)] | None = None
     """Seconds a browser may keep the answer to a preflight; without it browsers keep it for 5."""
 
 
