@@ -44,6 +44,10 @@ class Admin:
         """Have these members changed. Raises UnreachableError, RefusedError."""
         return self._ask("PATCH", path, json.dumps(members))
 
+    def delete(self, path: str) -> Any:
+        """Have something taken back. Raises UnreachableError, RefusedError."""
+        return self._ask("DELETE", path, None)
+
     def _ask(self, method: str, path: str, body: str | None) -> Any:
         connection = _Connection(self._path)
         try:

@@ -38,7 +38,7 @@ def main() -> None:
     configure("warning")
 
 
-for verb in (running.status, running.backends, running.reload, running.revisions, running.upgrade, keys):
+for verb in (running.status, running.backends, running.bans, running.reload, running.revisions, running.upgrade, keys):
     main.add_command(verb)
 
 

@@ -252,6 +252,41 @@ def _path(admin: Admin, given: str) -> str:
     return "/v1/backends/" + quote(given if given in keys or len(meant) != 1 else meant[0], safe="")
 
 
+# --- bans -----------------------------------------------------------------------------------------------------------
+
+
+def _ban_lines(answer: Any) -> Iterable[str]:
+    heads = ("ADDRESS", "JAIL", "SECONDS LEFT", "OFFENCES")
+    return _table(heads, [[ban["address"], ban["jail"], round(ban["seconds"]), ban["offences"]] for ban in answer])
+
+
+@group("list")
+def bans() -> None:
+    """Show which addresses are banned; let one in again.
+
+    Of IPv6 a /64 is banned. A ban that is lifted counts as never given.
+    """
+
+
+@bans.command("list")
+@talks(_ban_lines)
+def list_bans(admin: Admin) -> Any:
+    """List the bans in force, the longest first. The same as without a verb."""
+    return admin.get("/v1/bans")
+
+
+def _lifted(answer: Any) -> Iterable[str]:
+    yield f"{answer['address']} is let in again"
+
+
+@bans.command()
+@click.argument("address")
+@talks(_lifted)
+def lift(admin: Admin, address: str) -> Any:
+    """Let an address in again, whatever it was banned for."""
+    return admin.delete("/v1/bans/" + quote(address, safe=""))
+
+
 # --- revisions ------------------------------------------------------------------------------------------------------
 
 

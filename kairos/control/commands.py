@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from kairos.channel import ReloadResult, WorkerBoot
     from kairos.control.backends import Backends, BackendStatus
+    from kairos.control.bans import Bans, BanStatus
     from kairos.control.requests import Requests
     from kairos.storage.revisions import Revisions
 
@@ -110,6 +111,13 @@ class RevisionText(Struct, frozen=True):
     """In the canonical form, references unresolved, secrets masked."""
 
 
+class Lifted(Struct, frozen=True):
+    """Bans that are no more."""
+
+    address: str
+    bans: int
+
+
 class Upgraded(Struct, frozen=True):
     """The installed version took over."""
 
@@ -120,12 +128,15 @@ class Upgraded(Struct, frozen=True):
 class Commands:
     """Everything that can be asked, of this gateway."""
 
-    def __init__(self, boot: WorkerBoot, backends: Backends, requests: Requests, revisions: Revisions | None) -> None:
+    def __init__(
+        self, boot: WorkerBoot, backends: Backends, requests: Requests, revisions: Revisions | None, bans: Bans
+    ) -> None:
         self._boot = boot
         self._board = boot.scoreboard
         self._backends = backends
         self._requests = requests
         self._revisions = revisions
+        self._bans = bans
         self._problems: list[str] = []
 
     def note(self, result: ReloadResult) -> None:
@@ -232,6 +243,20 @@ class Commands:
             raise CommandError("refused", str(error)) from None
 
     # --- revisions --------------------------------------------------------------------------------------------------
+
+    def bans(self) -> list[BanStatus]:
+        """Bans of addresses in force."""
+        return self._bans.list()
+
+    def lift_ban(self, address: str) -> Lifted:
+        """Forget the bans of an address. Raises CommandError."""
+        try:
+            lifted = self._bans.lift(address)
+        except ValueError:
+            raise CommandError("invalid", f"{address!r} is no address") from None
+        if not lifted:
+            raise CommandError("unknown", f"{address} is not banned")
+        return Lifted(address, lifted)
 
     async def revisions(self) -> list[Stored]:
         """Those that are kept, newest first. Raises CommandError."""

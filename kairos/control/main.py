@@ -41,9 +41,10 @@ from kairos.channel import (
     encode,
 )
 from kairos.config.certificates import ends_of
-from kairos.config.files import tls_files
+from kairos.config.files import policy_files, tls_files
 from kairos.control import api, keysets
 from kairos.control.backends import Backends
+from kairos.control.bans import Bans
 from kairos.control.commands import Commands
 from kairos.control.health import HealthChecker
 from kairos.control.http import Handler, Request, Responder, Response, Router
@@ -100,10 +101,11 @@ class Control:
         self._key_sets = KeySets(boot.scoreboard, folder)
         self._providers = Providers()
         self._tickets = TicketKeys(boot.scoreboard)
+        self._bans = Bans(boot.scoreboard)
         self._requests = Requests(self._say)
         revisions = Revisions(folder / REVISIONS) if folder else None
         self._keeper = Keeper(revisions) if revisions else None
-        self._commands = Commands(boot, self._backends, self._requests, revisions)
+        self._commands = Commands(boot, self._backends, self._requests, revisions, self._bans)
         self._watch = FileWatch(boot.control.config_path, self._reload_if_changed) if boot.control else None
 
     async def run(self) -> None:
@@ -241,12 +243,13 @@ class Control:
         self._checker.apply(config, series)
         self._outliers.apply(config, series)
         self._backends.apply(config, series)
+        self._bans.apply(config)
         self._key_sets.apply(config)
         self._providers.apply(config)
         self._tickets.apply(config)
         self._collector.certificates = ends_of(config)
         if self._watch is not None:
-            self._watch.look_beside(tls_files(config))
+            self._watch.look_beside([*tls_files(config), *policy_files(config)])
 
     def _keep(self, revision: int, text: ConfigText) -> None:
         self._unkept = None
