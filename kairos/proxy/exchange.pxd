@@ -277,6 +277,7 @@ cdef class Exchange:
     cdef Py_ssize_t early_edits         # response edits made before the response filters ran
     cdef list request_edits             # fields.Edit
     cdef list response_edits
+    cdef bytes early_lines              # those of them that were there before the response filters ran
     cdef bytes response_lines           # whole lines for the client beside all others, made in advance; None: none
     cdef object task                    # coroutine of a filter or handler
     cdef Py_ssize_t inbox_bytes         # held in inbox

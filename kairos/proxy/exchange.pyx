@@ -818,6 +818,7 @@ cdef class Exchange:
         if not self.filtered:
             self.filtered = True
             self.early_edits = len(self.response_edits or ())
+            self.early_lines = self.response_lines
         while self.back < len(filters):
             self.back += 1
             self.filtering = True
@@ -843,6 +844,7 @@ cdef class Exchange:
         if self.filtered:
             if self.response_edits is not None:
                 del self.response_edits[self.early_edits:]
+            self.response_lines = self.early_lines
             self.response_head = NULL
             if not self.filtering:
                 self.back = len(self.plan.response_filters) if self.refiltered else 0

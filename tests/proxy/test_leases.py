@@ -188,7 +188,9 @@ def test_requests_at_once_share_a_round_trip(backend: str, redis: RedisServer) -
             thread.start()
         for thread in threads:
             thread.join()
-        assert (statuses.count(200), statuses.count(429)) == (100, 30)
+        assert statuses.count(200) + statuses.count(429) == 130
+        assert 80 <= statuses.count(200) <= 100  # near the end one node may hold what the other one asks for
+        assert sum(cell(node, cells.W_LEASE_TRIPS) for node in nodes) < 130
 
 
 def test_what_a_client_is_told_counts_all_nodes(backend: str, redis: RedisServer) -> None:

@@ -259,6 +259,20 @@ def test_limits_before_and_after_the_name_are_told_side_by_side(backend: str) ->
         assert found["RateLimit-Policy"] == '"global";q=9;w=3600, "per user";q=5;w=3600'
 
 
+def names_too_much(peer: Peer) -> None:
+    """An origin whose head can be told to filters, but not be passed on."""
+    read_request(peer)
+    names = ", ".join(f"x-{n}" for n in range(100))
+    peer.send(f"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: {names}\r\n\r\n".encode())
+
+
+def test_an_error_in_place_of_a_response_tells_it_once() -> None:
+    with origin(names_too_much) as o, serving(document(o.url, {"rate_limit": limit()})) as served:
+        head = served.get("/0")[0].lower()
+        assert status_of(head) == 502
+        assert head.count(b"\r\nratelimit:") == head.count(b"\r\nx-content-type-options:") == 1
+
+
 def test_kairos_rs_limits_mean_the_same(backend: str) -> None:
     """Two and one more in a fixed window; a bucket starts without its burst."""
     fixed = limit(2, burst_allowance=1, window_type="FixedWindow")

@@ -39,11 +39,9 @@ def build_before(site: Site) -> Filter | None:
 
 def build_after(site: Site) -> Filter | None:
     """Limits by user or API key, those that API keys have of their own included."""
-    early, late = _split(site)
+    _, late = _split(site)
     own = _KeyLimits(site) if _keys_have_limits(site) else None
-    if not late and own is None:
-        return None
-    return RateLimiter([meter(rule, site) for rule in late], any(_shown(rule) for rule in early), own)
+    return RateLimiter([meter(rule, site) for rule in late], own) if late or own is not None else None
 
 
 def _split(site: Site) -> tuple[list[Rule], list[Rule]]:
@@ -54,10 +52,6 @@ def _split(site: Site) -> tuple[list[Rule], list[Rule]]:
         rules = list(scope)
         (late if any(rule.spec.strategy in BY_IDENTITY for rule in rules) else early).extend(rules)
     return early, late
-
-
-def _shown(rule: Rule) -> bool:
-    return rule.spec.headers in ("standard", "both")
 
 
 def meter(rule: Rule, site: Site, label: str | None = None) -> Meter:

@@ -3,12 +3,11 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from kairos._speedups.limits cimport Grant, Lease, Limit, LimitTable
-from kairos.proxy.edits cimport Edits
 from kairos.proxy.exchange cimport Exchange, Filter
 from kairos.proxy.peers cimport Networks
 
 cdef enum:
-    MOST = 24                       # meters of one filter, those of an API key included
+    MOST = 16                       # meters of one filter, those of an API key included
 
 
 cdef class Shared:
@@ -68,8 +67,10 @@ cdef class Case:
 
 cdef class RateLimiter(Filter):
     cdef readonly tuple meters
-    cdef Edits policies             # RateLimit-Policy; None: not shown
-    cdef bint beside                # another one shows its own already
+    cdef bytes policies             # the line RateLimit-Policy; empty: not shown
+    cdef bytes replaced             # header fields of the backend that are left out, lower case
+    cdef uint64_t lengths           # a bit for the length of each of these
+    cdef tuple names
     cdef object own                 # makes the meters of an API key, or None
     cdef dict known                 # id of a key → (key, its meters)
 
@@ -78,3 +79,4 @@ cdef class RateLimiter(Filter):
     cdef object _refuse(self, Exchange x, Case case)
     cdef object _pass(self, Exchange x, Case case)
     cdef int _show(self, Exchange x, Case case, bint refused) except -1
+    cdef bint _theirs(self, Exchange x) noexcept

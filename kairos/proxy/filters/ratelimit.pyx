@@ -11,20 +11,15 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t, uint64_t
-from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
 from kairos._speedups.cells cimport L_ALLOWED, L_CELLS, L_LIMITED, L_UNSHARED, Page
 from kairos._speedups.hashing cimport hash_bytes, hash_word
 from kairos._speedups.http1 cimport Span, equals, next_field
 from kairos._speedups.limits cimport ASK, Grant, Lease, Limit, LimitTable
-from kairos.proxy.edits cimport Edit, Edits
 from kairos.proxy.exchange cimport Exchange, Filter
 from kairos.proxy.peers cimport Networks, parse_address
 from kairos.proxy.wire cimport monotonic_us
-
-from kairos.proxy.edits import addition, edit
-from kairos.proxy.fields import RESPONSE_OWN
 
 cdef enum:
     BY_NOTHING
@@ -112,6 +107,10 @@ cdef class Meter:
         """What RateLimit-Policy says of it; empty: nothing."""
         spec = self.rule.spec
         return f'"{self.rule.policy}";q={self.limit.capacity};w={spec.window_duration}' if self.item else ""
+
+    @property
+    def tells_legacy(self):
+        return self.legacy
 
     # -- whose requests ------------------------------------------------------------------------------------------------
 
@@ -297,11 +296,14 @@ cdef class Case:
 cdef class RateLimiter(Filter):
     """Of the meters that count one filter's limits, in their order."""
 
-    def __init__(self, meters, beside=False, own=None):
+    def __init__(self, meters, own=None):
         self.meters = tuple(meters)
         policies = ", ".join([meter.policy for meter in meters if meter.policy])
-        self.policies = Edits([_edited("RateLimit-Policy", policies, beside)]) if policies else None
-        self.beside = beside
+        self.policies = f"RateLimit-Policy: {policies}\r\n".encode() if policies else b""
+        self.names = _replaced(meters, own is not None)
+        self.replaced = b",".join(self.names)
+        for name in self.names:
+            self.lengths |= <uint64_t>1 << len(name)
         self.own = own
         self.known = {}
 
@@ -420,8 +422,8 @@ cdef class RateLimiter(Filter):
 
     cdef int _show(self, Exchange x, Case case, bint refused) except -1:
         """The response's header fields, whatever becomes of the request."""
-        cdef char text[MOST * ITEM]
-        cdef Py_ssize_t n = 0
+        cdef char text[2 * MOST * ITEM]
+        cdef char* out = text
         cdef Meter meter, tightest = None
         cdef Count* count
         cdef Count* least = NULL
@@ -434,22 +436,69 @@ cdef class RateLimiter(Filter):
             if refused:
                 count.more_us = count.wait
             if meter.item:
-                n += snprintf(text + n, ITEM, b"%s%s%lld;t=%lld", <const char*>(b", " if n else b""),
-                              PyBytes_AS_STRING(meter.item), <long long>count.grant.left,
-                              <long long>seconds(count.more_us))
+                out = _text(out, b", " if out != text else b"RateLimit: ")
+                out = _number(_text(out, meter.item), count.grant.left)
+                out = _number(_text(out, b";t="), seconds(count.more_us))
             if meter.legacy and (least == NULL or count.grant.left < least.grant.left):
                 tightest = meter
                 least = count
-        if n:
-            x.response_edits = x.response_edits or []
-            x.response_edits.append(_line(text, n, self.beside))
-            if self.policies is not None:  # else all of them are an API key's own
-                x.response_edits.append(self.policies)
+        if out != text:
+            out = _text(_text(out, b"\r\n"), self.policies)
         if tightest is not None:
-            x.set_response_header("X-RateLimit-Limit", b"%d" % tightest.limit.capacity)
-            x.set_response_header("X-RateLimit-Remaining", b"%d" % least.grant.left)
-            x.set_response_header("X-RateLimit-Reset", b"%d" % seconds(least.more_us))
+            out = _number(_text(out, b"X-RateLimit-Limit: "), tightest.limit.capacity)
+            out = _number(_text(out, b"\r\nX-RateLimit-Remaining: "), least.grant.left)
+            out = _number(_text(out, b"\r\nX-RateLimit-Reset: "), seconds(least.more_us))
+            out = _text(out, b"\r\n")
+        if out != text:
+            x.add_response_lines(PyBytes_FromStringAndSize(text, out - text))
         return 0
+
+    cpdef object on_response(self, Exchange x):
+        """What the backend says of its own limits is not what holds here."""
+        if self.names and (x.response_head == NULL or self._theirs(x)):
+            x.cut_response_fields(self.replaced)
+        return None
+
+    cdef bint _theirs(self, Exchange x) noexcept:
+        cdef Py_ssize_t pos = x.response_head.fields
+        cdef Span name, value
+        cdef bytes wanted
+        while next_field(x.response_base, x.response_head, &pos, &name, &value):
+            if self.lengths >> (name.end - name.start & 63) & 1:
+                for wanted in self.names:
+                    if equals(x.response_base + name.start, name.end - name.start, PyBytes_AS_STRING(wanted),
+                              PyBytes_GET_SIZE(wanted)):
+                        return True
+        return False
+
+
+def _replaced(meters, bint own):
+    """Names (lower case) of what these meters say themselves, or those of API keys."""
+    names = []
+    if own or any([meter.policy for meter in meters]):
+        names += [b"ratelimit", b"ratelimit-policy"]
+    if any([meter.tells_legacy for meter in meters]):
+        names += [b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset"]
+    return tuple(names)
+
+
+cdef inline char* _text(char* out, bytes text) noexcept:
+    memcpy(out, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+    return out + PyBytes_GET_SIZE(text)
+
+
+cdef inline char* _number(char* out, int64_t n) noexcept:
+    """In decimal; of 0 or more."""
+    cdef char digits[20]
+    cdef int at = 20
+    while True:
+        at -= 1
+        digits[at] = <char>(c"0" + n % 10)
+        n //= 10
+        if n == 0:
+            break
+    memcpy(out, digits + at, 20 - at)
+    return out + 20 - at
 
 
 async def _answers(asked):
@@ -464,23 +513,3 @@ async def _answers(asked):
 cdef inline int64_t seconds(int64_t us) noexcept nogil:
     """Rounded up but for 2 ms, for windows begin at a whole one; and not less than one."""
     return max((us + 998_000) // 1_000_000, 1)
-
-
-cdef Edit _line(const char* text, Py_ssize_t n, bint beside):
-    """As edits.edit() would make it, of a value that is known to be well formed."""
-    cdef Edit made = Edit.__new__(Edit)
-    cdef bytes line = PyBytes_FromStringAndSize(NULL, n + 13)
-    cdef char* out = PyBytes_AS_STRING(line)
-    memcpy(out, b"RateLimit: ", 11)
-    memcpy(out + 11, text, n)
-    memcpy(out + 11 + n, b"\r\n", 2)
-    made.name = b"RateLimit"
-    made.lower = b"ratelimit"
-    made.value = PyBytes_FromStringAndSize(text, n)
-    made.add = beside
-    made.line = line
-    return made
-
-
-def _edited(str name, str value, bint beside):
-    return addition(name, value, RESPONSE_OWN) if beside else edit(name, value, RESPONSE_OWN)
