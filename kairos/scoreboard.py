@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import Struct, field
 
 from kairos._speedups import cells
+from kairos._speedups.cachestore import MIN_BYTES as CACHE_MIN_BYTES
+from kairos._speedups.cachestore import CacheStore
 from kairos._speedups.cells import Page
 from kairos._speedups.limits import LimitTable, table_cells
 from kairos._speedups.tls import TICKET_CELLS, rotate_ticket_key
@@ -76,7 +78,7 @@ class Capacity(Struct, frozen=True):
 class Scoreboard:
     """The page with its layout. Methods answer cell numbers for `page`."""
 
-    def __init__(self, capacity: Capacity) -> None:
+    def __init__(self, capacity: Capacity, cache_bytes: int = 0) -> None:
         self.capacity = capacity
         self._shared_upstreams = cells.H_CELLS
         self._shared_routes = self._shared_upstreams + capacity.upstreams * cells.SU_CELLS
@@ -101,11 +103,22 @@ class Scoreboard:
         flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE
         self.page = Page(mmap.mmap(-1, self.cells * _CELL_BYTES, flags=flags))
         self._write_header()
+        self.cache = self._make_cache(cache_bytes)
+        """Stored responses, in memory of their own; None where there is to be no cache."""
 
     @classmethod
-    def create(cls, *, workers: int, routes: int, pairs: int, upstreams: int, keys: int = 64) -> Scoreboard:
+    def create(
+        cls, *, workers: int, routes: int, pairs: int, upstreams: int, keys: int = 64, cache_bytes: int = 0
+    ) -> Scoreboard:
         """A page for so many workers, with room for more routes, pairs and upstreams than asked for."""
-        return cls(Capacity.with_headroom(workers=workers, routes=routes, pairs=pairs, upstreams=upstreams, keys=keys))
+        capacity = Capacity.with_headroom(workers=workers, routes=routes, pairs=pairs, upstreams=upstreams, keys=keys)
+        return cls(capacity, cache_bytes)
+
+    def _make_cache(self, size: int) -> CacheStore | None:
+        if size < CACHE_MIN_BYTES:
+            return None
+        flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE
+        return CacheStore(mmap.mmap(-1, size, flags=flags), self.seed, True)
 
     def _write_header(self) -> None:
         header = {

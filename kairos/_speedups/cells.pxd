@@ -135,7 +135,15 @@ cpdef enum:  # route block
     R_COMPRESSED_IN = 71  # response bytes that were compressed
     R_COMPRESSED_OUT = 72  # what they came to
     R_INVALID = 73  # requests and responses that validation refused, or would have
-    R_CELLS = 80
+    R_CACHE_HITS = 80  # answered from the cache, fresh
+    R_CACHE_STALE = 81  # answered from the cache, stale
+    R_CACHE_VALIDATED = 82  # answered from the cache, after the upstream said that nothing changed
+    R_CACHE_MISSES = 83  # asked upstream, since the cache had nothing to answer with
+    R_CACHE_BYPASSED = 84  # asked upstream, whatever the cache has
+    R_CACHE_COLLAPSED = 85  # of the hits, those that waited for another request's answer
+    R_CACHE_STORED = 86  # responses stored
+    R_CACHE_STORED_BYTES = 87  # of their bodies
+    R_CELLS = 88
 
 cpdef enum:  # pair block: a route with one of its upstreams, or with none
     P_REQUESTS = 0  # [method][class]: cell = method * CLASSES + class

@@ -36,9 +36,9 @@ class Admin:
         """What the gateway answers. Raises UnreachableError, RefusedError."""
         return self._ask("GET", path, None)
 
-    def post(self, path: str) -> Any:
+    def post(self, path: str, **members: Any) -> Any:
         """Have something done. Raises UnreachableError, RefusedError."""
-        return self._ask("POST", path, None)
+        return self._ask("POST", path, json.dumps(members) if members else None)
 
     def patch(self, path: str, **members: Any) -> Any:
         """Have these members changed. Raises UnreachableError, RefusedError."""

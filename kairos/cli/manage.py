@@ -38,7 +38,10 @@ def main() -> None:
     configure("warning")
 
 
-for verb in (running.status, running.backends, running.bans, running.reload, running.revisions, running.upgrade, keys):
+for verb in (
+    running.status, running.backends, running.bans, running.cache, running.reload, running.revisions, running.upgrade,
+    keys,
+):  # fmt: skip
     main.add_command(verb)
 
 

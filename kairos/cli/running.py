@@ -287,6 +287,53 @@ def lift(admin: Admin, address: str) -> Any:
     return admin.delete("/v1/bans/" + quote(address, safe=""))
 
 
+# --- the cache ------------------------------------------------------------------------------------------------------
+
+
+def _cache_lines(answer: Any) -> Iterable[str]:
+    used = 100 * answer["bytes"] // max(1, answer["capacity"])
+    yield f"entries    {answer['entries']}, {answer['bytes']} of {answer['capacity']} bytes ({used} %)"
+    yield f"stored     {answer['inserts']}, evicted {answer['evictions']}, not stored {answer['rejected']}"
+    yield f"purges     {answer['purges']}"
+
+
+@group("stats")
+def cache() -> None:
+    """Show what is in the cache; throw responses out of it.
+
+    The cache of this node, which all its workers share.
+    """
+
+
+@cache.command("stats")
+@talks(_cache_lines)
+def cache_stats(admin: Admin) -> Any:
+    """Show how full it is. The same as without a verb."""
+    return admin.get("/v1/cache")
+
+
+def _purged(answer: Any) -> Iterable[str]:
+    yield f"{answer['purged']} entries purged"
+
+
+@cache.command()
+@click.option("--url", help="One URL, with all its variants.")
+@click.option("--prefix", help="All URLs that begin so.")
+@click.option("--tag", "tags", multiple=True, help="All with this Surrogate-Key or Cache-Tag; may be repeated.")
+@click.option("--all", "everything", is_flag=True, help="Everything.")
+@click.option("--soft", is_flag=True, help="Keep it, but have it validated before its next use.")
+@talks(_purged)
+def purge(
+    admin: Admin, url: str | None, prefix: str | None, tags: tuple[str, ...], everything: bool, soft: bool
+) -> Any:
+    """Throw responses out, by URL, prefix or tag.
+
+    Holds at once for every worker; what is being fetched meanwhile is not stored either.
+    """
+    given = {"url": url, "prefix": prefix, "tags": list(tags) or None, "all": everything, "soft": soft}
+    return admin.post("/v1/cache/purge", **given)
+
+
 # --- revisions ------------------------------------------------------------------------------------------------------
 
 

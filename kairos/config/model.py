@@ -327,6 +327,13 @@ class Queue(Spec, frozen=True):
     """Longest wait (503)."""
 
 
+class CacheStorage(Spec, frozen=True):
+    """Where caches keep responses."""
+
+    memory_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 64 << 20
+    """Shared by all workers and taken as it fills; made at start, so a change needs a restart. 0: there is no cache."""
+
+
 class LoadShedding(Spec, frozen=True):
     """What a worker that falls behind no longer takes on: 503 with Retry-After, routes of the lowest priority first."""
 
@@ -423,6 +430,7 @@ class Config(Policies, frozen=True, kw_only=True):
     outlier_detection: OutlierDetection = OutlierDetection()
     """For routes without their own."""
     load_shedding: LoadShedding = LoadShedding()
+    cache_storage: CacheStorage = CacheStorage()
     health: Health = Health()
     metrics: Metrics = field(default_factory=Metrics)
     access_log: AccessLog = field(default_factory=AccessLog)

@@ -4,6 +4,7 @@
     GET /v1/backends                      GET or PATCH /v1/backends/{key}      POST /v1/backends/{key}/probe
     GET /v1/revisions                     GET /v1/revisions/{number}
     GET /v1/bans                          DELETE /v1/bans/{address}
+    GET /v1/cache                         POST /v1/cache/purge
 
 A backend's key is percent-encoded in the path. Answers are JSON, errors problem+json with `problems` where there are
 several reasons.
@@ -11,10 +12,11 @@ several reasons.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from kairos.control.caches import PurgeRequest
 from kairos.control.commands import BackendChange, CommandError
 from kairos.control.http import Response, Router, problem
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from kairos.control.commands import Commands, Why
     from kairos.control.http import Handler, Request
 
+_Body = TypeVar("_Body")
 STATUS: dict[Why, int] = {"unknown": 404, "invalid": 422, "refused": 409, "unavailable": 503, "timeout": 504}
 
 
@@ -31,7 +34,7 @@ def router(commands: Commands) -> Router:
     """The table of all commands."""
 
     async def change(request: Request) -> object:
-        return await commands.change_backend(request.params["key"], _body(request))
+        return await commands.change_backend(request.params["key"], _body(request, BackendChange))
 
     return Router(
         {
@@ -46,6 +49,8 @@ def router(commands: Commands) -> Router:
             "/v1/backends/{key}/probe": {"POST": _later(lambda request: commands.probe(request.params["key"]))},
             "/v1/bans": {"GET": _now(lambda _: commands.bans())},
             "/v1/bans/{address}": {"DELETE": _now(lambda request: commands.lift_ban(request.params["address"]))},
+            "/v1/cache": {"GET": _now(lambda _: commands.cache())},
+            "/v1/cache/purge": {"POST": _later(lambda request: commands.purge(_body(request, PurgeRequest)))},
             "/v1/revisions": {"GET": _later(lambda _: commands.revisions())},
             "/v1/revisions/{number}": {"GET": _later(lambda request: commands.revision(_number(request)))},
         }
@@ -80,9 +85,9 @@ def _refusal(error: CommandError) -> Response:
     return problem(STATUS[error.why], str(error), problems=error.problems)
 
 
-def _body(request: Request) -> BackendChange:
+def _body(request: Request, kind: type[_Body]) -> _Body:
     try:
-        return msgspec.json.decode(request.body or b"{}", type=BackendChange)
+        return msgspec.json.decode(request.body or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CommandError("invalid", f"the body cannot be used: {error}") from None
 

@@ -16,6 +16,7 @@ from kairos import __version__
 from kairos._speedups import cells
 from kairos.config.mask import masked_text
 from kairos.control.backends import UnknownBackendError
+from kairos.control.caches import Caches, NoCacheError
 from kairos.control.health import NotCheckedError
 from kairos.storage.overrides import Force, State  # noqa: TC001  (msgspec needs them at run time)
 from kairos.storage.revisions import DamagedError, Stored
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from kairos.channel import ReloadResult, WorkerBoot
     from kairos.control.backends import Backends, BackendStatus
     from kairos.control.bans import Bans, BanStatus
+    from kairos.control.caches import CacheStatus, Purged, PurgeRequest
     from kairos.control.requests import Requests
     from kairos.storage.revisions import Revisions
 
@@ -137,6 +139,7 @@ class Commands:
         self._requests = requests
         self._revisions = revisions
         self._bans = bans
+        self._caches = Caches(boot.scoreboard)
         self._problems: list[str] = []
 
     def note(self, result: ReloadResult) -> None:
@@ -241,6 +244,26 @@ class Commands:
             raise CommandError("unknown", str(error)) from None
         except NotCheckedError as error:
             raise CommandError("refused", str(error)) from None
+
+    # --- cache ------------------------------------------------------------------------------------------------------
+
+    def cache(self) -> CacheStatus:
+        """What is in the cache. Raises CommandError."""
+        try:
+            return self._caches.status()
+        except NoCacheError as error:
+            raise CommandError("unavailable", str(error)) from None
+
+    async def purge(self, request: PurgeRequest) -> Purged:
+        """Throw responses out of the cache, for all workers at once. Raises CommandError."""
+        try:
+            return await asyncio.to_thread(self._caches.purge, request)
+        except NoCacheError as error:
+            raise CommandError("unavailable", str(error)) from None
+        except TimeoutError as error:
+            raise CommandError("timeout", str(error)) from None
+        except ValueError as error:
+            raise CommandError("invalid", str(error)) from None
 
     # --- revisions --------------------------------------------------------------------------------------------------
 

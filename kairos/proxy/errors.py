@@ -72,6 +72,7 @@ KINDS: dict[str, Kind] = {
     "rate_limited": Kind(429, "client", "no", "rate_limit_error", "RL", "Rate limit exceeded"),
     "limits_unavailable": Kind(503, "kairos", "no", "rate_limit_error", "RLSE", "Rate limits cannot be checked now"),
     "auth_busy": Kind(503, "kairos", "no", "overloaded", "UAEX", "Too many passwords are being checked"),
+    "not_cached": Kind(504, "kairos", "no", "cache", "RFCF", "Nothing that is stored may answer this request"),
     "not_served": Kind(501, "kairos", "no", "config", "NC", "This protocol is not served by this version"),
     # what an upstream does wrong
     "no_backend": Kind(503, "kairos", "no", "upstream", "UH", "No backend is available"),

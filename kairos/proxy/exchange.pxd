@@ -335,6 +335,8 @@ cdef class Exchange:
     cdef object _shown_detail(self, str kind)
     cdef int _count_failure(self, str kind, object row) except -1
     cdef int reply(self, object response) except -1
+    cdef int _verdict(self) noexcept
+    cdef int _start_stored(self, int status, bytes lines, int64_t length) except -1
     cdef int _write(self, bytes data) except -1
     cdef int _filter_finish(self) except -1
     cdef int _stop_python(self) except -1

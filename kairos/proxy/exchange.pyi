@@ -23,8 +23,8 @@ METHOD_NAMES: tuple[str, ...]
 class Response:
     status: int
     body: bytes
-    headers: Iterable[tuple[bytes, bytes]]
-    def __init__(self, status: int, body: bytes = b"", headers: Iterable[tuple[bytes, bytes]] = ()) -> None: ...
+    headers: Iterable[tuple[bytes, bytes]] | bytes
+    def __init__(self, status: int, body: bytes = b"", headers: Iterable[tuple[bytes, bytes]] | bytes = ()) -> None: ...
 
 class Filter:
     @property

@@ -14,7 +14,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.string cimport memchr, memcpy, memset
 
-from kairos._speedups.breaker cimport FAILURE, NO_VERDICT, blocked
+from kairos._speedups.breaker cimport FAILURE, NO_VERDICT, SUCCESS, blocked
 from kairos._speedups.cells cimport (
     CLASSES, P_CELLS, P_CONNECT_ERRORS, P_TIMEOUTS, Page, R_BYTES_IN, R_BYTES_OUT, R_CELLS, R_EXTRA_ACTIVE,
     R_GATEWAY, R_SHED, R_TOTAL, R_UPSTREAM, SU_CELLS, SU_OUT, SU_SKIP_UNTIL_US, U_CELLS, W_CELLS, W_REQUESTS_ACTIVE,
@@ -22,8 +22,8 @@ from kairos._speedups.cells cimport (
 )
 from kairos._speedups.hashing cimport next_random
 from kairos._speedups.http1 cimport (
-    C_DATA, C_MORE, C_TRAILER, C_UPGRADE, Chunks, GET, Head, OPTIONS, OTHER, RESPONSE, Span, chunk_step, cut_named,
-    equals, has_token, next_field,
+    C_DATA, C_MORE, C_TRAILER, C_UPGRADE, Chunks, GET, Head, Limits, OPTIONS, OTHER, RESPONSE, Span, chunk_step,
+    cut_named, equals, has_token, next_field, scan_response,
 )
 from kairos._speedups.routes cimport FOUND, METHOD_NOT_ALLOWED, OPTIONS_ANSWER, REDIRECT
 from kairos._speedups.target cimport BAD_HOST, check_query, normalize_host, normalize_path, problem, SAME
@@ -34,6 +34,7 @@ from kairos.telemetry.accesslog cimport AccessRecord, Text
 from kairos.proxy.errors import KINDS, render
 from kairos.proxy.edits import addition, edit, edited_values
 from kairos.proxy.fields import REQUEST_OWN, RESPONSE_OWN, check_target
+from kairos.proxy.reasons import status_line
 from kairos.telemetry.accesslog import json_text
 
 cdef extern from *:
@@ -58,6 +59,7 @@ cdef enum:
     SHED_STEP = 256             # shed levels per priority, a power of two
     INBOX_BYTES = 65536         # request body held for a reader before the client is told to wait
     MAX_HOST = 260
+    STORED_MORE = 4096          # bytes that a stored head may be longer than a received one
 
 
 # ---- bodies in pieces ------------------------------------------------------------------------------------------------
@@ -165,7 +167,11 @@ cdef class Handler:
 
 
 class Response:
-    """An answer made here rather than upstream."""
+    """An answer made here rather than upstream.
+
+    `headers` are pairs; or field lines in bytes, of a response that an upstream gave before: the filters find it like
+    one that comes from there now.
+    """
 
     __slots__ = ("body", "headers", "status")
 
@@ -928,12 +934,15 @@ cdef class Exchange:
         cdef bytes body = response.body
         if self.finished or self.head_sent:
             raise RuntimeError("the exchange has its answer already")
-        self.let_go(NO_VERDICT)
+        self.let_go(self._verdict())
         self._replace_response()
         if self.flag[0] == c"-":
             self.flag = b"LR"
             self.detail = b"direct_response"
-        self._start(response.status, response.headers, len(body))
+        if type(response.headers) is bytes:
+            self._start_stored(response.status, response.headers, len(body) if response.status != 304 else -1)
+        else:
+            self._start(response.status, response.headers, len(body))
         if self.finished:
             return 0
         if body:
@@ -943,6 +952,12 @@ cdef class Exchange:
         if not self.finished:
             self.send_end(None)
         return self.finish()
+
+    cdef int _verdict(self) noexcept:
+        """What the breaker learns where an answer takes the response's place: what the upstream said counts."""
+        if self.response_head == NULL:
+            return NO_VERDICT
+        return FAILURE if self.plan.policy.fails(self.upstream_status) else SUCCESS
 
     def start(self, int status, headers=(), length=None):
         """Send the head of a response; write() and end() follow. Without a length the body is chunked.
@@ -975,6 +990,27 @@ cdef class Exchange:
             if not self._filter_back():
                 return 0
         return self.down.answer_head(self, self.status, headers, self.body_length)
+
+    cdef int _start_stored(self, int status, bytes lines, int64_t length) except -1:
+        """The head of a response that an upstream gave before."""
+        cdef bytes data = status_line(status) + lines + b"\r\n"
+        cdef Limits limits = self.plan.settings.limits
+        cdef Head head
+        limits.head_bytes += STORED_MORE
+        limits.header_count += STORED_MORE
+        if scan_response(PyBytes_AS_STRING(data), len(data), &limits, &head) != len(data):
+            raise ValueError("a stored response has no sound head")
+        self.status = status
+        self.promised = self.body_length = length
+        self.framing = F_NONE if self.head.method == 1 or status == 204 or status == 304 else F_LENGTH
+        self.response_base = PyBytes_AS_STRING(data)
+        self.response_head = &head
+        try:
+            if self.plan.response_filters and not self._filter_back():
+                return 0
+        finally:
+            self.response_head = NULL
+        return self.down.relay_head(self, PyBytes_AS_STRING(data), &head)
 
     async def write(self, bytes data):
         """Send body bytes; waits while the client reads slower than they come.

@@ -824,4 +824,5 @@ def _scoreboard(config: Config) -> Scoreboard:
         pairs=routes + backends,
         upstreams=backends + 1,
         keys=config.server.rate_limit_keys,
+        cache_bytes=config.cache_storage.memory_bytes,
     )

@@ -59,6 +59,14 @@ _ROUTE_COUNTERS = (
     (cells.R_INVALID, "kairos_validation_failures", "Requests and responses that do not fit their rules or schemas"),
     (cells.R_NO_BACKEND, "kairos_http_requests_without_backend", "Requests for which no backend was left"),
     (cells.R_BUDGET_SPENT, "kairos_retry_budget_spent", "Retries and hedges not made because the budget was spent"),
+    (cells.R_CACHE_HITS, "kairos_cache_hits", "Requests answered from the cache"),
+    (cells.R_CACHE_STALE, "kairos_cache_stale", "Requests answered from the cache with what was stale"),
+    (cells.R_CACHE_VALIDATED, "kairos_cache_validated", "Requests answered from the cache after asking the upstream"),
+    (cells.R_CACHE_MISSES, "kairos_cache_misses", "Requests for which the upstream was asked"),
+    (cells.R_CACHE_BYPASSED, "kairos_cache_bypassed", "Requests that went past the cache"),
+    (cells.R_CACHE_COLLAPSED, "kairos_cache_collapsed", "Requests that waited for another one's answer"),
+    (cells.R_CACHE_STORED, "kairos_cache_stored", "Responses stored"),
+    (cells.R_CACHE_STORED_BYTES, "kairos_cache_stored_bytes", "Bytes of their bodies"),
     (cells.R_QUEUE_FULL, "kairos_queue_full", "Requests turned away because the queue was full"),
     (cells.R_QUEUE_TIMEOUTS, "kairos_queue_timeouts", "Requests turned away because they waited too long"),
 )
@@ -151,6 +159,7 @@ class GatewayCollector(Collector):
         yield from _limits(self.scoreboard, reading)
         yield from _workers(self.scoreboard)
         yield from _tls(reading, self.certificates)
+        yield from _cache(self.scoreboard)
         yield from _upstreams(reading)
         yield from _backends(reading)
         yield from _kairos_rs(self.scoreboard, reading)
@@ -251,6 +260,16 @@ def _process(board: Scoreboard, reading: _Reading) -> Iterator[Metric]:
     dropped.add_metric(["ring_full"], worker[cells.W_LOG_DROPPED])
     dropped.add_metric(["unwritten"], page.get(cells.H_LOG_UNWRITTEN))
     yield dropped
+
+
+def _cache(board: Scoreboard) -> Iterator[Metric]:
+    """The memory that caches share."""
+    stats = board.cache.stats() if board.cache is not None else {}
+    yield _gauge("kairos_cache_capacity_bytes", "Memory that responses may be stored in", stats.get("capacity", 0))
+    yield _gauge("kairos_cache_bytes", "Of it, what is taken by entries", stats.get("bytes", 0))
+    yield _gauge("kairos_cache_entries", "Entries of the cache", stats.get("entries", 0))
+    for name, help_ in (("evictions", "Entries that made room for others"), ("rejected", "Responses without a place")):
+        yield CounterMetricFamily(f"kairos_cache_{name}", help_, value=stats.get(name, 0))
 
 
 def _reloads(page: Page) -> Iterator[Metric]:

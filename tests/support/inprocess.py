@@ -91,7 +91,14 @@ class InProcess:
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(self._report)
         self._over = asyncio.Event()
-        self.board = Scoreboard.create(workers=1, routes=16, pairs=16, upstreams=16, keys=1024)
+        self.board = Scoreboard.create(
+            workers=1,
+            routes=16,
+            pairs=16,
+            upstreams=16,
+            keys=1024,
+            cache_bytes=self._config.cache_storage.memory_bytes,
+        )
         use_ticket_keys(self.board.page, self.board.ticket_ring)
         resolver = Resolver(self._nameservers)
         use_resolver(resolver)

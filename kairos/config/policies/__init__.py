@@ -15,6 +15,7 @@ from kairos.config.policies import (
     api_keys,
     auth,
     basic_auth,
+    cache,
     compression,
     cors,
     csrf,
@@ -29,6 +30,7 @@ from kairos.config.policies.access import Access  # noqa: TC001  (msgspec needs 
 from kairos.config.policies.api_keys import ApiKeys  # noqa: TC001
 from kairos.config.policies.auth import Auth  # noqa: TC001
 from kairos.config.policies.basic_auth import BasicAuth  # noqa: TC001
+from kairos.config.policies.cache import Cache  # noqa: TC001
 from kairos.config.policies.compression import Compression  # noqa: TC001
 from kairos.config.policies.cors import Cors  # noqa: TC001
 from kairos.config.policies.csrf import Csrf  # noqa: TC001
@@ -53,6 +55,7 @@ class Policies(Spec, frozen=True):
 
     access: Access | None = None
     auth: Auth | None = None
+    cache: Cache | None = None
     compression: Compression | None = None
     api_keys: ApiKeys | None = None
     basic_auth: BasicAuth | None = None
@@ -71,6 +74,7 @@ class Policies(Spec, frozen=True):
 CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
     "access": access.check,
     "auth": auth.check,
+    "cache": cache.check,
     "compression": compression.check,
     "api_keys": api_keys.check,
     "basic_auth": basic_auth.check,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kairos.proxy.filters import access, authn, compress, cors, csrf, limits, security_headers, sizes, validate
+from kairos.proxy.filters import access, authn, cache, compress, cors, csrf, limits, security_headers, sizes, validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ TABLE: tuple[Callable[[Site], Filter | None], ...] = (
     sizes.build,
     validate.build,
     # what is sent on: transformation, splits, mirrors, plugins
-    # what need not be asked: cache
+    cache.build,  # what need not be asked
 )
 
 

@@ -419,6 +419,8 @@ cdef class UpstreamConnection(Upstream):
             self.until_close = True
             self.keep = False
             self.remaining = -1
+        if self.remaining == 0 and len(data) > offset + head.length:
+            self.keep = False  # surplus bytes
         if x.plan.policy.retries(head.status) and not self.relayed and self._declined(x, data, offset):
             return 0
         x.set_upstream_head(PyBytes_AS_STRING(data) + offset, head)
@@ -593,8 +595,11 @@ cdef class UpstreamConnection(Upstream):
         return tell(x, self.target, False, FAILURE) if outcome == FAILURE else 0
 
     cdef int cancel(self, Exchange x, int outcome) except -1:
-        """Nobody wants the response any more."""
+        """Nobody wants the response any more. Where all of it is here, the connection is as good as before."""
         self.x = None
+        if self.state == U_BODY and self.remaining == 0 and not self.until_close:
+            self._part(x, outcome)
+            return self.give_back(self.answered)
         self.state = U_DONE
         self._part(x, outcome)
         return self.abort()
