@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -179,6 +181,18 @@ def test_the_user_refuses(served: Gateway) -> None:
     back = browser.follow(browser.request(abort))
     assert (back.status, json.loads(back.body)["code"]) == (403, "login_denied")
     assert "access_denied" in json.loads(back.body)["detail"]
+
+
+def test_sessions_outlive_the_control_process_and_logins_come_back_with_it(served: Gateway) -> None:
+    browser = TestBrowser()
+    log_in(browser, served, "/app/x")
+    control = served.child("kairos-control")
+    os.kill(control, signal.SIGKILL)
+    assert told(browser.request(url(served, "/app/x")))["x-user"] == "ann"
+    served.wait(lambda: served.child("kairos-control") not in (0, control), "new control process")
+    other = TestBrowser()
+    served.wait(lambda: log_in(other, served, "/app/x", "zoe").status == 303, "login")
+    assert told(other.request(url(served, "/app/x")))["x-user"] == "zoe"
 
 
 def test_secrets_and_tokens_are_in_no_log(served: Gateway) -> None:
