@@ -380,6 +380,9 @@ class Route(Policies, frozen=True, kw_only=True):
     """Send the client's Host upstream instead of the backend's."""
     trailing_slash: SlashPolicy | None = None
     """Own policy instead of paths.trailing_slash."""
+    proxy_protocol: Literal["v1", "v2"] | None = None
+    """Tell the backends whose connection it is by a PROXY protocol header, in front of TLS. Each request then has a
+    connection of its own."""
     body_bytes: Bytes | None = None
     """Own limit instead of limits.body_bytes; 0 means no limit."""
     timeouts: RouteTimeouts | None = None

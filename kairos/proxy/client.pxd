@@ -21,6 +21,7 @@ cdef class ClientConnection(Downstream):
     cdef char peer[46]          # address of the client
     cdef int peer_size
     cdef int peer_port
+    cdef tuple destination      # address and port that a PROXY header named; None: those of the socket
     cdef int outer              # Outer
     cdef bint shaking           # the handshake has begun
     cdef bint counted           # in the runtime's per_ip

@@ -269,6 +269,7 @@ cdef class ClientConnection(Downstream):
         address, self.peer_port = header.source
         self.peer_size = <int>len(address)
         memcpy(self.peer, PyBytes_AS_STRING(address), len(address))
+        self.destination = header.destination
         self.local_port = header.destination[1]
         return 0
 
@@ -895,6 +896,14 @@ cdef class ClientConnection(Downstream):
     cdef int tunnel_bytes(self, Exchange x, bytes owner, const char* p, Py_ssize_t n) except -1:
         x.bytes_out += n
         return self.send_bytes(owner, p, n)
+
+    def ends(self):
+        """Address and port of the client and of what it connected to, for a PROXY header to a backend."""
+        here = self.destination
+        if here is None and self.local_port:
+            name = self.transport.get_extra_info("sockname")
+            here = (name[0].partition("%")[0].encode(), name[1])
+        return (self.peer[:self.peer_size], self.peer_port), here or (b"unknown", 0)
 
     cdef const char* address(self, Py_ssize_t* n) noexcept:
         n[0] = self.peer_size

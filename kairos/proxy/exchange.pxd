@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from kairos._speedups.balance cimport Balancer
 from kairos._speedups.http1 cimport Chunks, Head, Limits, Span
 from kairos._speedups.routes cimport Match, RouteTable, Template
-from kairos._speedups.tls cimport TlsServer
+from kairos._speedups.tls cimport TlsServer, TlsSession
 from kairos.proxy.edits cimport Edits
 from kairos.proxy.peers cimport Networks
 from kairos.proxy.pump cimport Pump, Tunnel
@@ -345,4 +345,5 @@ cdef class Exchange:
     cdef const char* client_text(self, Py_ssize_t* n) noexcept
     cdef bint trusted_peer(self) noexcept
     cdef bint encrypted(self) noexcept
+    cdef bytes _bare_host(self)
     cdef int run(self, object awaitable, bint is_filter) except -1

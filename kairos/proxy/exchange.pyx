@@ -452,6 +452,10 @@ cdef class Downstream(Wire):
         n[0] = 0
         return b""
 
+    def ends(self):
+        """Address and port of who asked, and of what it connected to."""
+        return (b"unknown", 0), (b"unknown", 0)
+
 
 cdef class Upstream(Wire):
     """See exchange.pxd; upstream/connection.pyx is the HTTP/1.1 one."""
@@ -1437,6 +1441,18 @@ cdef class Exchange:
     def client_certificate(self):
         """The certificate the client proved to have, as DER; None: it has none. The listener verified it."""
         return None if self.down.tls is None else self.down.tls.client_certificate
+
+    @property
+    def misdirected(self):
+        """Whether of this host other client certificates are asked than of the name the connection was made for."""
+        cdef TlsSession tls = self.down.tls
+        return tls is not None and tls.server.policy_of(self._bare_host()) != tls.context.policy
+
+    cdef bytes _bare_host(self):
+        """In small letters, without port and last dot; None where there is none."""
+        cdef bytes host = self.base[self.head.host.start:self.head.host.end]
+        name, colon, port = host.rpartition(b":")
+        return ((name if colon and port.isdigit() else host).rstrip(b".").lower()) or None
 
     @property
     def server_name(self):

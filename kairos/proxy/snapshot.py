@@ -49,6 +49,7 @@ _T = TypeVar("_T")
 CONTROL = "control"
 """Name of the control process in logs."""
 
+_PROXY = {None: 0, "v1": 1, "v2": 2}
 FORWARD = Forward()
 _ProtocolHandlers = {"http": FORWARD, "websocket": FORWARD}
 
@@ -71,13 +72,13 @@ class Origins:
         self._runtime = runtime
         self._scoreboard = scoreboard
         self._slot = slot
-        self._pools: dict[tuple[str, TlsKey | None], Origin] = {}
+        self._pools: dict[tuple[str, TlsKey | None, int], Origin] = {}
         self._kept: dict[tuple[Hashable, ...], Any] = {}
         self._contexts: dict[TlsKey, ssl.SSLContext] = {}
 
-    def pool(self, address: Address, tls: UpstreamTls, config: Config, upstream: int) -> Origin:
+    def pool(self, address: Address, tls: UpstreamTls, config: Config, upstream: int, announce: int = 0) -> Origin:
         """The pool for an address; TLS settings and the state of their files are part of its identity."""
-        key = (address.key, tls_key(tls) if address.tls else None)
+        key = (address.key, tls_key(tls) if address.tls else None, announce)
         pool = self._pools.get(key)
         if pool is None:
             pool = Origin(
@@ -88,6 +89,7 @@ class Origins:
                 config.keepalive,
                 self._scoreboard.page,
                 self._scoreboard.upstream_block(self._slot, upstream),
+                announce,
             )
             self._pools[key] = pool
         return pool
@@ -126,7 +128,7 @@ class Origins:
                 del self._pools[key]
         for unnamed in self._kept.keys() - snapshot.kept_keys:
             _retire(self._kept.pop(unnamed))
-        used = {tls for _, tls in self._pools}
+        used = {tls for _, tls, _ in self._pools}
         self._contexts = {key: context for key, context in self._contexts.items() if key in used}
 
 
@@ -303,7 +305,9 @@ class Snapshot:
             address = parse_backend(backend, route.protocol)
             key = upstream_key(backend)
             upstream = series.upstream(key)
-            pool = self._pools.pool(address, route.tls or self.config.tls, self.config, upstream)
+            pool = self._pools.pool(
+                address, route.tls or self.config.tls, self.config, upstream, _PROXY[route.proxy_protocol]
+            )
             self.origins.add(pool)
             pair = board.pair_block(slot, series.pair(name, key))
             row = board.upstream_block(slot, upstream)

@@ -305,3 +305,70 @@ def test_unix_sockets_may_have_headers_too(tmp_path: Path) -> None:
             assert peer.receive_response()[1] == V4[0][0]
         assert served.get("/e")[1] == b"127.0.0.1"
         served.run(stop)
+
+
+# ---- towards backends
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_backends_are_told_whose_connection_it_is(version: int) -> None:
+    seen: list[Header] = []
+
+    def script(peer: Peer) -> None:
+        data = b""
+        while (header := parse(data)) is None:
+            data += peer.sock.recv(1)
+        seen.append(header)
+        echo(peer)
+
+    with origin(script) as o:
+        chain = Chain("/o", route("/o", o.url, proxy_protocol=f"v{version}"))
+        with in_process(chain) as served, connect(served.port) as peer:
+            for _ in range(2):
+                peer.send(b"GET /o HTTP/1.1\r\nHost: test\r\n\r\n")
+                assert status_of(peer.receive_response()[0]) == 200
+            ends = peer.sock.getsockname(), peer.sock.getpeername()
+        assert o.connections == 2
+    told = [(header.source, header.destination) for header in seen]
+    assert told == [tuple((name[0].encode(), name[1]) for name in ends)] * 2
+
+
+def test_a_header_from_a_load_balancer_is_passed_on() -> None:
+    seen: list[Header] = []
+
+    def script(peer: Peer) -> None:
+        data = b""
+        while (header := parse(data)) is None:
+            data += peer.sock.recv(1)
+        seen.append(header)
+        echo(peer)
+
+    server = {"proxy_protocol": {"networks": ["127.0.0.2"]}}
+    with (
+        origin(script) as o,
+        in_process(Chain("/o", route("/o", o.url, proxy_protocol="v2")), server=server) as served,
+        through(served.port) as peer,
+    ):
+        peer.send(write(1, *V6) + b"GET /o HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert status_of(peer.receive_response()[0]) == 200
+    assert [(header.source, header.destination) for header in seen] == [V6]
+
+
+def test_the_header_to_a_backend_stands_before_tls(authority: Authority) -> None:
+    seen: list[Header] = []
+
+    def script(peer: Peer) -> None:
+        data = b""
+        while (header := parse(data)) is None:
+            data += peer.sock.recv(1)
+        seen.append(header)
+        peer.sock = authority.server("127.0.0.1").wrap_socket(peer.sock, server_side=True)
+        echo(peer)
+
+    with origin(script) as o:
+        url = o.url.replace("http://", "https://")
+        spec = route("/o", url, proxy_protocol="v2", tls={"ca_file": authority.ca_file})
+        with in_process(Chain("/o", spec)) as served:
+            for _ in range(2):
+                assert status_of(served.get("/o")[0]) == 200
+    assert [header.source[0] for header in seen if header.source] == [b"127.0.0.1"] * 2

@@ -20,6 +20,8 @@ from kairos.config.policies import (
     cors,
     csrf,
     forward_auth,
+    https_only,
+    mtls,
     ratelimit,
     security_headers,
     signatures,
@@ -35,6 +37,8 @@ from kairos.config.policies.compression import Compression  # noqa: TC001
 from kairos.config.policies.cors import Cors  # noqa: TC001
 from kairos.config.policies.csrf import Csrf  # noqa: TC001
 from kairos.config.policies.forward_auth import ForwardAuth  # noqa: TC001
+from kairos.config.policies.https_only import HttpsOnly  # noqa: TC001
+from kairos.config.policies.mtls import Mtls  # noqa: TC001
 from kairos.config.policies.ratelimit import RateLimit  # noqa: TC001
 from kairos.config.policies.security_headers import SecurityHeaders  # noqa: TC001
 from kairos.config.policies.signatures import Signatures  # noqa: TC001
@@ -53,6 +57,7 @@ if TYPE_CHECKING:
 class Policies(Spec, frozen=True):
     """What may be set for all routes, a group or one."""
 
+    https_only: HttpsOnly | None = None
     access: Access | None = None
     auth: Auth | None = None
     cache: Cache | None = None
@@ -61,6 +66,7 @@ class Policies(Spec, frozen=True):
     basic_auth: BasicAuth | None = None
     signatures: Signatures | None = None
     forward_auth: ForwardAuth | None = None
+    mtls: Mtls | None = None
     cors: Cors | None = None
     csrf: Csrf | None = None
     security_headers: SecurityHeaders | None = None
@@ -80,6 +86,8 @@ CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
     "basic_auth": basic_auth.check,
     "signatures": signatures.check,
     "forward_auth": forward_auth.check,
+    "https_only": https_only.check,
+    "mtls": mtls.check,
     "cors": cors.check,
     "csrf": csrf.check,
     "rate_limit": ratelimit.check,

@@ -12,7 +12,7 @@ from kairos.config.spec import Spec
 if TYPE_CHECKING:
     from kairos.config.problems import Findings, Path
 
-AuthMethod = Literal["jwt", "oidc", "api_key", "basic", "signature", "forward"]
+AuthMethod = Literal["jwt", "oidc", "api_key", "basic", "signature", "forward", "mtls"]
 """One a file in kairos/proxy/filters/authn/."""
 
 SECTIONS: dict[AuthMethod, str] = {

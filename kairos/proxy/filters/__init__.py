@@ -8,7 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kairos.proxy.filters import access, authn, cache, compress, cors, csrf, limits, security_headers, sizes, validate
+from kairos.proxy.filters import (
+    access,
+    authn,
+    cache,
+    compress,
+    cors,
+    csrf,
+    https_only,
+    limits,
+    misdirected,
+    security_headers,
+    sizes,
+    validate,
+)
+from kairos.proxy.filters.authn import mtls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,6 +32,8 @@ if TYPE_CHECKING:
 
 TABLE: tuple[Callable[[Site], Filter | None], ...] = (
     # by what way it came: encryption, networks
+    https_only.build,
+    misdirected.build,
     access.build_lists,
     access.build_jail,
     # what is answered whoever asks: maintenance, redirects, direct answers
@@ -26,6 +42,7 @@ TABLE: tuple[Callable[[Site], Filter | None], ...] = (
     compress.build,
     cors.build,
     limits.build_before,  # how often, whoever asks
+    mtls.build_header,  # whatever the client says of certificates
     authn.build,  # who is it
     csrf.build,  # is it that one's own will
     limits.build_after,  # how often, by who it is
@@ -47,7 +64,7 @@ def filters_of(site: Site) -> Iterator[Filter]:
 
 def public_filters(site: Site) -> Iterator[Filter]:
     """Those that run before anybody is asked who it is: for paths that have to be open to all."""
-    for build in TABLE[: TABLE.index(authn.build)]:
+    for build in TABLE[: TABLE.index(mtls.build_header)]:
         made = build(site)
         if made is not None:
             yield made

@@ -18,9 +18,11 @@ cdef class Origin:
     cdef int64_t max_idle
     cdef int64_t max_requests
     cdef int64_t* row                   # U_* cells of this worker
+    cdef int announce                   # version of the PROXY header that connections begin with, 0: none
     cdef bint retired                   # no snapshot in force names it
     cdef bint unreachable               # the last attempt to connect failed
 
+    cdef bytes _preamble(self, Exchange x)
     cdef UpstreamConnection take(self, bint looked_at)
     cdef int connect(self, Exchange x, Target target, bint trial) except -1
 

@@ -26,6 +26,7 @@ from kairos.proxy.upstream.attempt cimport account, leave, tell
 from kairos.proxy.wire cimport iovec, monotonic_us, readable, receive
 
 from kairos.proxy.trailers import announced
+from kairos.proxy.proxy_protocol import write as write_proxy
 from kairos.proxy.upstream.dial import DialError, dial
 from kairos.telemetry.log import get_logger
 
@@ -44,12 +45,14 @@ cdef enum:
 cdef class Origin:
     """Made by snapshot.py, kept over reloads by its key."""
 
-    def __init__(self, Runtime runtime, address, tls, server_name, keepalive, Page page, Py_ssize_t row):
+    def __init__(self, Runtime runtime, address, tls, server_name, keepalive, Page page, Py_ssize_t row,
+                 int announce=0):
         self.runtime = runtime
         self.address = address
         self.authority = address.authority
         self.tls = tls
         self.server_name = server_name
+        self.announce = announce
         self.idle = []
         self.row = page.at(row, U_CELLS)
         self.configure(keepalive)
@@ -89,9 +92,13 @@ cdef class Origin:
 
     cdef int connect(self, Exchange x, Target target, bint trial) except -1:
         """Open a connection for an attempt of x; the handler hears of a failure, or its exchange goes on."""
-        x.task = self.runtime.clock.loop.create_task(dial(self, x.plan.connect_us / 1e6))
+        x.task = self.runtime.clock.loop.create_task(dial(self, x.plan.connect_us / 1e6, self._preamble(x)))
         x.task.add_done_callback(partial(self._dialled, x, target, trial))
         return 0
+
+    cdef bytes _preamble(self, Exchange x):
+        """The PROXY header of a connection made for x, where the backend wants one."""
+        return write_proxy(self.announce, *x.down.ends()) if self.announce else b""
 
     def _dialled(self, Exchange x, Target target, bint trial, task):
         """The dial ended, one way or another: also for an exchange that is over by now, or has its answer."""
@@ -620,6 +627,7 @@ cdef class UpstreamConnection(Upstream):
         self.target = None
         if (
             not self.keep or self.closed or origin.retired or self.read_paused
+            or origin.announce  # what was announced as a client's is nobody else's
             or (self.queued and self.transport.get_write_buffer_size() != 0)
             or self.requests >= origin.max_requests or len(origin.idle) >= origin.max_idle
             or origin.runtime.draining

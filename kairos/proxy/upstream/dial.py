@@ -39,22 +39,24 @@ def use_resolver(resolver: Resolver) -> None:
     _resolver = resolver
 
 
-async def dial(origin: Origin, timeout_s: float) -> UpstreamConnection:
+async def dial(origin: Origin, timeout_s: float, preamble: bytes = b"") -> UpstreamConnection:
     """A connection to the origin, TLS included, within `timeout_s` seconds over all its addresses.
+
+    `preamble` is sent before anything else.
 
     Raises:
         DialError: it could not be resolved, refused, failed its handshake or took too long.
     """
     try:
         async with asyncio.timeout(timeout_s) as limit:
-            return await _dial(origin, limit, timeout_s + HANDSHAKE_GRACE_S)
+            return await _dial(origin, limit, timeout_s + HANDSHAKE_GRACE_S, preamble)
     except TimeoutError as error:
         raise DialError("connect_timeout", f"no connection within {timeout_s} s") from error
 
 
-async def _dial(origin: Origin, limit: asyncio.Timeout, handshake_s: float) -> UpstreamConnection:
+async def _dial(origin: Origin, limit: asyncio.Timeout, handshake_s: float, preamble: bytes) -> UpstreamConnection:
     if origin.address.unix is not None:
-        return await _open(origin, handshake_s, path=origin.address.unix)
+        return await _open(origin, handshake_s, preamble, path=origin.address.unix)
     assert _resolver is not None
     addresses = await _resolver.resolve(origin.address.host)
     if not addresses:
@@ -62,8 +64,8 @@ async def _dial(origin: Origin, limit: asyncio.Timeout, handshake_s: float) -> U
     for left in range(len(addresses), 1, -1):
         with contextlib.suppress(TimeoutError, _UnreachableError):
             async with asyncio.timeout(_share(limit, left)):
-                return await _open(origin, handshake_s, host=addresses[-left], port=origin.address.port)
-    return await _open(origin, handshake_s, host=addresses[-1], port=origin.address.port)
+                return await _open(origin, handshake_s, preamble, host=addresses[-left], port=origin.address.port)
+    return await _open(origin, handshake_s, preamble, host=addresses[-1], port=origin.address.port)
 
 
 def _share(limit: asyncio.Timeout, left: int) -> float:
@@ -73,10 +75,12 @@ def _share(limit: asyncio.Timeout, left: int) -> float:
     return (end - asyncio.get_running_loop().time()) / left
 
 
-async def _open(origin: Origin, handshake_s: float, **where: Any) -> UpstreamConnection:
+async def _open(origin: Origin, handshake_s: float, preamble: bytes, **where: Any) -> UpstreamConnection:
     try:
         if origin.tls is not None:
-            return await _shake_hands(origin, await _connected(**where), handshake_s)
+            return await _shake_hands(origin, await _connected(preamble, **where), handshake_s)
+        if preamble:
+            return await _plain(origin.protocol(), sock=await _connected(preamble, **where))
         return await _plain(origin.protocol(), **where)
     except ssl.SSLError as error:
         raise DialError("tls_failed", str(error)) from error
@@ -94,11 +98,13 @@ async def _plain(connection: UpstreamConnection, **where: Any) -> UpstreamConnec
             await loop.create_connection(lambda: connection, **where)
     except BaseException:
         connection.connection_lost(None)
+        if "sock" in where:
+            where["sock"].close()
         raise
     return connection
 
 
-async def _connected(host: str = "", port: int = 0, path: str | None = None) -> socket.socket:
+async def _connected(preamble: bytes, host: str = "", port: int = 0, path: str | None = None) -> socket.socket:
     family = socket.AF_UNIX if path is not None else socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family)
     try:
@@ -106,6 +112,8 @@ async def _connected(host: str = "", port: int = 0, path: str | None = None) -> 
         if path is None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await asyncio.get_running_loop().sock_connect(sock, (host, port) if path is None else path)
+        if preamble:
+            await asyncio.get_running_loop().sock_sendall(sock, preamble)
     except BaseException:
         sock.close()
         raise

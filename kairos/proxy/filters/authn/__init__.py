@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kairos.config.policies.auth import Auth
 from kairos.proxy.filters.authenticate import Authenticate, Refusal
-from kairos.proxy.filters.authn import api_key, basic, forward, jwt, oidc, signature
+from kairos.proxy.filters.authn import api_key, basic, forward, jwt, mtls, oidc, signature
 from kairos.proxy.filters.authn.rules import Rules
 from kairos.proxy.filters.authn.telling import claim_edits, reserved_headers
 
@@ -31,6 +31,7 @@ METHODS: dict[AuthMethod, Callable[[Site], Authenticator]] = {
     "basic": basic.build,
     "signature": signature.build,
     "forward": forward.build,
+    "mtls": mtls.build,
 }
 
 
