@@ -5,7 +5,8 @@ figure to look at is CPU µs per request and its ratio to the others: load, prox
 cores, so requests/s and latencies depend on all three.
 
 `python -m bench balancing` is something else: it simulates the balancing strategies, see balancing.py. So is
-`python -m bench filters`: the price of each filter, without a network, see filters.py.
+`python -m bench filters`: the price of each filter, without a network, see filters.py; and `python -m bench limits`:
+whether rate limits hold, see limits.py.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import balancing, cases, filters, origin, report
+from bench import balancing, cases, filters, limits, origin, report
 from bench.peers import COMPARED, PROGRAMS
 from bench.processes import BenchError, program, require
 
@@ -61,6 +62,8 @@ class _names:  # noqa: N801 - used as an argparse type, whose name shows in its 
 def main(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["balancing"]:
         return balancing.main(arguments[1:])
+    if arguments[:1] == ["limits"]:
+        return limits.main(arguments[1:])
     if arguments[:1] == ["filters"]:
         return filters.main(arguments[1:])
     options = parse(arguments)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from kairos._speedups.cells import L_ALLOWED, L_LIMITED
-from tests.support.gateway import route
+from tests.support.gateway import Gateway, gateway, route
 from tests.support.inprocess import InProcess, serving
 from tests.support.net import Peer, origin, read_request, status_of
 from tests.support.tokens import SECRET, token
@@ -293,3 +296,31 @@ def test_a_reload_keeps_counts_unless_the_limit_is_another_one(backend: str) -> 
         assert granted(served, of=6) == 4
         served.configure(document(backend, {"rate_limit": limit(3)}))
         assert granted(served) == 0
+
+
+# --- a real gateway --------------------------------------------------------------------------------------------------
+
+
+def test_four_workers_grant_exactly_the_limit_over_reloads_and_deaths(backend: str) -> None:
+    """Connections go to all workers; one of them is killed and the configuration read again in between."""
+    config = document(backend, {"rate_limit": limit(60)}, {"rate_limit": limit(1)})
+
+    def passed(g: Gateway, requests: int) -> int:
+        with ThreadPoolExecutor(8) as pool:
+            statuses = list(pool.map(lambda _: status_of(g.get("/0", x_forwarded_for="192.0.2.1")[0]), range(requests)))
+        assert set(statuses) <= {200, 429}
+        return statuses.count(200)
+
+    with gateway(config, workers=4) as g:
+        assert passed(g, 25) == 25
+        os.kill(g.child("kairos-worker2"), signal.SIGKILL)
+        g.wait_log("worker 2 killed by SIGKILL")
+        assert passed(g, 25) == 25
+        g.write(document(backend, {"rate_limit": limit(60)}))
+        g.signal(signal.SIGHUP)
+        g.wait_log("revision 2 is in use")
+        assert passed(g, 40) == 10
+        metrics = g.metrics()
+        assert 'kairos_rate_limit_allowed_total{limit="/0"} 60.0' in metrics
+        assert 'kairos_rate_limit_limited_total{limit="/0"} 30.0' in metrics
+        assert 'kairos_rate_limit_keys{table="windows"} 1.0' in metrics
