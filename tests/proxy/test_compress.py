@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import mmap
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,11 +14,12 @@ import brotli
 import pytest
 from backports import zstd
 
+from kairos._speedups.cachestore import MIN_BYTES, CacheStore
 from kairos._speedups.cells import R_COMPRESSED_IN, R_COMPRESSED_OUT
 from kairos.config.policies.compression import Compression
 from kairos.proxy.exchange import Exchange, Filter, Handler, Response
 from kairos.proxy.filters.compress import Compress, build
-from tests.support.gateway import route
+from tests.support.gateway import gateway, route
 from tests.support.inprocess import Chain, InProcess, in_process
 from tests.support.net import Peer, origin, read_request
 from tests.support.ws import header
@@ -46,6 +48,7 @@ class Site:
 
     def __init__(self, **settings: Any) -> None:
         self.policies = self
+        self.cache = None
         self.compression = Compression(**settings)
 
 
@@ -468,6 +471,72 @@ def test_answers_in_one_piece_that_would_keep_the_loop_go_out_as_they_are() -> N
             s.handler.says("text/plain", b"x" * size)
             head, body = s.get(f"Accept-Encoding: {accept}")
             assert (coding(head), len(body)) == (expected, size)
+
+
+# --- what a cache answers ---
+
+
+@pytest.fixture
+def store() -> CacheStore:
+    return CacheStore(mmap.mmap(-1, MIN_BYTES), 7, True)
+
+
+def test_what_is_stored_is_compressed_once(store: CacheStore) -> None:
+    handler = Says()
+    with in_process(Chain("/a", handler, Compress(Compression(), store))) as gate:
+        s = Stage(gate, handler, made())
+        handler.says("text/plain", Age="3")
+        for accept in ("gzip", "zstd", "gzip", "zstd", "br"):
+            head, body = s.get(f"Accept-Encoding: {accept}")
+            assert (coding(head), body) == (accept.encode(), TEXT)
+        kept = store.every_key()
+        assert len(kept) == 3
+        assert {key.partition(b"\n")[0] for key in kept} == {b"http://test/a"}
+        handler.says("text/plain", TEXT + b"!", Age="3")
+        assert s.get("Accept-Encoding: gzip")[1] == TEXT + b"!"
+        assert len(store.every_key()) == 4
+        handler.says("text/plain", TEXT + b"?")  # not from the cache
+        assert s.get("Accept-Encoding: gzip")[1] == TEXT + b"?"
+        s.get("Accept-Encoding: gzip", method="HEAD")
+        assert len(store.every_key()) == 4
+        assert store.purge_url(b"http://test/a", 1) == 4
+
+
+def test_what_was_compressed_before_is_what_goes_out(store: CacheStore) -> None:
+    """Whichever worker did it: here the stored form is another one of the same body."""
+    handler = Says()
+    with in_process(Chain("/a", handler, Compress(Compression(), store))) as gate:
+        s = Stage(gate, handler, made())
+        handler.says("text/plain", Age="3")
+        s.get("Accept-Encoding: gzip")
+        (key,) = store.every_key()
+        store.put(key, b"%d" % len(TEXT), gzip.compress(TEXT, 9, mtime=1))
+        data = b"GET /a HTTP/1.1\r\nHost: test\r\nAccept-Encoding: gzip\r\n\r\n"
+        assert gate.request(data)[1] == gzip.compress(TEXT, 9, mtime=1)
+
+
+def test_what_is_padded_is_never_stored(store: CacheStore) -> None:
+    handler = Says()
+    handler.says("text/plain", Age="3")
+    with in_process(Chain("/a", handler, Compress(Compression(breach="pad"), store))) as gate:
+        Stage(gate, handler, made()).get("Accept-Encoding: gzip")
+    assert store.every_key() == []
+
+
+def test_a_cache_in_front_of_a_backend() -> None:
+    def script(peer: Peer) -> None:
+        while read_request(peer):
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nCache-Control: max-age=60\r\n"
+            peer.send(head + b"Content-Length: %d\r\n\r\n" % len(TEXT) + TEXT)
+
+    with origin(script) as o:
+        config = {"routers": [route("/a", o.url)], "compression": {}, "cache": {}}
+        with gateway(config) as g:
+            for number, accept in enumerate(("gzip", "gzip", "br", "zstd", "gzip")):
+                head, body = g.get("/a", Accept_Encoding=accept)
+                assert READERS[accept.encode()](body) == TEXT
+                assert (header(head, b"age") is not None) == (number > 0)
+                assert varies(head) == [b"accept-encoding"]
 
 
 # --- towards the upstream ---

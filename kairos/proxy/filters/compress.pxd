@@ -18,6 +18,7 @@ cdef class Compress(Filter):
     cdef bint avoid                     # what may hold a secret is left as it is
     cdef bint marks                     # ETags get a mark instead of being made weak
     cdef readonly int64_t most, streams  # bodies compressed at once: allowed, and now
+    cdef object store                   # of the route's cache, for what it has compressed; None: it has none
     cdef int _compress(self, Exchange x, object coding) except -1
     cdef tuple _choice(self, Exchange x)
     cdef bint _compressible(self, bytes kind) except -1
@@ -34,5 +35,7 @@ cdef class Squeeze(BodyPipe):
     cdef object encoder                 # None until there is something to encode
     cdef int64_t left                   # bytes of a body whose length is known, else -1
     cdef bint absent                    # there is no body: HEAD
+    cdef bytes url                      # of a stored response, whose compressed form is stored too; None: it is not
     cdef object _begun(self)
+    cdef bytes _whole(self, bytes data)
     cdef int _over(self) except -1

@@ -8,6 +8,9 @@ A strong ETag names bytes; these are others now. It is made weak, which If-None-
 8.8.3.2), or marked with the coding, and the mark is taken off what clients send. A range is never asked for under a
 mark: its bytes would be those of another body.
 
+What a cache in front of the backends answers is compressed once for all workers: the outcome is stored beside it, under
+its URL (so that it goes when that is purged), the coding and a hash of the body with a secret seed.
+
 A body passes in the pieces it came in, each flushed. Types and Accept-Encodings that were seen are remembered: to a
 client that takes no coding a response costs a few look-ups.
 """
@@ -46,7 +49,7 @@ STALE = ("Accept-Ranges", "Content-MD5", "Digest", "Content-Digest", "Repr-Diges
 cdef class Compress(Filter):
     """Made from a policies.compression.Compression."""
 
-    def __init__(self, spec):
+    def __init__(self, spec, store=None):
         types = [text.lower() for text in spec.types]
         self.codings = tuple(spec.codings)
         self.levels = {"zstd": spec.zstd_level, "gzip": spec.gzip_level, "br": spec.br_level}
@@ -61,6 +64,7 @@ cdef class Compress(Filter):
         self.avoid = spec.breach == "avoid"
         self.marks = spec.etag == "suffix"
         self.most = spec.max_streams
+        self.store = None if self.padding else store
 
     cpdef object on_response(self, Exchange x):
         cdef Seen seen
@@ -101,6 +105,8 @@ cdef class Compress(Filter):
         pipe.coding = coding
         pipe.left = x.body_length
         pipe.absent = x.head.method == 1
+        if self.store is not None and not x.from_upstream and x.response_header(b"age") is not None:
+            pipe.url = _url(x)
         self.streams += 1
         x.add_body_pipe(pipe)
         return 0
@@ -179,8 +185,8 @@ cdef class Compress(Filter):
 class CompressAsking(Compress):
     """One that also changes requests: Accept-Encoding is kept from the upstream, or tags lose their marks."""
 
-    def __init__(self, spec):
-        super().__init__(spec)
+    def __init__(self, spec, store=None):
+        super().__init__(spec, store)
         self._strips = spec.accept_encoding == "strip"
         self._unmarks = spec.etag == "suffix"
 
@@ -217,16 +223,27 @@ cdef class Squeeze(BodyPipe):
 
     cpdef bytes feed(self, bytes data):
         cdef bytes out
-        encoder = self._begun()
         if self.left >= 0:
             self.left -= len(data)
         if self.left == 0:
-            out = encoder.last(data)
+            out = self._begun().last(data) if self.url is None or self.encoder is not None else self._whole(data)
             self._over()
         else:
-            out = encoder.feed(data)
+            out = self._begun().feed(data)
         self.cells[R_COMPRESSED_IN] += len(data)
         self.cells[R_COMPRESSED_OUT] += len(out)
+        return out
+
+    cdef bytes _whole(self, bytes data):
+        """A stored response in one piece: as it was compressed before, by whichever worker."""
+        cdef object store = self.owner.store
+        cdef bytes key = b"%s\n%s-%d %x" % (
+            self.url, self.coding.encode(), self.owner.levels[self.coding], store.hash_of(data))
+        found = store.get(key)
+        if found is not None and found[0] == b"%d" % len(data):
+            return found[1]
+        out = self._begun().last(data)
+        store.put(key, b"%d" % len(data), out)
         return out
 
     cdef object _begun(self):
@@ -295,6 +312,12 @@ cdef void _see(Seen* seen, const char* name, Py_ssize_t n, const char* value, Py
         seen.varies = seen.varies or has_token(value, size, b"accept-encoding", 15) or has_token(value, size, b"*", 1)
 
 
+cdef bytes _url(Exchange x):
+    """As the cache's keys begin."""
+    host = x.host.lower().removesuffix(":443" if x.secure else ":80").encode("latin-1")
+    return b"%s://%s%s" % (x.scheme.encode(), host, x.base[x.head.target.start:x.head.target.end])
+
+
 cdef bint _has_word(bytes value, bytes word) except -1:
     """Whether a list has this item, with an argument or without."""
     if value is None:
@@ -329,4 +352,5 @@ def build(site):
     if spec is None:
         return None
     asks = spec.accept_encoding == "strip" or spec.etag == "suffix"
-    return CompressAsking(spec) if asks else Compress(spec)
+    store = site.board.cache if site.policies.cache is not None else None
+    return CompressAsking(spec, store) if asks else Compress(spec, store)
