@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 
 from kairos.config.mask import masked
 from kairos.config.problems import ConfigError
@@ -25,7 +26,9 @@ from tests.support.ws import header
 
 WEAK = {"memory_kib": 8, "passes": 1}
 """Enough for tests."""
-ANN = {"name": "ann", "password_hash": password_hash("secret", **WEAK)}
+SALTED = PasswordHasher(memory_cost=8, time_cost=1, parallelism=1).hash("secret", salt=b"one for all runs")
+"""Names tests, so every process has to have the same."""
+ANN = {"name": "ann", "password_hash": SALTED}
 BOB = {"name": "Björn", "password_hash": password_hash("pass:wörd ", **WEAK), "claims": {"role": "admin"}}
 
 
