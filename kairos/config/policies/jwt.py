@@ -67,6 +67,8 @@ class JwtProvider(Spec, frozen=True, kw_only=True):
     """What claims have to be."""
     types: list[str] = field(default_factory=lambda: ["JWT", "at+jwt"])
     """`typ` of the header, where a token has one, in any case."""
+    certificate_bound: bool = True
+    """Tokens bound to a client certificate (`cnf`, RFC 8705) are good only on a TLS connection that shows it."""
     revocations_file: str | None = None
     """Tokens no longer to be taken, read anew with each reload."""
 

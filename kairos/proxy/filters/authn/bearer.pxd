@@ -18,5 +18,6 @@ cdef class Bearer(Authenticator):
     cdef int64_t generation     # its value when the keys in hand were asked for
     cdef object renewing        # task that asks for newer ones, or None
     cdef double renew_at        # monotonic seconds before which it is not tried again
+    cdef object _checked(self, Exchange x, const char* token, Py_ssize_t n)
     cdef object _known(self, const char* token, Py_ssize_t n)
     cdef object _elsewhere(self, Exchange x)

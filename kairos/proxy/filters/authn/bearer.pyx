@@ -5,6 +5,8 @@ shared cell, which costs a load; they are then asked for beside the requests, wh
 """
 
 import asyncio
+import hashlib
+import hmac
 import time
 
 import cython
@@ -19,7 +21,8 @@ from kairos.proxy.wire cimport unix_us
 
 from kairos.proxy.filters.authenticate import Refusal
 from kairos.proxy.filters.authn.carried import token_in
-from kairos.proxy.filters.authn.verify import Verified
+from kairos.proxy.filters.authn.verify import INVALID, Verified
+from kairos.proxy.identity import Identity
 
 MISSING = "Missing Authorization header"
 MALFORMED = "Invalid Authorization header format"
@@ -27,6 +30,14 @@ NO_BEARER = "Authorization header must start with 'Bearer '"
 CHALLENGE = b'Bearer realm="kairos"'
 NO_TOKEN = Refusal("unauthorized", NO_BEARER, CHALLENGE + b', error="invalid_request"')
 RENEW_PAUSE = 0.5
+
+
+def holder(Exchange x, identity):
+    """The identity of a token that is bound to a certificate, where the client has shown that one (RFC 8705)."""
+    certificate = x.client_certificate
+    if certificate is None or not hmac.compare_digest(hashlib.sha256(certificate).digest(), identity.key):
+        return INVALID
+    return identity
 
 
 @cython.final
@@ -65,7 +76,7 @@ cdef class Bearer(Authenticator):
         while n > 7 and p[7] == c" ":
             p += 1
             n -= 1
-        return self._known(p + 7, n - 7)
+        return self._checked(x, p + 7, n - 7)
 
     cdef object _elsewhere(self, Exchange x):
         cdef bytes token
@@ -76,7 +87,18 @@ cdef class Bearer(Authenticator):
         for place in self.places:
             if place.kind == "websocket":
                 place.withhold(x)
-        return self._known(token, len(token))
+        return self._checked(x, token, len(token))
+
+    cdef object _checked(self, Exchange x, const char* token, Py_ssize_t n):
+        """The caller, if nobody else holds the token: one that is bound to a certificate is good with that alone."""
+        outcome = self._known(token, n)
+        if type(outcome) is Identity:
+            return outcome if outcome.key is None else holder(x, outcome)
+        return outcome if isinstance(outcome, Refusal) else self._check_later(x, outcome)
+
+    async def _check_later(self, Exchange x, awaitable):
+        outcome = await awaitable
+        return holder(x, outcome) if isinstance(outcome, Identity) and outcome.key is not None else outcome
 
     cdef object _known(self, const char* token, Py_ssize_t n):
         """The caller, from memory where possible."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jwt
 from jwt.warnings import InsecureKeyLengthWarning
 
+from kairos.config.jose import base64url
 from kairos.config.policies.jwt import local_keys, providers, read_revocations, texts
 from kairos.proxy.filters.authenticate import Refusal
 from kairos.proxy.filters.authn.remote import UNKNOWN_PAUSE
@@ -113,6 +114,7 @@ class Provider:
         self._kept = section.cache_seconds
         self._types = tuple(name.lower() for name in spec.types)
         self._rules = Rules(spec.claims)
+        self._bound = spec.certificate_bound
         self._revoked = Revoked(spec.revocations_file)
         matched = [name for name, wanted in (("iss", self.issuers), ("aud", self._audiences)) if wanted]
         required = {"exp", *spec.required_claims, *matched}
@@ -143,7 +145,8 @@ class Provider:
             raise TokenError(f"has a claim {broken.claim} that does not do")
         if claims in self._revoked:
             raise TokenError("is revoked")
-        identity = Identity(claims.get("sub", ""), METHOD, claims, realm=claims.get("iss", self._name))
+        key = bound_to(claims) if self._bound else None
+        identity = Identity(claims.get("sub", ""), METHOD, claims, realm=claims.get("iss", self._name), key=key)
         return Verified(identity, min(claims["exp"] + self._leeway, time.time() + self._kept))
 
     def _decoded(self, raw: bytes, token: Token, key: VerifyKey) -> dict[str, Any]:
@@ -159,6 +162,24 @@ class Provider:
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise TokenError(str(error)) from None
+
+
+def bound_to(claims: dict[str, Any]) -> bytes | None:
+    """SHA-256 of the client certificate without which the token is nobody's (RFC 8705 section 3.1).
+
+    Raises:
+        TokenError: it cannot be one.
+    """
+    confirmation = claims.get("cnf")
+    if not isinstance(confirmation, dict) or "x5t#S256" not in confirmation:
+        return None
+    try:
+        digest = base64url(confirmation["x5t#S256"])
+    except (ValueError, TypeError):
+        digest = b""
+    if len(digest) != 32:
+        raise TokenError("is bound to no certificate there could be")
+    return digest
 
 
 class Revoked:
