@@ -145,8 +145,8 @@ class Provider:
             raise TokenError(f"has a claim {broken.claim} that does not do")
         if claims in self._revoked:
             raise TokenError("is revoked")
-        key = bound_to(claims) if self._bound else None
-        identity = Identity(claims.get("sub", ""), METHOD, claims, realm=claims.get("iss", self._name), key=key)
+        holder = bound_to(claims) if self._bound else None
+        identity = Identity(claims.get("sub", ""), METHOD, claims, realm=claims.get("iss", self._name), key=holder)
         return Verified(identity, min(claims["exp"] + self._leeway, time.time() + self._kept))
 
     def _decoded(self, raw: bytes, token: Token, key: VerifyKey) -> dict[str, Any]:
