@@ -38,8 +38,6 @@ class Cache(Spec, frozen=True):
     """A shared cache: stores what RFC 9111 lets it store."""
 
     enabled: bool = True
-    store: Literal["memory", "redis"] = "memory"
-    """`memory` is shared by all workers of a node, `redis` by all nodes (`cache_storage`)."""
     default_ttl: Ttl | None = None
     """Seconds that a response is fresh which does not say, if its status may be stored without a word."""
     ttl: dict[str, Ttl] = field(default_factory=dict)

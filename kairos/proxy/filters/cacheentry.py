@@ -1,7 +1,7 @@
-"""What the cache keeps: one response, or how its variants differ; and the two stores that keep it.
+"""What the cache keeps: one response, how its variants differ, or that none is to be waited for.
 
-An entry in a store is a meta (numbers, then the field lines as they are sent) and a body. Its times are monotonic µs,
-which all processes of a node share; in Redis, which outlives nodes, they are unix µs.
+An entry in the store is a meta (numbers, then the field lines as they are sent) and a body. Its times are monotonic µs,
+which all processes of a node share.
 """
 
 from __future__ import annotations
