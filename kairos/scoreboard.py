@@ -30,6 +30,7 @@ from kairos._speedups.limits import LimitTable, table_cells
 from kairos._speedups.tls import TICKET_CELLS, rotate_ticket_key
 from kairos.config.origin import parse_backend
 from kairos.config.policies.ratelimit import KEYS_LABEL, rules_of
+from kairos.config.serving import Branch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -235,8 +236,9 @@ def _index(index: int, capacity: int) -> int:
 
 
 def route_key(route: Route) -> str:
-    """The name of a route in metrics and logs: its path, behind its hosts where it has any."""
-    return ",".join(route.hosts) + route.external_path
+    """The name of a route in metrics and logs: its path, behind its hosts where it has any, before its branch."""
+    branch = f"@{route.branch}" if isinstance(route, Branch) else ""
+    return ",".join(route.hosts) + route.external_path + branch
 
 
 def limit_labels(config: Config) -> Iterator[str]:

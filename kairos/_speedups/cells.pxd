@@ -135,6 +135,8 @@ cpdef enum:  # route block
     R_COMPRESSED_IN = 71  # response bytes that were compressed
     R_COMPRESSED_OUT = 72  # what they came to
     R_INVALID = 73  # requests and responses that validation refused, or would have
+    R_MIRRORED = 74  # copies sent to a mirror
+    R_MIRROR_DROPPED = 75  # not sent: the body was too large, or too many were under way
     R_CACHE_HITS = 80  # answered from the cache, fresh
     R_CACHE_STALE = 81  # answered from the cache, stale
     R_CACHE_VALIDATED = 82  # answered from the cache, after the upstream said that nothing changed

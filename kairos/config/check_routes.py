@@ -16,7 +16,7 @@ from kairos._speedups.patterns import Pattern, RouteError, host_key
 from kairos.config.check_resilience import Named, Resilience
 from kairos.config.origin import Origin, OriginError, ascii_name, parse_backend
 from kairos.config.overlaps import Candidate, surprises
-from kairos.config.policies import check_policies
+from kairos.config.policies import check_policies, effective
 from kairos.config.problems import Notes
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _DOT_SEGMENTS = frozenset({".", ".."})
-_NOT_IN_EFFECT = ("request_transformation", "response_transformation", "ai_policy")
+_NOT_IN_EFFECT = ("ai_policy",)
 
 
 class _Survey:
@@ -72,7 +72,7 @@ def _check_route(route: Route, keys: Path, config: Config, survey: _Survey) -> N
         _check_taken(route, keys, pattern, survey)
         _check_builtin(route, keys, config.health, config.metrics, survey.notes)
     _check_methods(route, keys, survey)
-    backends = _check_backends(route, keys, survey)
+    backends = _check_backends(route, keys, survey, needed=_asks_backends(route, config))
     survey.resilience.check_route(route, keys, backends)
     _check_policies(route, keys, config, survey)
     if route.tls is not None:
@@ -179,9 +179,18 @@ def _check_methods(route: Route, keys: Path, survey: _Survey) -> None:
 # ---- backends
 
 
-def _check_backends(route: Route, keys: Path, survey: _Survey) -> list[Named]:
+def _asks_backends(route: Route, config: Config) -> bool:
+    """Whether requests go to the route's own backends: not where all are answered here, or by variants' own."""
+    policies = effective(route, config)
+    if any(answer is not None and answer.when is None for answer in (policies.respond, policies.redirect)):
+        return False
+    split = policies.split
+    return split is None or any(not variant.backends for variant in split.variants)
+
+
+def _check_backends(route: Route, keys: Path, survey: _Survey, *, needed: bool) -> list[Named]:
     """Those that can be connected to."""
-    if not route.backends:
+    if not route.backends and needed:
         survey.found.error(keys, "At least one backend must be specified: give 'backends', or 'host' and 'port'")
     named: list[Named] = []
     for at, backend in enumerate(route.backends):

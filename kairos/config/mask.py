@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MASK = "***"
 SECRET_KEYS = frozenset({"secret", "secrets", "client_secret", "api_key", "password", "key_hash", "password_hash"})
 SECRET_HEADERS = re.compile(r"(?i)(.*-)?(authorization|cookie|token|secret|api-?key|password)")
+SECRET_FIELDS = frozenset({"allow_headers"})
+_FIELDS = SECRET_FIELDS | {"headers"}
 _PASSWORD = re.compile(r"(?<=://)([^/@\s]*:)?[^/@\s]+(?=@)")
 
 
@@ -36,10 +38,22 @@ def masked_text(text: ConfigText) -> Any:
 def _masked(value: Any) -> Any:
     if isinstance(value, dict):
         hidden = {"value", "replacement"} if SECRET_HEADERS.fullmatch(str(value.get("name", ""))) else frozenset()
-        return {key: MASK if item and key in SECRET_KEYS | hidden else _masked(item) for key, item in value.items()}
+        return {
+            key: MASK if item and key in SECRET_KEYS | hidden else _member(key, item) for key, item in value.items()
+        }
     if isinstance(value, list):
         return [_masked(item) for item in value]
     return _PASSWORD.sub(_hide_password, value) if isinstance(value, str) else value
+
+
+def _member(key: str, value: Any) -> Any:
+    """Fields by name: their values may be what a policy tells friends by, or a credential for a backend."""
+    if key not in _FIELDS or not isinstance(value, dict):
+        return _masked(value)
+    secret = key in SECRET_FIELDS
+    return {
+        name: MASK if secret or SECRET_HEADERS.fullmatch(str(name)) else _masked(item) for name, item in value.items()
+    }
 
 
 def _hide_password(found: re.Match[str]) -> str:

@@ -11,13 +11,14 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from kairos.config.backend import Backend as Backend  # noqa: TC001  (msgspec needs it at run time)
 from kairos.config.listeners import ProxyProtocol, ServerTls  # noqa: TC001  (msgspec needs them at run time)
 from kairos.config.oidc import OidcProvider  # noqa: TC001
 from kairos.config.policies import Policies
 from kairos.config.policies.jwt import Jwt  # noqa: TC001
 from kairos.config.policies.security_headers import SecurityHeaders
 from kairos.config.redis import Redis  # noqa: TC001
-from kairos.config.spec import Bytes, Count, Port, Seconds, Spec
+from kairos.config.spec import Bytes, Count, Seconds, Spec
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"]
 Protocol = Literal["http", "websocket", "ftp", "dns"]
@@ -340,21 +341,6 @@ class LoadShedding(Spec, frozen=True):
     enabled: bool = True
     max_lag: Annotated[float, Meta(ge=0.01, le=60)] = 0.5
     """A worker falls behind when its event loop is so late throughout a second."""
-
-
-class Backend(Spec, frozen=True):
-    """One upstream server."""
-
-    host: str
-    """`http://`, `https://`, `ws://` or `wss://` and a name or address; `unix:/path` for a socket.
-    FTP and DNS routes also take `ftp://`, `ftps://`, `dns://`, `udp://`, `tcp://` and a bare address."""
-    port: Port | None = None
-    """By default that of the scheme."""
-    weight: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
-    health_check_path: str | None = None
-    """Probe it with GET on this path (see health_check)."""
-    max_requests: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    """Requests under way at once, those of all workers and routes together; further ones go elsewhere or wait."""
 
 
 class Route(Policies, frozen=True, kw_only=True):

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from kairos.config.model import Backend, Protocol
+    from collections.abc import Iterable
+
+    from kairos.config.backend import Backend
+    from kairos.config.model import Protocol
+    from kairos.config.problems import Findings, Path
 
 _HTTP_SCHEMES = frozenset({"http", "https", "ws", "wss"})
 _SCHEMES: dict[str, frozenset[str]] = {
@@ -151,3 +155,12 @@ def ascii_name(name: str) -> str | None:
     if not _NAME.fullmatch(name) or ".." in name or name.startswith("."):
         return None
     return name.lower()
+
+
+def check_backends(backends: Iterable[Backend], keys: Path, found: Findings) -> None:
+    """Report those that cannot be connected to."""
+    for at, backend in enumerate(backends):
+        try:
+            parse_backend(backend, "http")
+        except OriginError as error:
+            found.error((*keys, at, "host"), str(error))

@@ -1,7 +1,8 @@
 """Regular expressions that need linear time whatever they are given (RE2), and replacement texts in Rust's spelling.
 
 In a replacement `$1`, `${1}` and `${name}` stand for what a group took, `$$` for `$`. A name is as long as it can be:
-`$1x` is the group named `1x`. What names no group, or one that took no part, is empty.
+`$1x` is the group named `1x`. What names no group, or one that took no part, is empty. Replacements are templates too
+(values.py); whoever replaces says what becomes of their values.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from kairos.config.values import Template, Value
 
 MEMORY = 1 << 20
 """Bytes one compiled expression may take; larger ones are refused."""
@@ -22,7 +25,7 @@ _REFERENCE = re.compile(rb"\$(?:(\$)|\{([^{}]*)\}|([0-9A-Za-z_]+))")
 class Regex:
     """A compiled expression over bytes; text outside ASCII is UTF-8 on both sides."""
 
-    __slots__ = ("_regex", "groups", "pattern")
+    __slots__ = ("_regex", "count", "groups", "pattern")
 
     def __init__(self, pattern: str) -> None:
         import re2  # not at the top: most configurations have no expression, and the library costs 10 ms
@@ -35,6 +38,7 @@ class Regex:
         except re2.error as error:
             raise ValueError(_problem(pattern, error)) from None
         self.pattern = pattern
+        self.count: int = self._regex.groups
         self.groups = {name.decode(): index for name, index in self._regex.groupindex.items()}
 
     def search(self, text: bytes) -> bool:
@@ -45,14 +49,16 @@ class Regex:
         """Whether it matches the whole text."""
         return self._regex.fullmatch(text) is not None
 
-    def replace(self, text: bytes, replacement: Replacement, limit: int = 0) -> bytes:
-        """The text with its first `limit` matches (0: with all of them) replaced."""
+    def replace(
+        self, text: bytes, replacement: Replacement, limit: int = 0, fill: Callable[[Value], bytes] | None = None
+    ) -> bytes:
+        """The text with its first `limit` matches (0: with all of them) replaced; `fill` gives values of templates."""
         pieces: list[bytes] = []
         last = 0
         for count, match in enumerate(self._matches(text)):
             if limit and count == limit:
                 break
-            pieces += text[last : match.start()], replacement.expand(match)
+            pieces += text[last : match.start()], replacement.expand(match, fill)
             last = match.end()
         return b"".join([*pieces, text[last:]]) if pieces else text
 
@@ -89,12 +95,24 @@ class Replacement:
 
     __slots__ = ("_parts", "missing")
 
-    def __init__(self, text: str, regex: Regex) -> None:
+    def __init__(self, template: Template, regex: Regex) -> None:
         self.missing: list[str] = []
         """Groups it names that the expression does not have."""
-        self._parts = tuple(self._read(text.encode(), regex))
+        self._parts = tuple(self._read(template, regex))
 
-    def _read(self, text: bytes, regex: Regex) -> Iterator[bytes | int]:
+    @property
+    def values(self) -> list[Value]:
+        """What it takes beside groups."""
+        return [part for part in self._parts if isinstance(part, tuple)]
+
+    def _read(self, template: Template, regex: Regex) -> Iterator[bytes | int | Value]:
+        for part in template.parts:
+            if isinstance(part, str):
+                yield from self._text(part.encode(), regex)
+            else:
+                yield part
+
+    def _text(self, text: bytes, regex: Regex) -> Iterator[bytes | int]:
         at = 0
         for found in _REFERENCE.finditer(text):
             yield text[at : found.start()]
@@ -110,11 +128,18 @@ class Replacement:
 
     def _group(self, name: str, regex: Regex) -> int | None:
         index = int(name) if name.isascii() and name.isdigit() and len(name) < 6 else regex.groups.get(name)
-        if index is None or index > regex._regex.groups:
+        if index is None or index > regex.count:
             self.missing.append(name)
             return None
         return index
 
-    def expand(self, match: re.Match[bytes]) -> bytes:
+    def expand(self, match: re.Match[bytes], fill: Callable[[Value], bytes] | None = None) -> bytes:
         """For one match."""
-        return b"".join([part if isinstance(part, bytes) else match[part] or b"" for part in self._parts])
+        return b"".join([self._part(part, match, fill) for part in self._parts])
+
+    def _part(self, part: bytes | int | Value, match: re.Match[bytes], fill: Callable[[Value], bytes] | None) -> bytes:
+        if isinstance(part, bytes):
+            return part
+        if isinstance(part, int):
+            return match[part] or b""
+        return b"" if fill is None else fill(part)

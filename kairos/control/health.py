@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from kairos._speedups import cells
 from kairos.config.origin import parse_backend
+from kairos.config.serving import every_route
 from kairos.config.tls import tls_key
 from kairos.control.probe import Check, Outcome, Prober
 from kairos.control.upstreams import known_upstreams
@@ -223,7 +224,7 @@ class _Watch:
 def checks_of(config: Config) -> dict[str, Check]:
     """The check of every upstream that has one: that of the first route that wants it."""
     found: dict[str, Check] = {}
-    for route in config.routers:
+    for route in every_route(config):
         if route.protocol == "dns":
             continue
         for backend in route.backends:

@@ -18,6 +18,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from kairos._speedups import cells
+from kairos.config.serving import every_route
 from kairos.control.upstreams import Upstream, known_upstreams, monotonic_us, upstream_keys
 from kairos.scoreboard import route_key
 from kairos.telemetry.log import get_logger
@@ -157,7 +158,7 @@ class OutlierDetector:
     def apply(self, config: Config, series: Assignment) -> None:
         """A revision is in use; whoever is not compared any more is not ejected."""
         self._upstreams = known_upstreams(self._scoreboard, series)
-        self._routes = [judged for route in config.routers if (judged := self._judged(route, config)) is not None]
+        self._routes = [judged for route in every_route(config) if (judged := self._judged(route, config)) is not None]
         compared = {key for route in self._routes if route.spec.enabled for key in route.upstreams}
         for key, upstream in self._upstreams.items():
             if not upstream.get(cells.SU_SKIP_UNTIL_US):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from kairos._speedups import cells
 from kairos._speedups.breaker import Gate
 from kairos.config.model import CircuitBreaker
+from kairos.config.serving import every_route
 from kairos.scoreboard import route_key, upstream_key
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def upstream_keys(route: Route) -> list[str]:
 def users(config: Config) -> dict[str, list[str]]:
     """For every upstream of a configuration the keys of the routes that use it."""
     found: dict[str, list[str]] = {}
-    for route in config.routers:
+    for route in every_route(config):
         for key in upstream_keys(route):
             found.setdefault(key, []).append(route_key(route))
     return found

@@ -108,8 +108,9 @@ cdef class Detached(Downstream):
         return x.advance()
 
     def _unwanted(self, future):
-        if self.x is not None:
-            self.x.gone()
+        cdef Exchange x = self.x  # held: its end lets go of it
+        if x is not None:
+            x.gone()
 
     cdef int on_deadline(self, int64_t now) except -1:
         cdef Exchange x = self.x
@@ -195,9 +196,10 @@ cdef class Detached(Downstream):
 
     def kill(self):
         """The drain deadline passed."""
-        if self.x is not None:
+        cdef Exchange x = self.x
+        if x is not None:
             self.broken = True
-            self.x.gone()
+            x.gone()
 
     @property
     def idle(self):

@@ -50,6 +50,7 @@ KINDS: dict[str, Kind] = {
     "unsupported_media_type": Kind(415, "client", "no", "unsupported_media_type", "DPE", "Type of body is not taken"),
     "invalid_body": Kind(422, "client", "no", "invalid_request", "DPE", "Request body does not fit its schema"),
     "uri_too_long": Kind(414, "client", "no", "uri_too_long", "DPE", "Request target is too long", close=True),
+    "bad_value": Kind(400, "client", "no", "bad_request", "DPE", "A value of the request cannot be sent on"),
     "expectation_failed": Kind(417, "client", "no", "expectation_failed", "DPE", "Only Expect: 100-continue is met"),
     "upgrade_required": Kind(426, "client", "no", "upgrade_required", "DPE", "This route speaks WebSocket only"),
     "head_too_large": Kind(431, "client", "no", "head_too_large", "DPE", "Request head is too large", close=True),
@@ -74,6 +75,7 @@ KINDS: dict[str, Kind] = {
     "auth_busy": Kind(503, "kairos", "no", "overloaded", "UAEX", "Too many passwords are being checked"),
     "not_cached": Kind(504, "kairos", "no", "cache", "RFCF", "Nothing that is stored may answer this request"),
     "not_served": Kind(501, "kairos", "no", "config", "NC", "This protocol is not served by this version"),
+    "maintenance": Kind(503, "kairos", "no", "maintenance", "LR", "Closed for maintenance"),
     # what an upstream does wrong
     "no_backend": Kind(503, "kairos", "no", "upstream", "UH", "No backend is available"),
     "circuit_open": Kind(503, "kairos", "no", "circuit_breaker", "UO", "Every backend's circuit breaker is open"),
@@ -87,6 +89,7 @@ KINDS: dict[str, Kind] = {
     "connect_timeout": Kind(504, "upstream", "yes", "timeout", "UF,URX", "Upstream connection timed out"),
     "upstream_reset": Kind(502, "upstream", "idempotent", "upstream", "UC", "Upstream closed the connection early"),
     "upstream_too_large": Kind(502, "upstream", "no", "upstream", "UPE", "Upstream's answer is larger than it may be"),
+    "upstream_body": Kind(502, "upstream", "no", "upstream", "UPE", "Upstream's answer is not one that may be shown"),
     "upstream_protocol": Kind(502, "upstream", "idempotent", "upstream", "UPE", "Upstream sent a malformed response"),
     "upstream_timeout": Kind(504, "upstream", "idempotent", "timeout", "UT", "Upstream did not answer in time"),
     "total_timeout": Kind(504, "upstream", "no", "timeout", "UT", "Request took too long"),

@@ -45,6 +45,10 @@ class Services:
         """What an earlier snapshot made under this key, else made now. It goes with the last snapshot that asked."""
         return self._snapshot.kept(key, make)
 
+    def route_block(self, name: str) -> int:
+        """Where this worker counts what happens on a route (R_* cells)."""
+        return self._snapshot.route_block(name)
+
     def plan(self, url: str, *, timeout_s: float, tls: UpstreamTls | None = None) -> Plan:
         """A plan to ask the server of a URL (its path does not count) within so many seconds in all.
 

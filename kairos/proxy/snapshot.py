@@ -20,6 +20,7 @@ from kairos._speedups.routes import RouteTable, Template
 from kairos.config.origin import parse_backend
 from kairos.config.policies import effective
 from kairos.config.policies.sizes import widest
+from kairos.config.serving import branches
 from kairos.config.tls import client_context, tls_key
 from kairos.proxy.exchange import Plan, Settings, Target
 from kairos.proxy.filters import filters_of, public_filters
@@ -201,7 +202,14 @@ class Snapshot:
             return self._plan(route_key(route), route, builtin.NotServed(), [], self.config.timeouts)
         site = Site(route_key(route), route, effective(route, self.config), self.config, self.services)
         filters = list(filters_of(site))
-        return self._plan(route_key(route), route, handler, filters, merged(self.config.timeouts, route.timeouts))
+        plans = [
+            self._plan(route_key(part), part, handler, filters, merged(self.config.timeouts, part.timeouts))
+            for part in (route, *branches(route, site.policies))
+        ]
+        named = {plan.variant: plan for plan in plans[1:]}
+        for plan in plans:
+            plan.branches = named
+        return plans[0]
 
     def kept(self, key: tuple[Hashable, ...], make: Callable[[], _T]) -> _T:
         """What an earlier snapshot made under this key, else made now."""
@@ -242,6 +250,13 @@ class Snapshot:
         allow = Allow(self.config.metrics.allow)
         return self._plan(NO_ROUTE, route, FORWARD, [allow], self.config.timeouts, upstream_name=CONTROL)
 
+    def route_block(self, name: str) -> int:
+        """Where this worker counts what happens on a route."""
+        return self._scoreboard.route_block(self._slot, self._route_number(name))
+
+    def _route_number(self, name: str) -> int:
+        return self.series.route(name) if self.config.metrics.per_route else 0
+
     def _plan(
         self,
         name: str,
@@ -252,7 +267,6 @@ class Snapshot:
         upstream_name: str | None = None,
     ) -> Plan:
         board, slot = self._scoreboard, self._slot
-        number = self.series.route(name) if self.config.metrics.per_route else 0
         forwards = handler is FORWARD and route is not None
         targets = self._targets(name, route, upstream_name) if forwards and route is not None else []
         return Plan(
@@ -263,14 +277,14 @@ class Snapshot:
             list(filters),
             timeouts,
             board.page,
-            board.route_block(slot, number),
+            self.route_block(name),
             board.pair_block(slot, self.series.pair(name)),
             template=Template(route.internal_path, Pattern(route.external_path).names) if route else None,
             balancer=self._balancer(name, route) if route is not None and len(targets) > 1 else None,
             targets=targets,
             body_limit=self._body_limit(route),
             policy=self._policy(route) if forwards and route is not None else None,
-            queue=self._queue(route, number) if forwards and route is not None else None,
+            queue=self._queue(route, self._route_number(name)) if forwards and route is not None else None,
             hedge=partial(Hedger, route.hedge) if forwards and route is not None and route.hedge else None,
         )
 

@@ -52,6 +52,7 @@ from kairos.config.files import digest
 from kairos.config.listeners import ServerTls
 from kairos.config.load import judged, load_checked, loads
 from kairos.config.problems import ConfigError, Problem
+from kairos.config.serving import every_route
 from kairos.config.text import ConfigText
 from kairos.scoreboard import Scoreboard, Series, limit_labels
 from kairos.storage.revisions import DamagedError
@@ -551,7 +552,7 @@ class Arbiter:
 
     def _version(self, loaded: Loaded, reason: str) -> _Version:
         self._numbers += 1
-        series = self._series.assign(loaded.config.routers, limit_labels(loaded.config))
+        series = self._series.assign(every_route(loaded.config), limit_labels(loaded.config))
         if series.full:
             self._log.warning("more routes and upstreams than the counters have room for; a restart makes room")
         text = ConfigText(loaded.source.data, loaded.source.format, loaded.source.name, reason)
@@ -815,8 +816,9 @@ def _raise_descriptor_limit() -> None:
 
 
 def _scoreboard(config: Config) -> Scoreboard:
-    backends = sum(len(route.backends) for route in config.routers)
-    routes = len(config.routers) + 1
+    served = list(every_route(config))
+    backends = sum(len(route.backends) for route in served)
+    routes = len(served) + 1
     workers = (config.server.workers or cores()) + SPARE_WORKERS
     return Scoreboard.create(
         workers=workers,

@@ -68,6 +68,8 @@ _ROUTE_COUNTERS = (
     (cells.R_CACHE_STORED, "kairos_cache_stored", "Responses stored"),
     (cells.R_CACHE_STORED_BYTES, "kairos_cache_stored_bytes", "Bytes of their bodies"),
     (cells.R_QUEUE_FULL, "kairos_queue_full", "Requests turned away because the queue was full"),
+    (cells.R_MIRRORED, "kairos_mirrored_requests", "Copies of requests sent to the route's mirror"),
+    (cells.R_MIRROR_DROPPED, "kairos_mirrored_requests_dropped", "Copies not sent: too large, or too many under way"),
     (cells.R_QUEUE_TIMEOUTS, "kairos_queue_timeouts", "Requests turned away because they waited too long"),
 )
 _ROUTE_GAUGES = (

@@ -230,7 +230,6 @@ REMARKS = [
     *[
         (file(route(**{name: value})), "warning", f"routers[0].{name}: {name} is not in effect in this version")
         for name, value in {
-            "request_transformation": {}, "response_transformation": {},
             "ai_policy": {"enabled": True, "strategy": "anomaly_detection"},
         }.items()
     ],

@@ -151,17 +151,24 @@ def test_no_text_does_worse_than_an_error(text):
 )
 def test_replacements_are_spelled_as_in_rust(pattern, replacement, text, expected):
     regex = Regex(pattern)
-    assert regex.replace(text.encode(), Replacement(replacement, regex)).decode() == expected
+    assert regex.replace(text.encode(), Replacement(parse_template(replacement), regex)).decode() == expected
 
 
 def test_the_first_match_alone_can_be_replaced():
     regex = Regex("a")
-    assert regex.replace(b"aaa", Replacement("b", regex), 1) == b"baa"
+    assert regex.replace(b"aaa", Replacement(parse_template("b"), regex), 1) == b"baa"
+
+
+def test_values_in_a_replacement_are_filled_in():
+    regex = Regex("(a)")
+    replacement = Replacement(parse_template("$1{{ method }}$1"), regex)
+    assert regex.replace(b"-a-", replacement, fill=lambda value: repr(value[0].name).encode()) == b"-a'method'a-"
+    assert replacement.values == [(Source("method"),)]
 
 
 def test_groups_that_are_not_there_are_named():
     regex = Regex(r"(a)(?P<b>b)")
-    assert Replacement("$1x ${b} $3 $c", regex).missing == ["1x", "3", "c"]
+    assert Replacement(parse_template("$1x ${b} $3 $c"), regex).missing == ["1x", "3", "c"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from kairos._speedups.cells import R_EXTRA_ACTIVE, R_QUEUED, U_IN_FLIGHT
 from kairos._speedups.tls import use_ticket_keys
 from kairos.config.load import judged, loads
 from kairos.config.model import Config, Route
+from kairos.config.serving import every_route
 from kairos.proxy.client import ClientConnection
 from kairos.proxy.exchange import Filter, Handler, Plan, Runtime
 from kairos.proxy.snapshot import FORWARD, Origins, Revision, Snapshot, merged
@@ -105,9 +106,9 @@ class InProcess:
         clock = Clock(self.loop)
         self.runtime = Runtime(clock, self.board, 0, AccessLog(self.board, 0, self._config.access_log), 1)
         self.origins = Origins(self.runtime, self.board, 0)
-        routes = [chain.end for chain in self._chains if isinstance(chain.end, Route)] + self._config.routers
+        routes = [chain.end for chain in self._chains if isinstance(chain.end, Route)]
         self._series = Series(self.board)
-        series = self._series.assign(routes, limit_labels(self._config))
+        series = self._series.assign([*routes, *every_route(self._config)], limit_labels(self._config))
         self._revision = Revision(1, self._config, series, self._control_path)
         snapshot = self._snapshot = self._prepared()
         self.runtime.serve(snapshot)
@@ -146,7 +147,7 @@ class InProcess:
 
         async def reload() -> None:
             self._config = checked(document)
-            series = self._series.assign(self._config.routers, limit_labels(self._config))
+            series = self._series.assign(every_route(self._config), limit_labels(self._config))
             self._revision = Revision(2, self._config, series, self._control_path)
             self._snapshot = self._prepared()
             self.runtime.serve(self._snapshot)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kairos.config.policies import (
     access,
+    answers,
     api_keys,
     auth,
     basic_auth,
@@ -21,14 +22,18 @@ from kairos.config.policies import (
     csrf,
     forward_auth,
     https_only,
+    mirror,
     mtls,
     ratelimit,
     security_headers,
     signatures,
     sizes,
+    split,
+    transform,
     validation,
 )
 from kairos.config.policies.access import Access  # noqa: TC001  (msgspec needs them at run time)
+from kairos.config.policies.answers import Maintenance, Redirect, Respond  # noqa: TC001
 from kairos.config.policies.api_keys import ApiKeys  # noqa: TC001
 from kairos.config.policies.auth import Auth  # noqa: TC001
 from kairos.config.policies.basic_auth import BasicAuth  # noqa: TC001
@@ -38,11 +43,13 @@ from kairos.config.policies.cors import Cors  # noqa: TC001
 from kairos.config.policies.csrf import Csrf  # noqa: TC001
 from kairos.config.policies.forward_auth import ForwardAuth  # noqa: TC001
 from kairos.config.policies.https_only import HttpsOnly  # noqa: TC001
+from kairos.config.policies.mirror import Mirror  # noqa: TC001
 from kairos.config.policies.mtls import Mtls  # noqa: TC001
 from kairos.config.policies.ratelimit import RateLimit  # noqa: TC001
 from kairos.config.policies.security_headers import SecurityHeaders  # noqa: TC001
 from kairos.config.policies.signatures import Signatures  # noqa: TC001
 from kairos.config.policies.sizes import SizeLimits  # noqa: TC001
+from kairos.config.policies.split import Split  # noqa: TC001
 from kairos.config.policies.transform import RequestTransformation, ResponseTransformation  # noqa: TC001
 from kairos.config.policies.validation import Validation  # noqa: TC001
 from kairos.config.spec import Spec
@@ -75,6 +82,11 @@ class Policies(Spec, frozen=True):
     response_transformation: ResponseTransformation | None = None
     size_limits: SizeLimits | None = None
     validation: Validation | None = None
+    maintenance: Maintenance | None = None
+    respond: Respond | None = None
+    redirect: Redirect | None = None
+    split: Split | None = None
+    mirror: Mirror | None = None
 
 
 CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
@@ -94,6 +106,13 @@ CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
     "security_headers": security_headers.check,
     "size_limits": sizes.check,
     "validation": validation.check,
+    "request_transformation": transform.check_request,
+    "response_transformation": transform.check_response,
+    "maintenance": answers.check_maintenance,
+    "respond": answers.check_respond,
+    "redirect": answers.check_redirect,
+    "split": split.check,
+    "mirror": mirror.check,
 }
 """Field → what judges its value, at the place where it stands."""
 
@@ -102,6 +121,8 @@ FILES: dict[str, Callable[[Any], Iterable[str]]] = {
     "api_keys": api_keys.files,
     "basic_auth": basic_auth.files,
     "validation": validation.files,
+    "maintenance": answers.files,
+    "respond": answers.files,
 }
 """Field → the files that its value names: what they hold is read again at each reload."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kairos.proxy.filters import (
     access,
+    answers,
     authn,
     cache,
     compress,
@@ -17,9 +18,12 @@ from kairos.proxy.filters import (
     csrf,
     https_only,
     limits,
+    mirror,
     misdirected,
     security_headers,
     sizes,
+    split,
+    transform,
     validate,
 )
 from kairos.proxy.filters.authn import mtls
@@ -36,7 +40,7 @@ TABLE: tuple[Callable[[Site], Filter | None], ...] = (
     misdirected.build,
     access.build_lists,
     access.build_jail,
-    # what is answered whoever asks: maintenance, redirects, direct answers
+    answers.build_maintenance,  # closed for now
     # what is done to every answer: security headers, compression, CORS
     security_headers.build,
     compress.build,
@@ -49,7 +53,12 @@ TABLE: tuple[Callable[[Site], Filter | None], ...] = (
     # what was asked: sizes, validation
     sizes.build,
     validate.build,
-    # what is sent on: transformation, splits, mirrors, plugins
+    answers.build_answer,  # what needs no backend
+    split.build,  # which variant
+    transform.build_request,  # what is sent on
+    transform.build_response,  # what is shown of what comes back
+    mirror.build,  # copies
+    # plugins
     cache.build,  # what need not be asked
 )
 
