@@ -39,7 +39,8 @@ def main() -> None:
 
 
 for verb in (
-    running.status, running.backends, running.bans, running.cache, running.reload, running.revisions, running.upgrade,
+    running.status, running.backends, running.bans, running.cache, running.limits, running.reload,
+    running.revisions, running.upgrade,
     keys,
 ):  # fmt: skip
     main.add_command(verb)

@@ -287,6 +287,29 @@ def lift(admin: Admin, address: str) -> Any:
     return admin.delete("/v1/bans/" + quote(address, safe=""))
 
 
+# --- rate limits ----------------------------------------------------------------------------------------------------
+
+
+def _limit_lines(answer: Any) -> Iterable[str]:
+    rows = [[one["limit"], one["allowed"], one["limited"], one["unshared"]] for one in answer["limits"]]
+    yield from _table(("LIMIT", "ALLOWED", "LIMITED", "WITHOUT REDIS"), rows)
+    for one in answer["tables"]:
+        kept = f"{one['keys']} of {one['places']} places for keys taken"
+        yield f"{one['table']}: {kept}, {one['forgotten']} forgotten, {one['full']} refused for want of one"
+    if answer["redis_down"]:
+        yield f"Redis does not answer {answer['redis_down']} of the workers"
+
+
+@click.command()
+@talks(_limit_lines)
+def limits(admin: Admin) -> Any:
+    """Show what rate limits did.
+
+    And how many keys (addresses, users, ...) they remember.
+    """
+    return admin.get("/v1/limits")
+
+
 # --- the cache ------------------------------------------------------------------------------------------------------
 
 

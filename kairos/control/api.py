@@ -3,6 +3,7 @@
     GET /v1/status                        POST /v1/reload       POST /v1/upgrade
     GET /v1/backends                      GET or PATCH /v1/backends/{key}      POST /v1/backends/{key}/probe
     GET /v1/revisions                     GET /v1/revisions/{number}
+    GET /v1/limits
     GET /v1/bans                          DELETE /v1/bans/{address}
     GET /v1/cache                         POST /v1/cache/purge
 
@@ -47,6 +48,7 @@ def router(commands: Commands) -> Router:
                 "PATCH": _later(change),
             },
             "/v1/backends/{key}/probe": {"POST": _later(lambda request: commands.probe(request.params["key"]))},
+            "/v1/limits": {"GET": _now(lambda _: commands.limits())},
             "/v1/bans": {"GET": _now(lambda _: commands.bans())},
             "/v1/bans/{address}": {"DELETE": _now(lambda request: commands.lift_ban(request.params["address"]))},
             "/v1/cache": {"GET": _now(lambda _: commands.cache())},

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kairos.control.backends import Backends, BackendStatus
     from kairos.control.bans import Bans, BanStatus
     from kairos.control.caches import CacheStatus, Purged, PurgeRequest
+    from kairos.control.limits import Limits, LimitsStatus
     from kairos.control.requests import Requests
     from kairos.storage.revisions import Revisions
 
@@ -131,7 +132,13 @@ class Commands:
     """Everything that can be asked, of this gateway."""
 
     def __init__(
-        self, boot: WorkerBoot, backends: Backends, requests: Requests, revisions: Revisions | None, bans: Bans
+        self,
+        boot: WorkerBoot,
+        backends: Backends,
+        requests: Requests,
+        revisions: Revisions | None,
+        bans: Bans,
+        limits: Limits,
     ) -> None:
         self._boot = boot
         self._board = boot.scoreboard
@@ -139,6 +146,7 @@ class Commands:
         self._requests = requests
         self._revisions = revisions
         self._bans = bans
+        self._limits = limits
         self._caches = Caches(boot.scoreboard)
         self._problems: list[str] = []
 
@@ -266,6 +274,10 @@ class Commands:
             raise CommandError("invalid", str(error)) from None
 
     # --- revisions --------------------------------------------------------------------------------------------------
+
+    def limits(self) -> LimitsStatus:
+        """What rate limits did."""
+        return self._limits.status()
 
     def bans(self) -> list[BanStatus]:
         """Bans of addresses in force."""

@@ -49,6 +49,7 @@ from kairos.control.commands import Commands
 from kairos.control.health import HealthChecker
 from kairos.control.http import Handler, Request, Responder, Response, Router
 from kairos.control.keysets import KeySets
+from kairos.control.limits import Limits
 from kairos.control.logwriter import STDOUT, LogWriter, open_log
 from kairos.control.oidc import Providers
 from kairos.control.outlier import OutlierDetector
@@ -102,10 +103,11 @@ class Control:
         self._providers = Providers()
         self._tickets = TicketKeys(boot.scoreboard)
         self._bans = Bans(boot.scoreboard)
+        self._limits = Limits(boot.scoreboard)
         self._requests = Requests(self._say)
         revisions = Revisions(folder / REVISIONS) if folder else None
         self._keeper = Keeper(revisions) if revisions else None
-        self._commands = Commands(boot, self._backends, self._requests, revisions, self._bans)
+        self._commands = Commands(boot, self._backends, self._requests, revisions, self._bans, self._limits)
         self._watch = FileWatch(boot.control.config_path, self._reload_if_changed) if boot.control else None
 
     async def run(self) -> None:
@@ -244,6 +246,7 @@ class Control:
         self._outliers.apply(config, series)
         self._backends.apply(config, series)
         self._bans.apply(config)
+        self._limits.apply(config, series)
         self._key_sets.apply(config)
         self._providers.apply(config)
         self._tickets.apply(config)
