@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -301,6 +305,57 @@ def test_those_who_ask_the_same_at_once_wait_for_one_answer(
             peer.close()
         assert len(made.asked) == questions
         assert served.reports == []
+
+
+# --- a service that nobody here wrote ---
+
+NGINX = """
+daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log info;
+events {{}}
+http {{
+    access_log {folder}/access.log; client_body_temp_path {folder}/t; proxy_temp_path {folder}/t;
+    fastcgi_temp_path {folder}/t; uwsgi_temp_path {folder}/t; scgi_temp_path {folder}/t;
+    server {{
+        listen 127.0.0.1:{port};
+        auth_basic "wiki"; auth_basic_user_file {folder}/users;
+        location = /verify {{ add_header Remote-User $remote_user; try_files /none =204; }}
+    }}
+}}
+"""
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[str]:
+    """One that knows ann's password."""
+    port = free_port()
+    hashed = subprocess.run(["openssl", "passwd", "-apr1", "secret"], capture_output=True, text=True, check=True).stdout
+    (tmp_path / "users").write_text(f"ann:{hashed}")
+    (tmp_path / "nginx.conf").write_text(NGINX.format(folder=tmp_path, port=port))
+    with subprocess.Popen(["nginx", "-c", str(tmp_path / "nginx.conf")], stderr=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + 10
+            while not (tmp_path / "pid").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+def test_nginx_decides(backend: str, nginx: str, tmp_path: Path) -> None:
+    def basic(password: str) -> str:
+        return "Authorization: Basic " + base64.b64encode(f"ann:{password}".encode()).decode()
+
+    told = {"response_headers": ["Remote-User"], "user_header": "Remote-User", "cache_time": 60}
+    with serving(document(backend, nginx, **told)) as served:
+        for _ in range(3):
+            status, _, seen = ask(served, basic("secret"), "Remote-User: root")
+            assert (status, header(seen, b"remote-user")) == (200, b"ann")
+        for lines in ([], [basic("wrong")]):
+            status, head, _ = ask(served, *lines)
+            assert (status, header(head, b"www-authenticate")) == (401, b'Basic realm="wiki"')
+    served.wait(lambda: len((tmp_path / "access.log").read_text().splitlines()) >= 3, "lines")
+    assert len((tmp_path / "access.log").read_text().splitlines()) == 3
 
 
 # --- settings ---

@@ -35,7 +35,7 @@ class ApiKey(Spec, frozen=True, gc=False):
     """One key; `kairos keys new` makes it with its hash."""
 
     id: Annotated[str, Meta(min_length=1, max_length=200)]
-    """What logs and metrics may show."""
+    """Its name, which is no secret: the claim `key_id`."""
     key_hash: Annotated[str, Meta(pattern="^(sha256:)?[0-9a-fA-F]{64}$")]
     """SHA-256 of the key in hexadecimal."""
     name: str = ""
