@@ -156,6 +156,28 @@ def test_users_are_told_apart_after_they_are_known(backend: str) -> None:
         assert counted(served, "/0")[0] == 4
 
 
+def test_any_name_is_one_and_no_name_is_nobody(backend: str) -> None:
+    """What is long, odd, or empty."""
+    config = document(backend, {"auth_required": True, "rate_limit": limit(strategy="PerUser")})
+    config["jwt"]["required_claims"] = []
+    with serving(config) as served:
+        for number, subject in enumerate(("n" * 3000, "\x00", "é", "\U0001f600")):
+            assert granted(served, "/0", bearer(subject), ip=f"192.0.2.{number}") == 2
+        assert granted(served, "/0", bearer(""), ip="192.0.2.100") == 2
+        assert granted(served, "/0", bearer(""), ip="192.0.2.101") == 2
+        assert served.reports == []
+
+
+def test_any_bytes_in_a_header_are_a_value(backend: str) -> None:
+    with serving(document(backend, {"rate_limit": limit(strategy="Header", header="X-T")})) as served:
+        for value in (b"\xff\xfe", b"", b"a" * 4000, b"\x80"):
+            head = b"GET /0 HTTP/1.1\r\nHost: t\r\nX-T: " + value + b"\r\n\r\n"
+            assert [status_of(served.request(head)[0]) for _ in range(3)] == [200, 200, 429]
+        for chain in ("", "nonsense", "1.2.3.4.5", "::ffff:1.2.3.4, x"):
+            assert granted(served, "/0", "X-T: ok", ip=chain) in (0, 2)
+        assert served.reports == []
+
+
 @pytest.mark.parametrize(("anonymous", "passed"), [("ip", (2, 2)), ("pass", (4, 4)), ("share", (2, 0))])
 def test_those_without_a_name_fall_back(backend: str, anonymous: str, passed: tuple[int, int]) -> None:
     with serving(document(backend, {"rate_limit": limit(strategy="PerUser", anonymous=anonymous)})) as served:

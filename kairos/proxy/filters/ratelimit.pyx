@@ -9,7 +9,6 @@ import hashlib
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -133,8 +132,7 @@ cdef class Meter:
         who = _who(x.identity, self.by)
         if who is None:
             return self._nobody(x, key)
-        p = PyUnicode_AsUTF8AndSize(who, &n)
-        return self._by_text(p, n, key)
+        return self._by_text(PyBytes_AS_STRING(who), PyBytes_GET_SIZE(who), key)
 
     cdef bint _by_text(self, const char* p, Py_ssize_t n, uint64_t* key) noexcept:
         key[0] = hash_bytes(p, n, self.seed)
@@ -183,7 +181,6 @@ cdef class Meter:
             who = p[:n] if p != NULL else None
         elif self.by != BY_ADDRESS:
             who = _who(x.identity, self.by)
-            who = who.encode() if who is not None else None
         if who is not None:
             return "key:" + hashlib.blake2b(who, digest_size=16).hexdigest()
         if self.by != BY_ADDRESS and self.anonymous == A_SHARE:
@@ -240,13 +237,15 @@ cdef class Meter:
         return self.limit.more_in(grant.state, now_us)
 
 
-cdef object _who(object identity, int by):
-    """The user's name, or the API key's id; None: there is none."""
+cdef bytes _who(object identity, int by):
+    """The user, or the API key's id; None: there is none. A token's names may hold what is no Unicode."""
     if identity is None:
         return None
     if by == BY_USER:
-        return identity.subject
-    return getattr(identity.key, "id", identity.subject) if identity.method == "api_key" else None
+        return identity.who.encode("utf-8", "surrogatepass") if identity.subject else None
+    if identity.method != "api_key":
+        return None
+    return getattr(identity.key, "id", identity.subject).encode("utf-8", "surrogatepass")
 
 
 cdef const char* _field(Exchange x, bytes wanted, Py_ssize_t* n) noexcept:
