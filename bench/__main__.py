@@ -101,7 +101,7 @@ def measure(options: argparse.Namespace) -> int:
 
 def prepare(names: Sequence[str]) -> None:
     """Everything that can be missing is asked for before the first measurement."""
-    require(["wrk", "nginx", *(PROGRAMS[name] for name in names if name in PROGRAMS)])
+    require(["wrk", "openssl", "nginx", *(PROGRAMS[name] for name in names if name in PROGRAMS)])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -64,11 +64,13 @@ class Http:
     path: str
     headers: tuple[str, ...] = field(default=())
     script: Path | None = None
+    secure: bool = False
 
     unit = "request"
 
-    def drive(self, port: int, seconds: int) -> Load:
-        url = f"http://{LOOPBACK}:{port}{self.path}"
+    def drive(self, peer: Peer, seconds: int) -> Load:
+        where = f"https://{LOOPBACK}:{peer.tls_port}" if self.secure else f"http://{LOOPBACK}:{peer.port}"
+        url = f"{where}{self.path}"
         return load.run_wrk(load.wrk_command(url, CONNECTIONS, seconds, self.headers, self.script))
 
 
@@ -80,28 +82,47 @@ class WebSocket:
 
     unit = "message"
 
-    def drive(self, port: int, seconds: int) -> Load:
-        return load.run_websocket(port, "/ws", CONNECTIONS, seconds)
+    def drive(self, peer: Peer, seconds: int) -> Load:
+        return load.run_websocket(peer.port, "/ws", CONNECTIONS, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Handshakes:
+    """Connections that shake hands in full and end, with no request: nobody resumes."""
+
+    title: str
+    version: str
+
+    unit = "handshake"
+
+    def drive(self, peer: Peer, seconds: int) -> Load:
+        return load.run_handshakes(peer.tls_port, self.version, seconds)
 
 
 RICH = Http("rich: GET, 12 request and 10 response headers", "/rich/1", RICH_REQUEST)
-LOADS: dict[str, Http | WebSocket] = {
+Case = Http | WebSocket | Handshakes
+LOADS: dict[str, Case] = {
     "plain": Http("plain: GET, 6-byte answer, no extra headers", "/plain/1"),
     "rich": RICH,
     "body16k": Http("body16k: GET, 16 KiB answer", "/files/16k"),
     "body1m": Http("body1m: GET, 1 MiB answer", "/files/1m"),
     "post16k": Http("post16k: POST, 16 KiB body", "/upload", ("X-Body-Bytes: 16384",), POST),
     "websocket": WebSocket("websocket: 128-byte messages, echoed"),
+    "tls": Http("tls: GET, 6-byte answer, kept-alive TLS connections", "/plain/1", secure=True),
+    "tlsrich": replace(RICH, title="tlsrich: rich, kept-alive TLS connections", secure=True),
+    "tls16k": Http("tls16k: GET, 16 KiB answer, kept-alive TLS connections", "/files/16k", secure=True),
+    "handshake": Handshakes("handshake: full TLS 1.3 handshakes, ECDSA P-256", "1.3"),
+    "handshake12": Handshakes("handshake12: full TLS 1.2 handshakes, ECDSA P-256", "1.2"),
 }
 
 
-def measure_load(run: Run, case: Http | WebSocket, workers: int = 1) -> LoadResult:
+def measure_load(run: Run, case: Case, workers: int = 1) -> LoadResult:
     """Drive every peer in turn, round after round."""
     result = LoadResult(case.title, case.unit, {name: [] for name in run.names})
     with ExitStack() as stack:
         running = [stack.enter_context(_started(run, name, case.title.split(":")[0], workers)) for name in run.names]
         for peer in running:
-            case.drive(peer.port, 1)
+            case.drive(peer, 1)
         for turn in range(1, run.rounds + 1):
             for peer in running:
                 sample = _sample(case, peer, run.seconds)
@@ -115,9 +136,9 @@ def _started(run: Run, name: str, case: str, workers: int) -> AbstractContextMan
     return peers.started(name, run.origin, home, workers, run.logging)
 
 
-def _sample(case: Http | WebSocket, peer: Peer, seconds: int) -> Sample:
+def _sample(case: Case, peer: Peer, seconds: int) -> Sample:
     before = procfs.cpu_us(peer.pid)
-    done = case.drive(peer.port, seconds)
+    done = case.drive(peer, seconds)
     spent = procfs.cpu_us(peer.pid) - before
     return Sample(spent / done.completed, done.rate, done.p50_us, done.p99_us, done.errors)
 
@@ -192,7 +213,7 @@ def _fresh_row(peer: Peer) -> dict[str, float]:
     }
 
 
-def _load_case(case: Http | WebSocket) -> Callable[[Run], Sequence[Result]]:
+def _load_case(case: Case) -> Callable[[Run], Sequence[Result]]:
     return lambda run: [measure_load(run, case)]
 
 

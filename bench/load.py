@@ -1,4 +1,4 @@
-"""The load: wrk for HTTP, a ping-pong client for WebSocket, a holder of idle connections.
+"""The load: wrk for HTTP, openssl for handshakes, a ping-pong client for WebSocket, a holder of idle connections.
 
 Rules: one load at a time, closed loop, from this machine. On two cores load, proxy and origin share the cores, so
 rates and latencies say less than the CPU time a proxy spent, which does not depend on who else ran.
@@ -66,6 +66,27 @@ def parse_wrk(text: str) -> Load:
         p99_us=_duration_us(_one(r"^\s*99%\s+(\S+)", text)),
         errors=_wrk_errors(text),
     )
+
+
+def run_handshakes(port: int, version: str, seconds: int) -> Load:
+    """One after the other, each on a new connection and in full."""
+    where, only = f"{LOOPBACK}:{port}", f"-tls{version.replace('.', '_')}"
+    command = [program("openssl"), "s_time", "-connect", where, "-new", only, "-time", str(seconds)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BenchError(f"openssl failed ({done.returncode}): {done.stderr or done.stdout}")
+    return parse_s_time(done.stdout)
+
+
+def parse_s_time(text: str) -> Load:
+    """From what `openssl s_time` prints; all it tells of latency is its mean."""
+    found = re.search(r"^(\d+) connections in (\d+) real seconds", text, re.MULTILINE)
+    if found is None:
+        raise BenchError(f"openssl printed no count of connections:\n{text}")
+    completed, real = int(found[1]), max(1, int(found[2]))
+    if completed == 0:
+        raise BenchError("no handshake came about")
+    return Load(completed, completed / real, 1e6 * real / completed, 1e6 * real / completed, 0)
 
 
 def _one(pattern: str, text: str) -> str:

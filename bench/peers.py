@@ -2,8 +2,9 @@
 
 Rules: all do the same job as well as they can. Each balances over the origin's two ports, keeps upstream connections
 alive, sets X-Forwarded-For, -Proto, -Host and X-Request-ID, passes WebSocket upgrades, streams bodies both ways
-without touching a disk, and logs every request unless logging is off for all: nginx and Kairos into a file in
-batches, HAProxy line by line on its standard output, which cost it no more than UDP or its ring buffer over TCP.
+without touching a disk, speaks TLS 1.2 and 1.3 with tickets on a second port, and logs every request unless logging is
+off for all: nginx and Kairos into a file in batches, HAProxy line by line on its standard output, which cost it no more
+than UDP or its ring buffer over TCP.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.origin import Origin
 from bench.processes import LOOPBACK, free_port, program, running, wait_until_serving
+from kairos.config.certificates import self_signed
 
 CLIENTS = 11_000
 """Connections a proxy must be able to hold; above what the idle case opens."""
@@ -36,6 +39,12 @@ class Setup:
     """Folder for its configuration, logs and other files."""
     workers: int
     logging: bool
+    tls_port: int = field(default_factory=free_port)
+
+    @property
+    def certificate(self) -> Path:
+        """The same kind for all: ECDSA on P-256, with its key in one file; made when first asked for."""
+        return self_signed(self.home, time.time())
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,7 @@ class Peer:
     name: str
     pid: int
     port: int
+    tls_port: int
     log: Path
     """What the program itself has written to its terminal."""
 
@@ -78,6 +88,10 @@ http {{
   upstream echo {{ server {LOOPBACK}:{setup.origin.websocket_port}; }}
   server {{
     listen {LOOPBACK}:{setup.port} backlog=4096 reuseport;
+    listen {LOOPBACK}:{setup.tls_port} ssl backlog=4096 reuseport;
+    ssl_certificate {setup.certificate};
+    ssl_certificate_key {setup.certificate};
+    ssl_protocols TLSv1.2 TLSv1.3;
     proxy_http_version 1.1;
     proxy_set_header Host $host;
     proxy_set_header Connection "";
@@ -127,7 +141,8 @@ defaults
   unique-id-header X-Request-ID
 frontend gateway
   bind {LOOPBACK}:{setup.port} backlog 4096
-  http-request set-header X-Forwarded-Proto http
+  bind {LOOPBACK}:{setup.tls_port} backlog 4096 ssl crt {setup.certificate} ssl-min-ver TLSv1.2 alpn http/1.1
+  http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]
   http-request set-header X-Forwarded-Host %[req.hdr(host)]
   use_backend echo if {{ path_beg /ws }}
   default_backend origin
@@ -172,6 +187,7 @@ def kairos_config(setup: Setup) -> str:
     log = {"format": "json", "file": str(setup.home / "access.log")} if setup.logging else {"format": "off"}
     config = {
         "version": 1,
+        "server": {"tls": {"port": setup.tls_port, "certificates": [{"cert_file": str(setup.certificate)}]}},
         "limits": {"requests_per_connection": FOREVER, "body_bytes": 0, "connections": CLIENTS},
         "timeouts": {"idle": IDLE_S},
         "keepalive": {"idle": IDLE_S, "requests": FOREVER},
@@ -218,4 +234,4 @@ def started(name: str, origin: Origin, home: Path, workers: int, logging: bool) 
     env = {"KAIROS_STATE_DIR": str(home / "state"), "KAIROS_ADMIN_PORT": str(free_port())}
     with running(command(setup, config), log, env) as child:
         wait_until_serving(child, setup.port, "/plain/1", log)
-        yield Peer(name, child.pid, setup.port, log)
+        yield Peer(name, child.pid, setup.port, setup.tls_port, log)

@@ -23,7 +23,7 @@ from bench import procfs
 LOOPBACK = "127.0.0.1"
 READY_WITHIN_S = 15.0
 STOP_WITHIN_S = 5.0
-PACKAGES = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk"}
+PACKAGES = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk", "openssl": "openssl"}
 
 
 class BenchError(Exception):

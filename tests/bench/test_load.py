@@ -94,3 +94,18 @@ def test_a_server_that_refuses_the_upgrade_is_an_error():
 
     with pytest.raises(BenchError, match="2 connections refused or lost"):
         asyncio.run(scene())
+
+
+S_TIME = """Collecting connection statistics for 3 seconds
+****
+
+2226 connections in 1.77s; 1257.63 connections/user sec, bytes read 0
+2226 connections in 4 real seconds, 0 bytes read per connection
+"""
+
+
+def test_handshakes_are_counted_by_openssl():
+    assert load.parse_s_time(S_TIME) == load.Load(2226, 556.5, 4e6 / 2226, 4e6 / 2226, 0)
+    for text in ("", S_TIME.replace("2226", "0")):
+        with pytest.raises(BenchError):
+            load.parse_s_time(text)

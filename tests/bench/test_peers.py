@@ -1,9 +1,10 @@
 """The configurations are accepted by the programs they are for, and the programs do with them what is compared."""
 
 import shutil
+import ssl
 import subprocess
 import time
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPSConnection
 
 import pytest
 
@@ -59,6 +60,11 @@ def test_a_proxy_passes_what_the_cases_ask_for(tmp_path, name, logging):
         assert _headers(peer.port, "/rich/1") >= {(name.lower(), value) for name, value in origin.RICH_RESPONSE.items()}
         echoed = load.run_websocket(peer.port, "/ws", 2, 0.2)
         assert (echoed.completed > 2, echoed.errors) == (True, 0)
+        connection = HTTPSConnection("127.0.0.1", peer.tls_port, timeout=10, context=_untrusting())
+        connection.request("GET", "/rich/1")
+        assert connection.getresponse().getheader("ETag") == origin.RICH_RESPONSE["ETag"]
+        connection.close()
+        assert all(load.run_handshakes(peer.tls_port, version, 1).completed > 2 for version in ("1.2", "1.3"))
     lines = _log_lines(tmp_path / name)
     assert bool(lines) == logging
 
@@ -91,6 +97,14 @@ def _answer(port, method, path, body=None):
 
 def _size(port, method, path, body=None):
     return len(_answer(port, method, path, body)[1])
+
+
+def _untrusting():
+    """A context for a certificate that nobody signed."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _headers(port, path):
