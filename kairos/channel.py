@@ -248,8 +248,6 @@ class WorkerBoot:
     """This child's end of the socket pair, non-blocking."""
     activated: bool
     """The listeners came from the service manager, which goes on listening when this gateway is gone."""
-    secure_ports: frozenset[int]
-    """Ports on which clients speak TLS."""
     control_path: str
     """Unix socket of the control process, which answers what no worker should spend time on; empty without one."""
     log_level: str
@@ -257,6 +255,8 @@ class WorkerBoot:
     """The listeners are another gateway's still: get ready, touch nothing that is shared, wait for `Listen`."""
     control: ControlBoot | None = None
     """None in workers."""
+    secure_ports: frozenset[int] = frozenset()
+    """Ports on which clients speak TLS."""
 
     def shares(self, listener: socket.socket) -> bool:
         """Whether other workers (or the service manager) accept from the same socket: see `drain_listener`."""
