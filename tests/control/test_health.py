@@ -10,7 +10,6 @@ import resource
 import signal
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -32,6 +31,7 @@ from tests.support.dns import NXDOMAIN, SERVFAIL, NameServer
 from tests.support.gateway import gateway
 from tests.support.gateway import route as gateway_route
 from tests.support.net import Peer, free_port, origin
+from tests.support.nginx import nginx
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Script = Callable[[Peer], None]
@@ -341,27 +341,17 @@ def test_a_handshake_that_hangs_takes_no_longer_than_the_timeout():
 
 # --- nginx ----------------------------------------------------------------------------------------------------------
 
-NGINX = """
-daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log info;
-events {{}}
-http {{
-    access_log {folder}/access.log; client_body_temp_path {folder}/t; proxy_temp_path {folder}/t;
-    fastcgi_temp_path {folder}/t; uwsgi_temp_path {folder}/t; scgi_temp_path {folder}/t;
-    server {{
-        listen 127.0.0.1:{plain}; listen 127.0.0.1:{secure} ssl; listen unix:{folder}/sock;
-        ssl_certificate {folder}/cert.pem; ssl_certificate_key {folder}/cert.pem;
-        location = /up {{ return 200 "well"; }}
-        location = /large {{ alias {folder}/large; }}
-    }}
-}}
-"""
-
 
 def test_nginx_is_probed_and_has_nothing_to_complain_of(tmp_path, ca_file):
     AUTHORITY.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "cert.pem"))
     (tmp_path / "large").write_bytes(b"x" * 60_000)
     plain, secure = free_port(), free_port()
-    (tmp_path / "nginx.conf").write_text(NGINX.format(folder=tmp_path, plain=plain, secure=secure))
+    server = f"""
+        listen 127.0.0.1:{plain}; listen 127.0.0.1:{secure} ssl; listen unix:{tmp_path}/sock;
+        ssl_certificate {tmp_path}/cert.pem; ssl_certificate_key {tmp_path}/cert.pem;
+        location = /up {{ return 200 "well"; }}
+        location = /large {{ alias {tmp_path}/large; }}
+    """
     tls = UpstreamTls(ca_file=ca_file)
     probed = [
         backend(plain),
@@ -370,18 +360,13 @@ def test_nginx_is_probed_and_has_nothing_to_complain_of(tmp_path, ca_file):
         backend(secure, host="https://127.0.0.1"),
         Backend(host=f"unix:{tmp_path}/sock", health_check_path="/up"),
     ]
-    server = subprocess.Popen(["nginx", "-c", str(tmp_path / "nginx.conf")], stderr=subprocess.DEVNULL)
-    try:
+    with nginx(tmp_path, server):
 
         async def trace() -> None:
-            await until(lambda: (tmp_path / "pid").exists())
             reasons = [await ask(route("/a", one, tls=tls)) for one in probed]
             assert reasons == ["", "", "status 404", "", ""]
 
         in_loop(trace)
-    finally:
-        server.terminate()
-        server.wait()
     complaints = [line for line in (tmp_path / "error.log").read_text().splitlines() if "client" in line]
     assert [line for line in complaints if "/missing" not in line] == []
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from kairos.config.secrets import key_hash
 from tests.support.gateway import route
 from tests.support.inprocess import InProcess, checked, serving
 from tests.support.net import Peer, connect, echo, free_port, origin, read_request, status_of
+from tests.support.nginx import nginx
 from tests.support.ws import header
 
 Answer = Callable[[bytes], bytes]
@@ -309,45 +309,28 @@ def test_those_who_ask_the_same_at_once_wait_for_one_answer(
 
 # --- a service that nobody here wrote ---
 
-NGINX = """
-daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log info;
-events {{}}
-http {{
-    access_log {folder}/access.log; client_body_temp_path {folder}/t; proxy_temp_path {folder}/t;
-    fastcgi_temp_path {folder}/t; uwsgi_temp_path {folder}/t; scgi_temp_path {folder}/t;
-    server {{
-        listen 127.0.0.1:{port};
-        auth_basic "wiki"; auth_basic_user_file {folder}/users;
-        location = /verify {{ add_header Remote-User $remote_user; try_files /none =204; }}
-    }}
-}}
-"""
-
 
 @pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[str]:
-    """One that knows ann's password."""
+def guard(tmp_path: Path) -> Iterator[str]:
+    """An nginx that knows ann's password."""
     port = free_port()
     hashed = subprocess.run(["openssl", "passwd", "-apr1", "secret"], capture_output=True, text=True, check=True).stdout
     (tmp_path / "users").write_text(f"ann:{hashed}")
-    (tmp_path / "nginx.conf").write_text(NGINX.format(folder=tmp_path, port=port))
-    with subprocess.Popen(["nginx", "-c", str(tmp_path / "nginx.conf")], stderr=subprocess.DEVNULL) as server:
-        try:
-            deadline = time.monotonic() + 10
-            while not (tmp_path / "pid").exists():
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
+    server = f"""
+        listen 127.0.0.1:{port};
+        auth_basic "wiki"; auth_basic_user_file {tmp_path}/users;
+        location = /verify {{ add_header Remote-User $remote_user; try_files /none =204; }}
+    """
+    with nginx(tmp_path, server):
+        yield f"http://127.0.0.1:{port}"
 
 
-def test_nginx_decides(backend: str, nginx: str, tmp_path: Path) -> None:
+def test_nginx_decides(backend: str, guard: str, tmp_path: Path) -> None:
     def basic(password: str) -> str:
         return "Authorization: Basic " + base64.b64encode(f"ann:{password}".encode()).decode()
 
     told = {"response_headers": ["Remote-User"], "user_header": "Remote-User", "cache_time": 60}
-    with serving(document(backend, nginx, **told)) as served:
+    with serving(document(backend, guard, **told)) as served:
         for _ in range(3):
             status, _, seen = ask(served, basic("secret"), "Remote-User: root")
             assert (status, header(seen, b"remote-user")) == (200, b"ann")
