@@ -550,3 +550,35 @@ def test_a_route_without_the_policy_has_no_filter() -> None:
     site = Site({})
     site.validation = None  # type: ignore[assignment]
     assert validate.build(site) is None  # type: ignore[arg-type]
+
+
+class Keeping(Site):
+    """A snapshot after another: what was made under a key is there."""
+
+    def __init__(self, settings: dict[str, Any], shelf: dict[Any, Any]) -> None:
+        super().__init__(settings)
+        self.shelf = shelf
+
+    def kept(self, key: Any, make: Any) -> Any:
+        if key not in self.shelf:
+            self.shelf[key] = make()
+        return self.shelf[key]
+
+
+def test_a_document_is_read_once_for_all_routes_and_again_when_a_file_of_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.joinpath("part.yaml").write_text("type: integer")
+    document = tmp_path / "api.yaml"
+    document.write_text(API.replace("{$ref: '#/components/schemas/Pet'}", "{$ref: part.yaml}"))
+    reads = []
+    read = validate.openapi_of
+    monkeypatch.setattr(validate, "openapi_of", lambda spec: reads.append(1) or read(spec))
+    shelf: dict[Any, Any] = {}
+    for _ in range(3):
+        validate.build(Keeping({"openapi": {"file": str(document)}}, shelf))  # type: ignore[arg-type]
+    assert len(reads) == 1
+    tmp_path.joinpath("part.yaml").write_text("type: string # now")
+    for _ in range(3):
+        validate.build(Keeping({"openapi": {"file": str(document)}}, shelf))  # type: ignore[arg-type]
+    assert len(reads) == 2
