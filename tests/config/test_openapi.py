@@ -202,7 +202,7 @@ def test_a_folder_of_links_is_followed(tmp_path: Path) -> None:
 MANGLED = st.sampled_from([None, 1, "x", [], {}, [1], {"$ref": "#/paths"}, {"$ref": 3}, True, {"schema": 1}])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(st.data())
 def test_however_a_document_is_spoilt_it_is_told(pets: Path, data: st.DataObject) -> None:
     document = yaml.safe_load(PETS)

@@ -6,6 +6,7 @@ import gzip
 import os
 import tracemalloc
 import zlib
+from functools import partial
 
 import brotli
 import pytest
@@ -27,7 +28,7 @@ WRITERS = {
     b"gzip": [gzip.compress],
     b"x-gzip": [gzip.compress],
     b"deflate": [zlib.compress, raw_deflate],
-    b"br": [brotli.compress],
+    b"br": [partial(brotli.compress, quality=5)],
     b"zstd": [zstd.compress],
 }
 PAIRS = [(coding, write) for coding, writers in WRITERS.items() for write in writers]
