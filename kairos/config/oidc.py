@@ -12,6 +12,8 @@ from kairos.config.shared_secrets import SECRET_BYTES, check_secrets
 from kairos.config.spec import Seconds, Spec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kairos.config.problems import Findings, Path
 
 SigningAlgorithm = Literal[
@@ -94,6 +96,18 @@ def logout_path(name: str, provider: OidcProvider) -> str:
     return provider.logout_path or f"/oauth2/{name}/logout"
 
 
+def cookie_name(name: str, provider: OidcProvider) -> str:
+    """Of the session's cookie, without what stands before it over https."""
+    return provider.session.cookie or f"kairos_{name}"
+
+
+def own_cookies(names: Sequence[str]) -> re.Pattern[bytes]:
+    """What matches the names of all cookies that logins with these cookie names make: sessions, their further pieces,
+    and logins under way."""
+    either = "|".join(map(re.escape, names))
+    return re.compile(rf"(?:__Host-)?(?:{either})(?:_[0-9]|_login_.*)?".encode())
+
+
 def paths(providers: dict[str, OidcProvider]) -> list[str]:
     """What the gateway answers itself."""
     return [path(name, provider) for name, provider in providers.items() for path in (callback_path, logout_path)]
@@ -110,6 +124,12 @@ def check(providers: dict[str, OidcProvider], keys: Path, found: Findings, *, in
         check_secrets(provider.session.secrets, (*here, "session", "secrets"), found, insecure_dev=insecure_dev)
         if provider.session.idle > provider.session.lifetime:
             found.warning((*here, "session", "idle"), "is longer than the session's lifetime, so it never ends one")
+    names = [cookie_name(name, provider) for name, provider in providers.items()]
+    for at, (name, cookie) in enumerate(zip(providers, names, strict=True)):
+        if any(own_cookies([cookie]).fullmatch(other.encode()) for other in names[:at] + names[at + 1 :]):
+            found.error(
+                (*keys, name), f"its cookie {cookie} is one of another provider's: give it a name in session.cookie"
+            )
     taken = paths(providers)
     if len(set(taken)) < len(taken):
         found.error(keys, "every callback_path and logout_path must be another one")

@@ -79,6 +79,16 @@ def test_routes_name_a_provider_that_is_there_and_none_of_its_paths() -> None:
     assert errors(named)[0].startswith("oidc['Corp!']: ")
 
 
+@pytest.mark.parametrize("other", ["corp_1", "corp_login_x"])
+def test_cookies_of_providers_are_told_apart(other: str) -> None:
+    two = document({"oidc": "corp"})
+    two["oidc"][other] = GOOD
+    (error,) = errors(two)
+    assert error.startswith("oidc.corp: its cookie kairos_corp is one of another provider's")
+    two["oidc"][other] = {**GOOD, "session": {"secrets": [SECRET], "cookie": "another"}}
+    assert errors(two) == []
+
+
 def test_paths() -> None:
     provider = OidcProvider(issuer="", client_id="", session=OidcSession(secrets=[]), logout_path="/bye")
     assert (callback_path("corp", provider), logout_path("corp", provider)) == ("/oauth2/corp/callback", "/bye")

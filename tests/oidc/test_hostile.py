@@ -26,7 +26,8 @@ SECRETS = ["the secret of now, of more than 32 bytes", "the secret before, of mo
 class Stage:
     """A gateway between a user's browser, a backend and two providers."""
 
-    def __init__(self, idp: FakeIdp, other: FakeIdp, served: InProcess) -> None:
+    def __init__(self, idp: FakeIdp, other: FakeIdp, served: InProcess, backend: str) -> None:
+        self.backend = backend
         self.idp = idp
         self.other = other
         self.served = served
@@ -70,6 +71,7 @@ def config(idp: FakeIdp, other: FakeIdp, backend: str) -> dict[str, Any]:
         "routers": [
             {**base, "external_path": "/a/{rest:path}", "auth": auth},
             {**base, "external_path": "/free", "auth": {**auth, "optional": True}},
+            {**base, "external_path": "/open"},
             {**base, "external_path": "/b", "auth": {**auth, "oidc": "other"}},
         ],
     }
@@ -82,7 +84,7 @@ def stage() -> Iterator[Stage]:
         with origin(echo) as backend:
             document = config(idp, other, backend.url)
             with control(checked(document)) as path, serving(document, path) as served:
-                yield Stage(idp, other, served)
+                yield Stage(idp, other, served, backend.url)
     finally:
         idp.close()
         other.close()
@@ -482,3 +484,57 @@ def test_tokens_of_programs_beside_sessions_of_browsers(stage: Stage) -> None:
     now = time.time()
     stage.seal(session(now, now))
     assert ask().status == 502
+
+
+@pytest.mark.parametrize("source", ["header", "cookie"])
+@pytest.mark.parametrize("methods", [["jwt", "oidc"], ["oidc", "jwt"]])
+def test_a_session_reaches_no_backend_whoever_decides(stage: Stage, methods: list[str], source: str) -> None:
+    document = config(stage.idp, stage.other, stage.backend)
+    sources = [{"in": "header"}, {"in": "cookie", "name": "token"}]
+    document["jwt"] = {"secret": SECRETS[0], "algorithm": "HS256", "sources": sources}
+    document["routers"][0]["auth"]["methods"] = methods
+    stage.served.configure(document)
+    now = time.time()
+    stage.seal(session(now, now))
+    stage.jar["theme"] = "dark"
+    token = jwt.encode({"sub": "robot", "exp": now + 60}, SECRETS[0], "HS256")
+    headers = {"Accept": "text/html"}
+    if source == "cookie":
+        stage.jar["token"] = token
+    else:
+        headers["Authorization"] = f"Bearer {token}"
+    for _ in range(2):
+        page = stage.browser.request(stage.url("/a/x"), headers=headers)
+        assert page.status == 200
+        assert f"X-User: {'robot' if methods[0] == 'jwt' else 'ann'}" in page.body
+        assert "theme=dark" in page.body
+        assert "kairos_corp" not in page.body
+        assert (token in page.body) == (methods[0] == "jwt")
+
+
+def test_a_session_in_a_second_cookie_field(stage: Stage) -> None:
+    now = time.time()
+    stage.seal(session(now, now))
+    request = (
+        f"GET /a/x HTTP/1.1\r\nHost: t\r\nCookie: theme=dark\r\nCookie: kairos_corp={stage.jar['kairos_corp']}\r\n\r\n"
+    )
+    for _ in range(2):
+        head, body = stage.served.request(request.encode())
+        assert head.startswith(b"HTTP/1.1 200")
+        assert b"Cookie: theme=dark\r\n" in body
+        assert b"kairos_corp" not in body
+
+
+def test_a_session_reaches_no_backend_of_another_route(stage: Stage) -> None:
+    assert stage.back(stage.begin()).status == 303
+    stage.begin("/b")
+    stage.jar.update({"__Host-kairos_corp": "1.x", "kairos_corp_1": "y", "theme": "dark", "kairos_corporate": "z"})
+    page = stage.browser.request(stage.url("/open"))
+    (line,) = [line for line in page.body.splitlines() if line.startswith("Cookie: ")]
+    assert sorted(line.removeprefix("Cookie: ").split("; ")) == ["kairos_corporate=z", "theme=dark"]
+    for name in ("theme", "kairos_corporate"):
+        del stage.jar[name]
+    assert "Cookie:" not in stage.browser.request(stage.url("/open")).body
+    state = stage.begin("/b")
+    assert stage.back(state, "other").status == 303
+    assert "Cookie:" not in stage.browser.request(stage.url("/b")).body

@@ -21,6 +21,7 @@ from kairos.proxy.filters import (
     mirror,
     misdirected,
     security_headers,
+    session_cookies,
     sizes,
     split,
     transform,
@@ -48,6 +49,7 @@ TABLE: tuple[Callable[[Site], Filter | None], ...] = (
     limits.build_before,  # how often, whoever asks
     mtls.build_header,  # whatever the client says of certificates
     authn.build,  # who is it
+    session_cookies.build,
     csrf.build,  # is it that one's own will
     limits.build_after,  # how often, by who it is
     # what was asked: sizes, validation

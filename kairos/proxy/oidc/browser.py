@@ -35,7 +35,8 @@ class Browser:
     def __init__(self, x: Exchange, provider: Provider) -> None:
         self._x = x
         self._provider = provider
-        self._header = x.header(b"cookie")
+        lines = x.header_values(b"cookie")
+        self._header = b"; ".join(lines) if lines else None
         self.sent = cookies.parsed(self._header)
         self.secure = is_secure(x, provider)
         self.session_name = cookies.cookie_name(provider.cookie, secure=self.secure)
@@ -48,12 +49,16 @@ class Browser:
             return f"{scheme}://{rest.partition('/')[0]}{path}"
         return f"{'https' if self.secure else 'http'}://{self._x.host}{path}"
 
+    @property
+    def names(self) -> set[bytes]:
+        """Of our cookies, those that were sent, whether they count here or not."""
+        return {name for name in self.sent if self._provider.own_cookies.fullmatch(name)}
+
     def hidden(self, opened: Opened | None) -> Edits:
         """What the backend does not see: our cookies, of which a copy would be a session. And the token it sees."""
-        prefix = f"{self.session_name}{_ATTEMPT}".encode()
-        ours = {name for name in self.sent if name.startswith(prefix)} | cookies.piece_names(self.session_name)
+        ours = self.names
         edits = []
-        if self._header is not None and not ours.isdisjoint(self.sent):
+        if self._header is not None and ours:
             edits.append(edit("Cookie", cookies.without(self._header, ours), REQUEST_OWN))
         token = None if opened is None else opened.session.tokens.access_token
         if token is not None:

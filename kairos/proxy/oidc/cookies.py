@@ -33,7 +33,7 @@ def parsed(header: bytes | None) -> dict[bytes, bytes]:
     return made
 
 
-def without(header: bytes, names: frozenset[bytes] | set[bytes]) -> bytes | None:
+def without(header: bytes, names: set[bytes]) -> bytes | None:
     """A Cookie field without some cookies; None if nothing is left of it."""
     kept = [part.strip() for part in header.split(b";") if part.strip().partition(b"=")[0] not in names]
     return b"; ".join(kept) or None
@@ -46,11 +46,6 @@ def joined(cookies: dict[bytes, bytes], name: str) -> bytes | None:
         return None
     pieces = [first, *(cookies.get(f"{name}_{at}".encode(), b"") for at in range(1, int(count)))]
     return b"".join(pieces) if all(pieces) else None
-
-
-def piece_names(name: str) -> frozenset[bytes]:
-    """Every name that a value may take up."""
-    return frozenset([name.encode(), *(f"{name}_{at}".encode() for at in range(1, MAX_PIECES))])
 
 
 def set_lines(name: str, value: str, *, secure: bool, max_age: int, sent: dict[bytes, bytes]) -> Iterator[str]:

@@ -100,7 +100,11 @@ class Login(Authenticator):
         return None
 
     def withhold(self, x: Exchange) -> None:
-        """Done already, whoever decides."""
+        """From a backend, whoever decided; what others changed of the cookies stays changed."""
+        ours = Browser(x, self._provider).names
+        held = b"; ".join(x.upstream_values(b"cookie"))
+        if ours:
+            x.set_request_header("Cookie", cookies.without(held, ours))
 
     def missing(self, x: Exchange) -> str | Response | None:
         metadata = self._provider.known

@@ -13,6 +13,7 @@ import msgspec
 
 from kairos.config.discovery import CodeGrant, Granted, Known, RefreshGrant
 from kairos.config.jose import JwkError, KeySet, read_set
+from kairos.config.oidc import cookie_name, own_cookies
 from kairos.proxy.filters.authn.token import TokenError
 from kairos.proxy.identity import Identity
 from kairos.proxy.oidc.flow import LoginError
@@ -67,7 +68,8 @@ class Provider:
     def __init__(self, name: str, spec: OidcProvider, wall: Callable[[], float] = time.time) -> None:
         self.name = name
         self.spec = spec
-        self.cookie = spec.session.cookie or f"kairos_{name}"
+        self.cookie = cookie_name(name, spec)
+        self.own_cookies = own_cookies([self.cookie])
         self.always_secure = spec.session.secure == "always"
         self.wall = wall
         self._sealer = Sealer(spec.session.secrets, "oidc")

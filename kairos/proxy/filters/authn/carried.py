@@ -82,7 +82,12 @@ def token_in(x: Exchange, places: Sequence[Place]) -> bytes | Refusal | None:
 
 def cookies(x: Exchange) -> Iterator[tuple[bytes, bytes]]:
     """Name and value of each pair, as sent (RFC 6265 section 4.2.1)."""
-    for line in x.header_values(b"cookie"):
+    return pairs(x.header_values(b"cookie"))
+
+
+def pairs(lines: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Name and value of each pair in Cookie fields."""
+    for line in lines:
         for pair in line.split(b";"):
             name, equals, value = pair.strip(b" \t").partition(b"=")
             if equals:
@@ -90,8 +95,8 @@ def cookies(x: Exchange) -> Iterator[tuple[bytes, bytes]]:
 
 
 def drop_cookie(x: Exchange, name: bytes) -> None:
-    """Take a cookie out of what goes to the backend."""
-    kept = b"; ".join(key + b"=" + value for key, value in cookies(x) if key != name)
+    """Take a cookie out of what goes to the backend, which others may have changed already."""
+    kept = b"; ".join(key + b"=" + value for key, value in pairs(x.upstream_values(b"cookie")) if key != name)
     x.set_request_header("Cookie", kept or None)
 
 
