@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 
 from kairos.config.mask import masked
 from kairos.config.problems import ConfigError
+from kairos.proxy.filters.authn.signature import Nonces
 from kairos.proxy.signatures import Message, digest_field, sign
 from kairos.proxy.structured import write_bare, write_item
+from kairos.scoreboard import Scoreboard
 from tests.support.gateway import route
 from tests.support.inprocess import InProcess, checked, serving
 from tests.support.net import echo, origin, status_of
@@ -199,6 +202,19 @@ def test_a_nonce_is_good_once(backend: str) -> None:
         assert ask(served, request(nonce="n2"))[0] == 200
         served.configure(document(backend, max_age=200))
         assert ask(served, data)[0] == 401
+
+
+def test_workers_share_their_nonces() -> None:
+    """What one process saw, another refuses; keys do not share."""
+    board = Scoreboard.create(workers=2, routes=1, pairs=1, upstreams=1)
+    if (child := os.fork()) == 0:
+        os._exit(0 if Nonces(board, 60).use("one", "n1") else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    nonces = Nonces(board, 60)
+    assert not nonces.use("one", "n1")
+    assert nonces.use("two", "n1")
+    assert nonces.use("one", "n2")
+    assert nonces.use("on", "en1")
 
 
 def test_only_good_signatures_use_their_nonce_up(backend: str) -> None:
