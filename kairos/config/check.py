@@ -14,7 +14,7 @@ from kairos.config import oidc, redis
 from kairos.config.check_listeners import check_listeners
 from kairos.config.check_routes import check_routes, check_tls
 from kairos.config.networks import check_networks
-from kairos.config.policies import check_policies, effective, jwt, ratelimit
+from kairos.config.policies import cache, check_policies, effective, jwt, ratelimit
 from kairos.config.policies.auth import SECTIONS
 from kairos.config.problems import Findings
 
@@ -45,6 +45,7 @@ def check(config: Config, *, insecure_dev: bool = False) -> list[Problem]:
     for name, group in config.groups.items():
         check_policies(group, ("groups", name), found)
     ratelimit.check_whole(config, found)
+    cache.check_whole(config, found)
     check_routes(config, found)
     return found.problems
 

@@ -5,6 +5,7 @@ Purges act on the memory that the workers share, or on Redis; none of them has t
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -12,9 +13,12 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from kairos._speedups.target import TargetError, checked_query, normal_host, normal_path
+from kairos.rediscache import RedisCache
 
 if TYPE_CHECKING:
     from kairos._speedups.cachestore import CacheStore
+    from kairos.config.model import Config
+    from kairos.config.redis import Redis
     from kairos.scoreboard import Scoreboard
 
 _PORTS = {"http": 80, "https": 443}
@@ -63,30 +67,58 @@ class Caches:
 
     def __init__(self, board: Scoreboard) -> None:
         self._store = board.cache
+        self._section: Redis | None = None
+        self._redis: RedisCache | None = None
+
+    def apply(self, config: Config) -> None:
+        """A configuration is in use from here on."""
+        if config.redis == self._section:
+            return
+        if self._redis is not None:
+            self._redis.retire()
+        self._section = config.redis
+        self._redis = RedisCache(config.redis) if config.redis is not None else None
 
     def status(self) -> CacheStatus:
         """What is in it. Raises NoCacheError."""
         stats = self._there().stats()
         return CacheStatus(**{name: stats[name] for name in CacheStatus.__struct_fields__})
 
-    def purge(self, request: PurgeRequest) -> Purged:
-        """Throw out. Raises NoCacheError, ValueError (what is wrong with the request)."""
+    async def purge(self, request: PurgeRequest) -> Purged:
+        """Throw out, of this node's memory and of the Redis that nodes share.
+
+        Raises NoCacheError, ValueError (what is wrong with the request).
+        """
+        here = await asyncio.to_thread(self._purge_memory, request)
+        there = 0
+        if self._redis is not None:
+            there = await _purge_redis(self._redis, request)
+        return Purged(here + there)
+
+    def _purge_memory(self, request: PurgeRequest) -> int:
         store, now = self._there(), time.monotonic_ns() // 1000
         given = [name for name in ("url", "prefix", "tags", "all") if getattr(request, name)]
         if len(given) != 1:
             raise ValueError("give one of url, prefix, tags and all")
         if request.url is not None:
-            return Purged(store.purge_url(normal_url(request.url), now, request.soft))
+            return store.purge_url(normal_url(request.url), now, request.soft)
         if request.tags is not None:
             marks = [store.hash_of(b"tag " + tag.encode()) for tag in request.tags]
-            return Purged(store.purge_tags(marks, now, request.soft))
-        prefix = b"" if request.all else normal_prefix(request.prefix or "")
-        return Purged(store.purge_prefix(prefix, now, request.soft))
+            return store.purge_tags(marks, now, request.soft)
+        return store.purge_prefix(b"" if request.all else normal_prefix(request.prefix or ""), now, request.soft)
 
     def _there(self) -> CacheStore:
         if self._store is None:
             raise NoCacheError("this gateway has no cache: cache_storage.memory_bytes is too small")
         return self._store
+
+
+async def _purge_redis(redis: RedisCache, request: PurgeRequest) -> int:
+    if request.url is not None:
+        return await redis.purge_url(normal_url(request.url), request.soft)
+    if request.tags is not None:
+        return await redis.purge_tags([tag.encode() for tag in request.tags], request.soft)
+    return await redis.purge_prefix(b"" if request.all else normal_prefix(request.prefix or ""), request.soft)
 
 
 def normal_url(text: str) -> bytes:

@@ -16,7 +16,7 @@ from kairos import __version__
 from kairos._speedups import cells
 from kairos.config.mask import masked_text
 from kairos.control.backends import UnknownBackendError
-from kairos.control.caches import Caches, NoCacheError
+from kairos.control.caches import NoCacheError
 from kairos.control.health import NotCheckedError
 from kairos.storage.overrides import Force, State  # noqa: TC001  (msgspec needs them at run time)
 from kairos.storage.revisions import DamagedError, Stored
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kairos.channel import ReloadResult, WorkerBoot
     from kairos.control.backends import Backends, BackendStatus
     from kairos.control.bans import Bans, BanStatus
-    from kairos.control.caches import CacheStatus, Purged, PurgeRequest
+    from kairos.control.caches import Caches, CacheStatus, Purged, PurgeRequest
     from kairos.control.limits import Limits, LimitsStatus
     from kairos.control.requests import Requests
     from kairos.storage.revisions import Revisions
@@ -139,6 +139,7 @@ class Commands:
         revisions: Revisions | None,
         bans: Bans,
         limits: Limits,
+        caches: Caches,
     ) -> None:
         self._boot = boot
         self._board = boot.scoreboard
@@ -147,7 +148,7 @@ class Commands:
         self._revisions = revisions
         self._bans = bans
         self._limits = limits
-        self._caches = Caches(boot.scoreboard)
+        self._caches = caches
         self._problems: list[str] = []
 
     def note(self, result: ReloadResult) -> None:
@@ -265,7 +266,7 @@ class Commands:
     async def purge(self, request: PurgeRequest) -> Purged:
         """Throw responses out of the cache, for all workers at once. Raises CommandError."""
         try:
-            return await asyncio.to_thread(self._caches.purge, request)
+            return await self._caches.purge(request)
         except NoCacheError as error:
             raise CommandError("unavailable", str(error)) from None
         except TimeoutError as error:

@@ -45,6 +45,7 @@ from kairos.config.files import policy_files, tls_files
 from kairos.control import api, keysets
 from kairos.control.backends import Backends
 from kairos.control.bans import Bans
+from kairos.control.caches import Caches
 from kairos.control.commands import Commands
 from kairos.control.health import HealthChecker
 from kairos.control.http import Handler, Request, Responder, Response, Router
@@ -104,10 +105,13 @@ class Control:
         self._tickets = TicketKeys(boot.scoreboard)
         self._bans = Bans(boot.scoreboard)
         self._limits = Limits(boot.scoreboard)
+        self._caches = Caches(boot.scoreboard)
         self._requests = Requests(self._say)
         revisions = Revisions(folder / REVISIONS) if folder else None
         self._keeper = Keeper(revisions) if revisions else None
-        self._commands = Commands(boot, self._backends, self._requests, revisions, self._bans, self._limits)
+        self._commands = Commands(
+            boot, self._backends, self._requests, revisions, self._bans, self._limits, self._caches
+        )
         self._watch = FileWatch(boot.control.config_path, self._reload_if_changed) if boot.control else None
 
     async def run(self) -> None:
@@ -247,6 +251,7 @@ class Control:
         self._backends.apply(config, series)
         self._bans.apply(config)
         self._limits.apply(config, series)
+        self._caches.apply(config)
         self._key_sets.apply(config)
         self._providers.apply(config)
         self._tickets.apply(config)

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for suffix in ("py", "pyx", "pxd") for path in (ROOT / "kairos").rglob(f"*.{suffix}"))
 
 BELOW_TELEMETRY = {"channel", "scoreboard", "resolver", "config", "_speedups"}
+REDIS = {"redisclient", "rediscache"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_speedups": set(),
     "config": {"_speedups"},
@@ -28,9 +29,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resolver": set(),
     "telemetry": BELOW_TELEMETRY,
     "storage": {"config", "_speedups"},
+    "redisclient": {"telemetry", "config"},
+    "rediscache": {"redisclient", "telemetry", "config"},
     # the planes: none imports another, they meet in what is above
-    "proxy": {"telemetry", *BELOW_TELEMETRY},
-    "control": {"storage", "telemetry", *BELOW_TELEMETRY},
+    "proxy": {"telemetry", *REDIS, *BELOW_TELEMETRY},
+    "control": {"storage", "telemetry", *REDIS, *BELOW_TELEMETRY},
     "supervisor": {"storage", "telemetry", *BELOW_TELEMETRY},
     # who joins them
     "worker": {"proxy", "telemetry", *BELOW_TELEMETRY},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import threading
@@ -232,7 +233,7 @@ def test_purges_by_url_tag_and_prefix() -> None:
             before = len(script.requests)
             served.get("/a", "Foo: 1")
             assert len(script.requests) == before
-            purged = caches.purge(PurgeRequest(**given)).purged
+            purged = asyncio.run(caches.purge(PurgeRequest(**given))).purged
             served.get("/a", "Foo: 1")
             assert len(script.requests) == before + 1, given
             return purged
@@ -253,7 +254,7 @@ def test_purges_by_url_tag_and_prefix() -> None:
             {"prefix": "http://a"},
         ):
             with pytest.raises(ValueError, match=r"URL|give one"):
-                caches.purge(PurgeRequest(**wrong))
+                asyncio.run(caches.purge(PurgeRequest(**wrong)))
 
 
 def test_what_is_fetched_during_a_purge_is_not_stored() -> None:
@@ -262,7 +263,7 @@ def test_what_is_fetched_during_a_purge_is_not_stored() -> None:
     with cached(script) as (served, _):
         threads, _ = many(served, 1)
         assert script.arrived.acquire(timeout=10)
-        Caches(served.board).purge(PurgeRequest(url="http://test/a"))
+        asyncio.run(Caches(served.board).purge(PurgeRequest(url="http://test/a")))
         script.gate.set()
         threads[0].join(10)
         served.get("/a")
@@ -368,4 +369,5 @@ def test_checks() -> None:
     assert problems(strip=["a b"]) == ["error routers[0].cache"]
     assert problems(set_cookie="store") == ["warning routers[0].cache.set_cookie"]
     assert problems(override_ttl=1, cookies="ignore") == ["warning routers[0].cache.override_ttl"]
+    assert problems(store="redis") == ["error routers[0].cache.store"]
     assert problems(key={"headers": ["Authorization"]}) == ["warning routers[0].cache.key.headers"]

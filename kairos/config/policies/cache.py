@@ -10,10 +10,14 @@ from msgspec import Meta, field
 from kairos.config.spec import Bytes, Spec
 
 if TYPE_CHECKING:
+    from kairos.config.model import Config
+    from kairos.config.policies import Policies
     from kairos.config.problems import Findings, Path
 
 Ttl = Annotated[float, Meta(ge=0, le=31_536_000)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+LEAST = 1 << 20
+"""Bytes that a cache needs."""
 _STATUS = re.compile(r"[2-5](?:\d\d|xx)")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -38,6 +42,8 @@ class Cache(Spec, frozen=True):
     """A shared cache: stores what RFC 9111 lets it store."""
 
     enabled: bool = True
+    store: Literal["memory", "redis"] = "memory"
+    """`memory` is shared by all workers of a node, `redis` by all nodes (the section `redis`)."""
     default_ttl: Ttl | None = None
     """Seconds that a response is fresh which does not say, if its status may be stored without a word."""
     ttl: dict[str, Ttl] = field(default_factory=dict)
@@ -87,6 +93,19 @@ def check(spec: Cache, keys: Path, found: Findings) -> None:
         if not _NAME.fullmatch(name):
             found.error(keys, f"{name!r} is no header name")
     _warn(spec, keys, found)
+
+
+def check_whole(config: Config, found: Findings) -> None:
+    """What depends on other sections."""
+    holders: list[tuple[Path, Policies]] = [((), config)]
+    holders += [(("groups", name), group) for name, group in config.groups.items()]
+    holders += [(("routers", at), route) for at, route in enumerate(config.routers)]
+    used = [(keys, spec) for keys, holder in holders if (spec := holder.cache) is not None and spec.enabled]
+    for keys, spec in used:
+        if spec.store == "redis" and config.redis is None:
+            found.error((*keys, "cache", "store"), "there is no section redis: add redis with its url")
+    if used and config.cache_storage.memory_bytes < LEAST:
+        found.warning(("cache_storage", "memory_bytes"), f"less than {LEAST}: no route has a cache")
 
 
 def _warn(spec: Cache, keys: Path, found: Findings) -> None:

@@ -20,6 +20,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote_to_bytes
 
+import msgspec
+
 from kairos._speedups.cells import (
     R_CACHE_BYPASSED,
     R_CACHE_COLLAPSED,
@@ -34,8 +36,19 @@ from kairos.proxy import cachecontrol as cc
 from kairos.proxy.cachecontrol import ANYTHING, Rules
 from kairos.proxy.exchange import BodyPipe, Response
 from kairos.proxy.filters import cachehit
-from kairos.proxy.filters.cacheentry import Entry, Marker, monotonic_us, of_marker, of_pass, of_response
+from kairos.proxy.filters.cacheentry import (
+    Entry,
+    Marker,
+    lives_ms,
+    monotonic_us,
+    of_marker,
+    of_pass,
+    of_response,
+    to_monotonic,
+    to_unix,
+)  # fmt: skip
 from kairos.proxy.filters.cachehit import MARKER, PASS, CacheHit
+from kairos.rediscache import Put, RedisCache
 from kairos.telemetry.log import get_logger
 
 if TYPE_CHECKING:
@@ -66,8 +79,8 @@ class Look:
     """What a request's look into the cache found, until it is answered."""
 
     __slots__ = (
-        "asked", "asks", "change", "collapsed", "done", "entry", "held", "needs", "passed", "request", "stores", "unix",
-        "url", "validates", "wanted", "why",
+        "asked", "asks", "change", "collapsed", "done", "entry", "held", "needs", "passed", "request", "stores",
+        "there", "unix", "url", "validates", "wanted", "why", "writes",
     )  # fmt: skip
 
     def __init__(self, url: bytes, request: Fields, asks: int) -> None:
@@ -91,6 +104,10 @@ class Look:
         self.collapsed = False
         self.change = False
         """An unsafe method."""
+        self.there: dict[bytes, tuple[bytes, bytes, bool]] = {}
+        """What Redis had."""
+        self.writes: list[Put | bytes] = []
+        """What Redis is to have, and the keys of what it is to forget."""
         self.done = False
 
 
@@ -136,6 +153,19 @@ def build(site: Site) -> Cache | None:
     if spec is None or site.board.cache is None:
         return None
     return Cache(site, spec)
+
+
+def _redis_of(site: Site, spec: Spec) -> RedisCache | None:
+    """Where it is kept, if not in this node's memory."""
+    section = site.config.redis
+    if spec.store == "memory" or section is None:
+        return None
+    return site.kept(("cache", msgspec.json.encode(section)), lambda: RedisCache(section))
+
+
+def _of_this_node(found: dict[bytes, tuple[bytes, bytes, bool]]) -> dict[bytes, tuple[bytes, bytes, bool]]:
+    """Entries with times of this node's clock."""
+    return {key: (to_monotonic(meta), body, purged) for key, (meta, body, purged) in found.items()}
 
 
 def rules_of(spec: Spec) -> Rules:
@@ -200,8 +230,9 @@ class Cache(CacheHit):
     def __init__(self, site: Site, spec: Spec) -> None:
         plain = spec.query is None and spec.key is None
         slow = cachehit.COOKIE if spec.cookies == "bypass" else 0
-        super().__init__(site.board.cache, plain, spec.status_header, slow)
         assert site.board.cache is not None
+        self._redis = _redis_of(site, spec)
+        super().__init__(site.board.cache if self._redis is None else None, plain, spec.status_header, slow)
         self._store = site.board.cache
         self._spec = spec
         self._rules = rules_of(spec)
@@ -227,8 +258,27 @@ class Cache(CacheHit):
             x.upstream_target = target
         look.needs, pseudo = self._by.of(x, asks)
         look.request = look.request + pseudo
+        if self._redis is not None:
+            return self._consult(x, look, self._redis)
         outcome = self._judge(x, look, self._find(look))
         return self._wait(x, look) if isinstance(outcome, _Wait) else outcome
+
+    async def _consult(self, x: Exchange, look: Look, redis: RedisCache) -> Response | None:
+        """The same with what Redis has."""
+        await self._load(look, redis)
+        outcome = self._judge(x, look, self._find(look))
+        return await self._wait(x, look) if isinstance(outcome, _Wait) else outcome
+
+    async def _load(self, look: Look, redis: RedisCache) -> None:
+        look.there = _of_this_node(await redis.get([look.url]))
+        found = look.there.get(look.url)
+        if found is not None and Entry.of(found).flags & MARKER:
+            marker = Marker.of(found[1])
+            keys = [marker.key(look.url, spec, look.request) for spec in marker.specs]
+            look.there |= _of_this_node(await redis.get(keys))
+
+    def _get(self, look: Look, key: bytes) -> tuple[bytes, bytes, bool] | None:
+        return self._store.get(key) if self._redis is None else look.there.get(key)
 
     def _passes(self, asks: int) -> bool:
         return bool(asks & cachehit.COOKIE) and self._spec.cookies == "bypass"
@@ -249,7 +299,7 @@ class Cache(CacheHit):
 
     def _find(self, look: Look) -> Entry | None:
         """The latest stored response that this request may get, fresh or not."""
-        found = self._store.get(look.url)
+        found = self._get(look, look.url)
         if found is None:
             return None
         entry = Entry.of(found)
@@ -261,7 +311,7 @@ class Cache(CacheHit):
         look.why = "vary-miss"
         marker = Marker.of(entry.body)
         variants = [
-            self._store.get(marker.key(look.url, spec, look.request))
+            self._get(look, marker.key(look.url, spec, look.request))
             for spec in marker.specs
             if look.needs.issubset(spec)
         ]
@@ -320,6 +370,8 @@ class Cache(CacheHit):
             if not look.passed and self._store.busy(mark, now):
                 continue
             look.collapsed = True
+            if self._redis is not None:
+                await self._load(look, self._redis)
             outcome = self._judge(x, look, self._find(look))
             if not isinstance(outcome, _Wait):
                 if outcome is not None:
@@ -452,8 +504,8 @@ class Cache(CacheHit):
             return
         if look.entry is not None and status < 500:
             self._drop(look)
-        if look.held and self._store.get(look.url) is None:
-            self._store.put(look.url, of_pass(monotonic_us()), b"")
+        if look.held and self._get(look, look.url) is None:
+            self._write(look, look.url, of_pass(monotonic_us()), b"", [])
 
     def _head(self, look: Look, status: int, fields: Fields) -> None:
         """What an answer to HEAD says of a stored one (RFC 9111 section 4.3.5)."""
@@ -480,7 +532,10 @@ class Cache(CacheHit):
         for url in urls:
             if self._spec.query is not None:
                 url, _ = self._by.without_ignored(url, b"/")
-            self._store.purge(url, monotonic_us())
+            if self._redis is not None:
+                self._keeper.start(self._redis.purge_url(url))
+            else:
+                self._store.purge(url, monotonic_us())
 
     # -- the store ----------------------------------------------------------------------------------------------------
 
@@ -495,38 +550,68 @@ class Cache(CacheHit):
 
     def _put(self, look: Look, fields: Fields, entry: Entry) -> bool:
         """In its place: under the URL alone, or under what tells it apart."""
-        marks = [self._store.hash_of(b"tag " + tag) for tag in cc.tags(fields)]
+        tags = cc.tags(fields)
         spec = tuple(sorted({*(cc.vary(fields) or ()), *look.needs}))
-        found = self._store.get(look.url)
+        found = self._get(look, look.url)
         there = Marker.of(found[1]) if found is not None and Entry.of(found).flags & MARKER else None
         if not spec and (there is None or not there.has_pseudo):
-            return self._put_at(look, look.url, entry, marks)
+            return self._write(look, look.url, entry.meta, entry.body, tags)
         marker = (there or Marker.new()).with_spec(spec)
-        if not self._put_at(look, marker.key(look.url, spec, look.request), entry, marks):
+        if not self._write(look, marker.key(look.url, spec, look.request), entry.meta, entry.body, tags):
             return False
-        return marker == there or self._store.put(look.url, of_marker(entry.stored), marker.encode(), (), look.asked)
+        return marker == there or self._write(look, look.url, of_marker(entry.stored), marker.encode(), [])
 
-    def _put_at(self, look: Look, key: bytes, entry: Entry, marks: list[int]) -> bool:
-        if self._store.put(key, entry.meta, entry.body, marks, look.asked):
+    def _write(self, look: Look, key: bytes, meta: bytes, body: bytes, tags: list[bytes]) -> bool:
+        """Put an entry in its place; where it cannot be, the one of before goes: it is not the latest."""
+        if self._redis is not None:
+            asked = int(look.unix * 1e6)
+            look.writes.append(Put(key, look.url, to_unix(meta), body, tags, lives_ms(meta), asked))
             return True
-        self._store.delete(key)  # the one of before is not the latest
+        marks = [self._store.hash_of(b"tag " + tag) for tag in tags]
+        if self._store.put(key, meta, body, marks, look.asked):
+            return True
+        self._store.delete(key)
         return False
+
+    def _delete(self, look: Look, key: bytes) -> None:
+        if self._redis is not None:
+            look.writes.append(key)
+        else:
+            self._store.delete(key)
 
     def _drop(self, look: Look) -> None:
         """The stored response is of no more use."""
-        found = self._store.get(look.url)
+        found = self._get(look, look.url)
         if found is None:
             return
         if not Entry.of(found).flags & MARKER:
-            self._store.delete(look.url)
+            self._delete(look, look.url)
             return
         marker = Marker.of(found[1])
         for spec in marker.specs:
-            self._store.delete(marker.key(look.url, spec, look.request))
+            self._delete(look, marker.key(look.url, spec, look.request))
 
     def settle(self, look: Look) -> None:
         """It is clear what came of it: nobody has to wait for it any more."""
         look.done = True
+        if look.writes and self._redis is not None:
+            self._keeper.start(self._flush(look, self._redis))
+        else:
+            self._release(look)
+
+    async def _flush(self, look: Look, redis: RedisCache) -> None:
+        """Tell Redis, then those who wait."""
+        try:
+            writes, look.writes = look.writes, []
+            for write in writes:
+                if isinstance(write, Put):
+                    await redis.put(write)
+                else:
+                    await redis.delete([write])
+        finally:
+            self._release(look)
+
+    def _release(self, look: Look) -> None:
         if look.held:
             mark = self._mark(look)
             self._store.release(mark, look.held)
@@ -578,6 +663,7 @@ class Cache(CacheHit):
             return
         again = Look(look.url, look.request, look.asks & (cachehit.COOKIE | cachehit.AUTHORIZATION))
         again.needs = look.needs
+        again.there = look.there
         again.held = until
         headers = [field for field in x.upstream_headers if _is_asked_again(field[0].lower())]
         headers += [(name.encode(), value) for name, value in _conditions(entry).items()]

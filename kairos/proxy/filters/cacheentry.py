@@ -1,7 +1,7 @@
 """What the cache keeps: one response, how its variants differ, or that none is to be waited for.
 
 An entry in the store is a meta (numbers, then the field lines as they are sent) and a body. Its times are monotonic µs,
-which all processes of a node share.
+which all processes of a node share; in Redis, which outlives nodes, they are unix µs.
 """
 
 from __future__ import annotations
@@ -117,6 +117,28 @@ def of_pass(now: int) -> bytes:
 def of_marker(now: int) -> bytes:
     """The meta of a Marker, which is the body."""
     return pack(now, MARKER_US, 0, 0, now, 0, MARKER)
+
+
+def _moved(meta: bytes, by: int) -> bytes:
+    born, fresh, revalidate, error, stored, status, flags, hidden = unpack(meta)
+    return pack(born + by, fresh, revalidate, error, stored + by, status, flags, hidden) + meta[META_BYTES:]
+
+
+def to_unix(meta: bytes) -> bytes:
+    """With times that other nodes understand."""
+    return _moved(meta, time.time_ns() // 1000 - monotonic_us())
+
+
+def to_monotonic(meta: bytes) -> bytes:
+    """With times of this node's clock. Raises ValueError: it is no meta."""
+    return _moved(meta, monotonic_us() - time.time_ns() // 1000)
+
+
+def lives_ms(meta: bytes) -> int:
+    """How long it is of use: until nobody may use it stale, and a day longer to be validated."""
+    born, fresh, revalidate, error, stored, _, flags, _ = unpack(meta)
+    left = fresh + max(revalidate, error) - (stored - born)
+    return max(1, left // 1000 + (0 if flags & PASS else 86_400_000))
 
 
 class Marker(NamedTuple):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kairos._speedups import cells
 from kairos.proxy.filters.lease_script import FIELDS, KINDS, SCRIPT
 from kairos.proxy.filters.ratelimit import Meter, Shared
+from kairos.redisclient import close, connect, shown
 from kairos.telemetry.log import get_logger
 
 if TYPE_CHECKING:
@@ -331,7 +332,7 @@ class Leases(Shared):
         """A connection with an answer under way is of no more use."""
         client, self._client = self._client, None
         if client is not None:
-            self._closing = asyncio.get_running_loop().create_task(_close(client))
+            self._closing = asyncio.get_running_loop().create_task(close(client))
 
     async def _seek(self) -> None:
         """Until it answers: at growing intervals, each worker at its own moments."""
@@ -344,10 +345,10 @@ class Leases(Shared):
                 async with asyncio.timeout(self._spec.timeout + self._spec.connect_timeout):
                     self._script = await client.script_load(SCRIPT)
             except Exception:  # not yet
-                await _close(client)
+                await close(client)
                 continue
             except asyncio.CancelledError:
-                await _close(client)
+                await close(client)
                 raise
             self._client, self.up = client, True
             self._page.set(self._worker + cells.W_LEASE_DOWN, 0)
@@ -373,47 +374,3 @@ class Leases(Shared):
         """Until nothing of it is left."""
         tasks = [task for task in (self._runner, self._seeker, self._closing) if task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _close(client: Any) -> None:
-    try:
-        async with asyncio.timeout(1):
-            await client.aclose()
-    except Exception:  # it is gone already
-        log.debug("a connection to Redis could not be closed")
-
-
-def connect(spec: Redis) -> Any:
-    """A client of the section; nothing is sent yet. It tries once: whoever asks decides what a failure means."""
-    from redis.asyncio import Redis as Client
-    from redis.asyncio.retry import Retry
-    from redis.asyncio.sentinel import Sentinel
-    from redis.backoff import NoBackoff
-
-    options: dict[str, Any] = {
-        "socket_connect_timeout": spec.connect_timeout,
-        "retry": Retry(NoBackoff(), 0),
-        "username": spec.username,
-        "password": spec.password,
-    }
-    if spec.url.startswith("rediss:"):
-        options |= {
-            "ssl_ca_certs": spec.ca_file,
-            "ssl_certfile": spec.cert_file,
-            "ssl_keyfile": spec.key_file,
-            "ssl_cert_reqs": "required" if spec.verify else "none",
-            "ssl_check_hostname": spec.verify,
-        }
-    given = {name: value for name, value in options.items() if value is not None}
-    if spec.sentinels:
-        hosts = [(host, int(port)) for host, _, port in (text.rpartition(":") for text in spec.sentinels)]
-        return Sentinel(hosts, **given).master_for(  # type: ignore[no-untyped-call]
-            spec.sentinel_master
-        )
-    return Client.from_url(spec.url, **given)
-
-
-def shown(url: str) -> str:
-    """Without what may be a password."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
