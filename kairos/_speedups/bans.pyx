@@ -114,7 +114,7 @@ def rule(int64_t failures, int64_t window_us, int64_t ban_us, int64_t most_us, d
     if failures < 1 or failures > MOST_FAILURES or growth < 1 or ban_us < 1_000_000 or forget_us < 0:
         raise ValueError(f"a ban of {ban_us} us x {growth} after {failures} failures")
     made.words = STATE_WORDS
-    made.fresh = failures
+    made.begin_with(failures)
     made.failures = failures
     made.window_ms = window_us // 1000
     made.forget_ms = forget_us // 1000

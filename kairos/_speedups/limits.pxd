@@ -31,6 +31,8 @@ cdef class Limit:
     cdef void give(self, int64_t* state, int64_t taken_us, int64_t cost) noexcept nogil
     # µs until more can be taken than now; 0 where nothing was taken.
     cdef int64_t more_in(self, const int64_t* state, int64_t now_us) noexcept nogil
+    # Say what a key never seen before can take.
+    cdef void begin_with(self, int64_t fresh) noexcept nogil
     # 0..127: how much of what a new key has is used up.
     cdef int used(self, int64_t left) noexcept nogil
 
@@ -76,6 +78,7 @@ cdef class LimitTable:
     # The state of a key; a place is made where it has none, unless there is no room: NULL.
     cdef int64_t* state_for(self, uint64_t key, int64_t now_us) noexcept nogil
 
+    cdef int check(self, Limit limit) except -1
     cdef int64_t* set_of(self, uint64_t key) noexcept nogil
     cdef int64_t* state_at(self, int64_t* first, Py_ssize_t way) noexcept nogil
     cdef Py_ssize_t find(self, int64_t* first, int64_t tag) noexcept nogil

@@ -62,8 +62,13 @@ cdef class Limit:
             raise ValueError(f"a limit of {requests} + {burst} per {window_us} us: at least 1 + 0 per second")
         if requests + burst >= 1 << 24:
             raise ValueError(f"a limit of {requests} + {burst}: at most {(1 << 24) - 1} in one window")
-        self.capacity = self.fresh = requests + burst
+        self.capacity = requests + burst
         self.words = 1
+        self.begin_with(self.capacity)
+
+    cdef void begin_with(self, int64_t fresh) noexcept nogil:
+        self.fresh = fresh
+        self.share = 127.0 / <double>fresh
 
     cdef int64_t take(self, int64_t* state, int64_t now_us, int64_t cost, Grant* grant) noexcept nogil:
         return INT64_MAX
@@ -78,7 +83,7 @@ cdef class Limit:
         return 0
 
     cdef int used(self, int64_t left) noexcept nogil:
-        return <int>((self.fresh - left) * 127 // self.fresh) if left < self.fresh else 0
+        return <int>(<double>(self.fresh - left) * self.share) if left < self.fresh else 0
 
 
 @cython.final
@@ -93,7 +98,7 @@ cdef class TokenBucket(Limit):
         self.interval = ((window_us << FRACTION_BITS) + requests - 1) // requests
         # What takes more than 2^60 units to fill, some 140 years, is never full: the bound is not noticed.
         self.capacity = min(self.capacity, MOST_UNITS // self.interval)
-        self.fresh = requests
+        self.begin_with(requests)
         self.brim = self.capacity * self.interval
         self.initial = requests * self.interval
 
@@ -638,13 +643,13 @@ cdef class LimitTable:
     def acquire(self, uint64_t key, Limit limit not None, int64_t now_us, int64_t cost=1):
         """`take` for Python: 0, or µs to wait."""
         cdef Grant grant
-        self.fits(limit)
+        self.check(limit)
         return self.take(key, limit, now_us, checked_cost(cost), &grant)
 
     def refund(self, uint64_t key, Limit limit not None, int64_t taken_us, int64_t cost=1):
         """Give back what was taken and not used."""
         cdef int64_t* state = self.state_of(key)
-        self.fits(limit)
+        self.check(limit)
         if state != NULL:
             limit.give(state, taken_us, checked_cost(cost))
 
@@ -652,7 +657,7 @@ cdef class LimitTable:
              int64_t beyond=0, int64_t more_us=0):
         """See Lease.put(); False where the table has no room for the key."""
         cdef int64_t* state = self.state_for(key, now_us)
-        self.fits(lease)
+        self.check(lease)
         if state != NULL:
             lease.put(state, now_us, until_us, tokens, beyond, more_us)
         return state != NULL
@@ -660,20 +665,24 @@ cdef class LimitTable:
     def hold(self, uint64_t key, Lease lease not None, int64_t now_us, int64_t until_us, int64_t more_us=0):
         """See Lease.hold()."""
         cdef int64_t* state = self.state_for(key, now_us)
-        self.fits(lease)
+        self.check(lease)
         if state != NULL:
             lease.hold(state, now_us, until_us, more_us)
 
     def drain(self, uint64_t key, Lease lease not None, int64_t now_us):
         """See Lease.drain()."""
         cdef int64_t* state = self.state_of(key)
-        self.fits(lease)
+        self.check(lease)
         return 0 if state == NULL else lease.drain(state, now_us)
 
     def fits(self, Limit limit not None):
         """Refuse a limit whose state is too large for this table."""
+        self.check(limit)
+
+    cdef int check(self, Limit limit) except -1:
         if limit.words > self.words:
             raise ValueError(f"a state of {limit.words} words in a table of {self.words}")
+        return 0
 
     def count(self, Py_ssize_t cell):
         """A T_* cell."""
