@@ -24,6 +24,7 @@ from kairos.config.policies import (
     https_only,
     mirror,
     mtls,
+    plugins,
     ratelimit,
     security_headers,
     signatures,
@@ -45,6 +46,7 @@ from kairos.config.policies.forward_auth import ForwardAuth  # noqa: TC001
 from kairos.config.policies.https_only import HttpsOnly  # noqa: TC001
 from kairos.config.policies.mirror import Mirror  # noqa: TC001
 from kairos.config.policies.mtls import Mtls  # noqa: TC001
+from kairos.config.policies.plugins import Plugin  # noqa: TC001
 from kairos.config.policies.ratelimit import RateLimit  # noqa: TC001
 from kairos.config.policies.security_headers import SecurityHeaders  # noqa: TC001
 from kairos.config.policies.signatures import Signatures  # noqa: TC001
@@ -87,6 +89,7 @@ class Policies(Spec, frozen=True):
     redirect: Redirect | None = None
     split: Split | None = None
     mirror: Mirror | None = None
+    plugins: list[Plugin] | None = None
 
 
 CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
@@ -113,6 +116,7 @@ CHECKS: dict[str, Callable[[Any, Path, Findings], None]] = {
     "redirect": answers.check_redirect,
     "split": split.check,
     "mirror": mirror.check,
+    "plugins": plugins.check,
 }
 """Field → what judges its value, at the place where it stands."""
 
@@ -123,6 +127,7 @@ FILES: dict[str, Callable[[Any], Iterable[str]]] = {
     "validation": validation.files,
     "maintenance": answers.files,
     "respond": answers.files,
+    "plugins": plugins.files,
 }
 """Field → the files that its value names: what they hold is read again at each reload."""
 

@@ -20,6 +20,7 @@ from kairos.proxy.filters import (
     limits,
     mirror,
     misdirected,
+    plugins,
     security_headers,
     session_cookies,
     sizes,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from kairos.proxy.exchange import Filter
     from kairos.proxy.site import Site
 
-TABLE: tuple[Callable[[Site], Filter | None], ...] = (
+TABLE: tuple[Callable[[Site], Filter | list[Filter] | None], ...] = (
     # by what way it came: encryption, networks
     https_only.build,
     misdirected.build,
@@ -60,7 +61,7 @@ TABLE: tuple[Callable[[Site], Filter | None], ...] = (
     transform.build_request,  # what is sent on
     transform.build_response,  # what is shown of what comes back
     mirror.build,  # copies
-    # plugins
+    plugins.build,  # the user's own
     cache.build,  # what need not be asked
 )
 
@@ -70,7 +71,7 @@ def filters_of(site: Site) -> Iterator[Filter]:
     for build in TABLE:
         made = build(site)
         if made is not None:
-            yield made
+            yield from made if isinstance(made, list) else (made,)
 
 
 def public_filters(site: Site) -> Iterator[Filter]:
@@ -78,4 +79,4 @@ def public_filters(site: Site) -> Iterator[Filter]:
     for build in TABLE[: TABLE.index(mtls.build_header)]:
         made = build(site)
         if made is not None:
-            yield made
+            yield from made if isinstance(made, list) else (made,)
