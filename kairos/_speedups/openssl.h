@@ -73,6 +73,7 @@ typedef struct {
     F(void, SSL_set_verify, (SSL *, int, void *)) \
     F(void, SSL_set_verify_depth, (SSL *, int)) \
     F(int, SSL_do_handshake, (SSL *)) \
+    F(int, SSL_new_session_ticket, (SSL *)) \
     F(int, SSL_read, (SSL *, void *, int)) \
     F(int, SSL_write, (SSL *, const void *, int)) \
     F(int, SSL_has_pending, (const SSL *)) \

@@ -39,6 +39,7 @@ cdef class TlsContext:
     cdef readonly object policy         # whoever made it knows what stands here
     cdef int verify                     # SSL_VERIFY_*
     cdef int depth
+    cdef bint gives_tickets
     cdef list staples                   # (certificate's address, OCSP response, good until unix s)
 
     cdef int _settings(self, spec) except -1
@@ -66,6 +67,7 @@ cdef class TlsSession:
     cdef readonly bytes server_name     # as the client sent it, in small letters; None: it sent none
     cdef readonly int state             # TlsState
     cdef readonly str reason            # why it is broken
+    cdef bint ticket_due                # a ticket is to go out with the first bytes
 
     cdef bytes receive(self, const char* data, Py_ssize_t size)
     cdef int write(self, const char* p, Py_ssize_t n) except -1

@@ -95,6 +95,7 @@ cdef extern from "openssl.h":
     void SSL_set_verify "ossl.SSL_set_verify"(SSL* ssl, int mode, void* f)
     void SSL_set_verify_depth "ossl.SSL_set_verify_depth"(SSL* ssl, int depth)
     int SSL_do_handshake "ossl.SSL_do_handshake"(SSL* ssl)
+    int SSL_new_session_ticket "ossl.SSL_new_session_ticket"(SSL* ssl)
     int SSL_read "ossl.SSL_read"(SSL* ssl, void* out, int n)
     int SSL_write "ossl.SSL_write"(SSL* ssl, const void* p, int n)
     int SSL_has_pending "ossl.SSL_has_pending"(const SSL* ssl)
@@ -437,13 +438,13 @@ cdef class TlsContext:
             _check(SSL_CTX_ctrl(ctx, CTRL_SET_GROUPS_LIST, 0, <char*>groups) == 1, f"groups {spec.groups!r}")
         SSL_CTX_ctrl(ctx, CTRL_MODE, MODE_RELEASE_BUFFERS, NULL)
         SSL_CTX_ctrl(ctx, CTRL_SET_SESS_CACHE_MODE, 0, NULL)  # tickets carry the state: nothing is kept here
+        SSL_CTX_set_num_tickets(ctx, 0)  # of TLS 1.3: see write()
+        self.gives_tickets = spec.tickets.enabled
         if spec.tickets.enabled:
-            SSL_CTX_set_num_tickets(ctx, 1)
             SSL_CTX_set_timeout(ctx, <long>spec.tickets.lifetime)
             SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, _on_ticket)
         else:
             options |= OP_NO_TICKET
-            SSL_CTX_set_num_tickets(ctx, 0)
         SSL_CTX_set_options(ctx, options)
         SSL_CTX_set_alpn_select_cb(ctx, _on_alpn, NULL)
         SSL_CTX_callback_ctrl(ctx, CTRL_SET_STATUS_CB, <void (*)() noexcept><void*>_on_status)
@@ -700,6 +701,7 @@ cdef class TlsSession:
         outcome = SSL_do_handshake(<SSL*>self.ssl)
         if outcome == 1:
             self.state = T_OPEN
+            self.ticket_due = self.context.gives_tickets and SSL_version(<SSL*>self.ssl) == TLS_1_3
             return 0
         self._judge(outcome)
         return 1
@@ -720,8 +722,14 @@ cdef class TlsSession:
         return 0
 
     cdef int write(self, const char* p, Py_ssize_t n) except -1:
-        """Encrypt; the records lie in the output."""
+        """Encrypt; the records lie in the output.
+
+        A ticket of TLS 1.3 goes out with the first bytes, in the same segment: one to who never asks is of no use.
+        """
         cdef int piece
+        if self.ticket_due:
+            self.ticket_due = False
+            SSL_new_session_ticket(<SSL*>self.ssl)
         while n > 0 and (self.state == T_OPEN or self.state == T_ENDED):
             piece = <int>min(n, 1 << 30)
             ERR_clear_error()
