@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kairos.config.policies.transform import NO_BODY
 from kairos.config.values import REQUEST, RESPONSE
 from kairos.proxy.conditions import predicate
+from kairos.proxy.decoding import DecodeError, decoded_body
 from kairos.proxy.edits import Edits, edit
 from kairos.proxy.exchange import BodyPipe, Exchange, Filter
 from kairos.proxy.fields import REQUEST_OWN, RESPONSE_OWN
@@ -86,7 +87,7 @@ class RequestBody:
         length = x.header(b"content-length")
         if x.header(b"transfer-encoding") is None and (length is None or not int(length)):
             return None
-        if not is_json(x.header(b"content-type")) or x.header(b"content-encoding") not in (None, b"identity"):
+        if not is_json(x.header(b"content-type")):
             self._other(x, "unsupported_media_type")
             return None
         if length is not None and int(length) > self._limit:
@@ -100,15 +101,16 @@ class RequestBody:
 
     async def _read(self, x: Exchange) -> None:
         try:
-            data = await x.read(self._limit)
-        except ValueError:
-            return x.fail_as("payload_too_large")
+            data = await decoded_body(x, self._limit)
+        except DecodeError as error:
+            return x.fail_as(error.kind, error.detail, error.headers)
         if not data:
             return None
         try:
             made = self._rewriter.rewrite(x, data)
         except ValueError:
             return x.fail_as("bad_body", "The request's body is not valid JSON")
+        x.set_request_header("Content-Encoding", None)
         return x.replace_request_body(made)
 
 
