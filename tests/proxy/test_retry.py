@@ -23,7 +23,7 @@ import pytest
 import trustme
 
 from kairos._speedups import cells
-from kairos.config.model import Route
+from kairos.config.model import Config, Route
 from kairos.proxy.exchange import Exchange, Filter
 from tests.proxy.conftest import ALL_METHODS
 from tests.support.gateway import gateway, route
@@ -168,7 +168,7 @@ def before(
             for backend in backends
         ]
         end = route("/{x:path}", ",".join(urls), "/{x}", **members)
-        served = Served([Chain("/{x:path}", end, *filters)], {}, None)
+        served = Served([Chain("/{x:path}", end, *filters)], Config(routers=[]), None)
         stack.callback(served.close)
         served.urls = urls
         yield served
@@ -705,7 +705,9 @@ def test_a_client_that_leaves_during_the_wait() -> None:
 def test_a_client_that_leaves_during_the_dial() -> None:
     silent = Hold()  # accepts, and shakes no hands
     with origin(silent) as o:
-        served = Served([Chain("/x", route("/x", f"https://127.0.0.1:{o.port}", tls={"verify": False}))], {}, None)
+        served = Served(
+            [Chain("/x", route("/x", f"https://127.0.0.1:{o.port}", tls={"verify": False}))], Config(routers=[]), None
+        )
         with contextlib.closing(served), served.connect() as client:
             client.send(head())
             assert silent.reached.wait(10)
