@@ -57,8 +57,14 @@ class Case:
     route: dict[str, Any]
     lines: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
+    answer: bytes = ANSWER
+    hits: bool = False
+    """The backend answers once, then the cache does."""
 
 
+_STORED = ANSWER.replace(b"private, max-age=60", b"max-age=99999999")
+_ANYBODY = ("Auth: none", "Cache: any")
+"""In the place of Authorization and Cache-Control."""
 CASES: dict[str, Case] = {
     NONE: Case({}),
     "jwt (verified before)": Case({"auth_required": True}, config={"jwt": {"secret": SECRET}}),
@@ -77,6 +83,9 @@ CASES: dict[str, Case] = {
     "a header rule up": Case({"request_transformation": POLICIES["request_transformation"]}),
     "a header rule back": Case({"response_transformation": POLICIES["response_transformation"]}),
     "all of these": Case(POLICIES),
+    "cache, not stored": Case({"cache": {}}, _ANYBODY),
+    "cache hit": Case({"cache": {}}, _ANYBODY, answer=_STORED.replace(b"Vary: Accept-Encoding\r\n", b""), hits=True),
+    "cache hit (Vary)": Case({"cache": {}}, _ANYBODY, answer=_STORED, hits=True),
 }
 
 
@@ -110,7 +119,8 @@ class NoNetwork:
 class Lane:
     """A client's connection and an upstream one, on one route."""
 
-    def __init__(self, runtime: Runtime, snapshot: Snapshot, path: str, lines: Sequence[str]) -> None:
+    def __init__(self, runtime: Runtime, snapshot: Snapshot, path: str, lines: Sequence[str], case: Case) -> None:
+        self.case = case
         plan = next(plan for plan in snapshot.routed if plan.name == path)
         self.upstream = plan.targets[0].origin.protocol()
         self.upstream.connection_made(NoNetwork())  # type: ignore[arg-type]
@@ -124,14 +134,19 @@ class Lane:
     def turn(self, count: int) -> float:
         """Nanoseconds a request takes, over so many."""
         client, upstream, request = self.client.data_received, self.upstream.data_received, self.request
+        answer, hits = self.case.answer, self.case.hits
         started = time.perf_counter_ns()
         for _ in range(count):
             client(request)
-            upstream(ANSWER)
+            if not hits:
+                upstream(answer)
         return (time.perf_counter_ns() - started) / count
 
     def check(self) -> None:
         """The answer arrives, so that what is measured is the whole way."""
+        if self.case.hits:
+            self.client.data_received(self.request)
+            self.upstream.data_received(self.case.answer)
         self.out.taken = 0
         self.turn(1)
         if self.out.taken < len(ANSWER) - 20:
@@ -154,7 +169,7 @@ async def measure(cases: dict[str, Case], rounds: int, count: int) -> dict[str, 
     """The least time of each case."""
     loop = asyncio.get_running_loop()
     loaded = judged(loads(config(cases), "json", "bench.json"), insecure_dev=True).config
-    board = Scoreboard.create(workers=1, routes=64, pairs=64, upstreams=64)
+    board = Scoreboard.create(workers=1, routes=64, pairs=64, upstreams=64, cache_bytes=8 << 20)
     runtime = Runtime(Clock(loop), board, 0, None, 1)
     origins = Origins(runtime, board, 0)
     series = Series(board).assign(loaded.routers)
@@ -162,7 +177,7 @@ async def measure(cases: dict[str, Case], rounds: int, count: int) -> dict[str, 
     runtime.serve(snapshot)
     origins.settle(snapshot)
     lines = {name: case.lines or (authorization(),) for name, case in cases.items()}
-    lanes = {name: Lane(runtime, snapshot, f"/{at}", lines[name]) for at, name in enumerate(cases)}
+    lanes = {name: Lane(runtime, snapshot, f"/{at}", lines[name], cases[name]) for at, name in enumerate(cases)}
     for lane in lanes.values():
         lane.check()
     gc.disable()

@@ -8,6 +8,7 @@ cannot be read counts as the careful choice: a lifetime that is no number is non
 from __future__ import annotations
 
 import calendar
+import functools
 import re
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
@@ -59,8 +60,18 @@ def first(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
 
 def directives(lines: Sequence[bytes]) -> Directives:
     """Cache-Control: what is said twice counts as it was said first. A blank around "=" spoils the value."""
-    found: Directives = {}
     text = b",".join(lines)
+    return _remembered(text) if len(text) <= 200 else _directives(text)
+
+
+@functools.lru_cache(1024)
+def _remembered(text: bytes) -> Directives:
+    """There are few of them, and nobody changes what they say."""
+    return _directives(text)
+
+
+def _directives(text: bytes) -> Directives:
+    found: Directives = {}
     at = 0
     while at < len(text):
         match = _DIRECTIVE.match(text, at)

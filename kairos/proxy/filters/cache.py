@@ -64,6 +64,8 @@ log = get_logger("cache")
 SAFE = frozenset(("OPTIONS", "TRACE"))
 POLL_S: Final = 0.01
 """How often those who wait look whether another worker has it."""
+REMEMBERED: Final = 1024
+"""Markers, and values of varying fields, that are not worked out anew."""
 _CONDITIONS = ("If-None-Match", "If-Modified-Since")
 _NOT_ASKED = frozenset((b"range", b"if-range", b"if-match", b"if-unmodified-since", b"if-none-match", b"host"))
 _FILES = {
@@ -241,6 +243,8 @@ class Cache(CacheHit):
         self._collapse_us = int(spec.collapse * 1e6)
         self._hidden = frozenset(name.lower().encode() for name in spec.strip)
         self._by = Distinctions(spec)
+        self._markers: dict[bytes, Marker] = {}
+        self._parts: dict[tuple[bytes, tuple[bytes, ...]], bytes] = {}
         self._most = min(spec.max_entry, self._store.max_entry - 4096)
 
     # -- a request ----------------------------------------------------------------------------------------------------
@@ -279,6 +283,32 @@ class Cache(CacheHit):
 
     def _get(self, look: Look, key: bytes) -> tuple[bytes, bytes, bool] | None:
         return self._store.get(key) if self._redis is None else look.there.get(key)
+
+    def variant(self, x: Exchange, url: bytes, marker: bytes) -> bytes | None:
+        """See CacheHit. What was worked out before is remembered: clients have few values of such fields."""
+        made = self._markers.get(marker)
+        if made is None:
+            if len(self._markers) >= REMEMBERED:
+                self._markers.clear()
+            made = self._markers[marker] = Marker.of(marker)
+        if len(made.specs) != 1:
+            return None
+        parts = []
+        for name in made.specs[0]:
+            if name.startswith(b":"):
+                return None
+            parts.append(self._part_of_key(name, tuple(x.header_values(name))))
+        return b"\n".join((url, made.nonce.hex().encode(), b"\n".join(parts)))
+
+    def _part_of_key(self, name: bytes, lines: tuple[bytes, ...]) -> bytes:
+        part = self._parts.get((name, lines))
+        if part is None:
+            if len(self._parts) >= REMEMBERED:
+                self._parts.clear()
+            part = cc.variant([(name, line) for line in lines], (name,))
+            if len(part) < 1024:
+                self._parts[name, lines] = part
+        return part
 
     def _passes(self, asks: int) -> bool:
         return bool(asks & cachehit.COOKIE) and self._spec.cookies == "bypass"

@@ -104,6 +104,12 @@ cdef class CacheHit(Filter):
             found = self.store.lookup(
                 PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key),
                 self.store.hash(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)))
+            if found is not None and (<Meta*>PyBytes_AS_STRING(<bytes>found[0])).flags & F_MARKER \
+                    and x.request_edits is None:
+                key = self.variant(x, key, found[1])
+                found = None if key is None else self.store.lookup(
+                    PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key),
+                    self.store.hash(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)))
             if found is not None and not found[2]:
                 meta = <Meta*>PyBytes_AS_STRING(<bytes>found[0])
                 age = monotonic_us() - meta.born
@@ -193,6 +199,10 @@ cdef class CacheHit(Filter):
 
     def consider(self, Exchange x, uint32_t asks):
         """GET and HEAD that are not answered at once."""
+        raise NotImplementedError
+
+    def variant(self, Exchange x, bytes url, bytes marker):
+        """The key of the variant that the request gets, where only one can be; else None."""
         raise NotImplementedError
 
     def change(self, Exchange x):
