@@ -47,13 +47,15 @@ _DIRECTIVE = re.compile(rb'\s*([^\s,="]*)(\s*)(?:=(\s*)("(?:[^"\\]|\\.)*"|[^\s,]
 
 def values(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     """Of all fields of this name (lower case)."""
-    return [value for key, value in fields if key.lower() == name]
+    size = len(name)
+    return [value for key, value in fields if len(key) == size and key.lower() == name]
 
 
 def first(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     """Of the first field of this name (lower case), or None."""
+    size = len(name)
     for key, value in fields:
-        if len(key) == len(name) and key.lower() == name:
+        if len(key) == size and key.lower() == name:
             return value
     return None
 

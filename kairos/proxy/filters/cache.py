@@ -493,8 +493,9 @@ class Cache(CacheHit):
                 self._not_stored(look, status, reason)
             else:
                 x.add_body_pipe(Tap(self, x, look, status, fields, self._most), tap=True)
-        for name in {name.lower() for name, _ in fields} & self._hidden:
-            x.set_response_header(name.decode(), None)
+        for name in self._hidden:
+            if x.response_header(name) is not None:
+                x.set_response_header(name.decode(), None)
         if self.tells:
             x.add_response_header("Cache-Status", _told(look, status, stored=not reason, detail=reason))
         if reason:
