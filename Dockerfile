@@ -18,7 +18,7 @@ RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     && install -d -m 0700 -o 5900 -g 5900 /var/lib/kairos
 ENV KAIROS_CONFIG_PATH=/etc/kairos/config.json KAIROS_STATE_DIR=/var/lib/kairos PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 5900:5900
-EXPOSE 5900
+EXPOSE 5900 5943
 # revisions, what operators set, the admin socket
 VOLUME /var/lib/kairos
 STOPSIGNAL SIGTERM

@@ -4,7 +4,7 @@ One anonymous mmap, made by the supervisor before its first fork. Cells are int6
 the enums of `_speedups/cells.pxd`, their blocks' places are computed here and nowhere else:
 
     header | shared upstream blocks | shared route blocks | a row per worker | an access-log ring per worker | bans
-           | used signatures | rate limits | rate limits with sliding windows
+           | used signatures | rate limits | rate limits with sliding windows | keys of session tickets
     row    = worker block | route blocks | pair blocks | upstream blocks | limit blocks
 
 - A row has one writer: the worker of that slot. Its totals outlive it; a respawned worker goes on in the same row.

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from kairos import __version__
+from kairos.config.listeners import TLS_PORT
 from kairos.config.load import judged, loads
 from kairos.config.model import Server
 from kairos.proxy.handlers.builtin import LIVE, READY
@@ -87,7 +88,7 @@ def test_the_image_runs_as_a_user_that_the_other_files_know() -> None:
 
 def test_it_starts_the_gateway_where_it_says() -> None:
     assert of("ENTRYPOINT") == ['["kairos-gateway"]']
-    assert of("EXPOSE") == [str(PORT)]
+    assert of("EXPOSE") == [f"{PORT} {TLS_PORT}"]
     assert "KAIROS_CONFIG_PATH=/etc/kairos/config.json" in of("ENV")[0]
 
 
