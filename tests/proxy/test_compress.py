@@ -566,7 +566,8 @@ def test_padding_makes_lengths_differ() -> None:
             bodies = [s.gate.request(data)[1] for _ in range(20)]
             assert {READERS[accept.encode()](body) for body in bodies} == {TEXT}
             assert len({len(body) for body in bodies}) > 3
-            assert max(map(len, bodies)) - min(map(len, bodies)) <= 64
+            # the padding, and the mark of a further flush where the answer came in two pieces
+            assert max(map(len, bodies)) - min(map(len, bodies)) <= 64 + 16
 
 
 @pytest.mark.parametrize(
