@@ -36,7 +36,10 @@ export PYTHONMALLOC=malloc PYTHONPATH="$copy" PYTHONDONTWRITEBYTECODE=1
 
 [ $# -gt 0 ] || set -- -n 2 tests/speedups tests/fuzz tests/telemetry tests/robust \
     tests/proxy/test_framing.py tests/proxy/test_interfaces.py tests/proxy/test_pump.py tests/proxy/test_websocket.py \
-    tests/proxy/test_policy.py tests/proxy/test_retry.py tests/proxy/test_hedging.py tests/proxy/test_queue.py
+    tests/proxy/test_policy.py tests/proxy/test_retry.py tests/proxy/test_hedging.py tests/proxy/test_queue.py \
+    tests/proxy/test_pipes.py tests/proxy/test_detached.py tests/proxy/test_edits.py tests/proxy/test_cors.py \
+    tests/proxy/test_access.py tests/proxy/test_ratelimit.py tests/proxy/test_compress.py tests/proxy/test_cache.py \
+    tests/proxy/test_cache_conformance.py tests/proxy/test_security_headers.py tests/proxy/test_tls.py
 status=0
 "$python" -m pytest -q -p no:cacheprovider "$@" || status=$?
 unset LD_PRELOAD
