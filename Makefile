@@ -59,7 +59,7 @@ $(STAMP): requirements.lock pyproject.toml
 	  else echo "missing: install with: sudo apt-get install python3-dev python3-venv gcc" >&2; exit 1; fi; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	KAIROS_EXT=none $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 debian:  ## the real servers that tests and benchmarks use

@@ -1,7 +1,7 @@
 """Builds the compiled leaves and the compiled connection pair; every .pyx under kairos/ is one extension.
 
 Environment:
-  KAIROS_EXT=a.b,c.d   build only these modules (a leaf rebuilds in seconds)
+  KAIROS_EXT=a.b,c.d   build only these modules (a leaf rebuilds in seconds); `none` builds none
   KAIROS_SANITIZE=1    ASan and UBSan build, used by `make asan`
   KAIROS_ANNOTATE=1    write Cython's annotated HTML beside each source
 """

@@ -267,6 +267,7 @@ class Worker:
             await self._listening
         if handed_over:
             self._leave_listeners()
+            await asyncio.sleep(POLL_S)  # what was accepted just now is counted as a client in the next turns
         else:
             await asyncio.gather(*(self._close_listener(server, sock) for server, sock in self._servers))
         await self._last_requests(min(HANDOVER_GRACE if handed_over else GRACE, deadline_s / 2))
