@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -16,8 +15,10 @@ from urllib.parse import urlsplit
 import httptools
 
 from kairos import __version__
+from kairos.control.sockets import connected
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
 
     from kairos.resolver import Resolver
@@ -107,19 +108,8 @@ async def _dial(host: str, port: int, resolver: Resolver) -> socket.socket:
         raise NoAnswerError(f"{host} has no address")
     for address in addresses[:-1]:
         with contextlib.suppress(OSError):
-            return await _connected(address, port)
-    return await _connected(addresses[-1], port)
-
-
-async def _connected(address: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, (address, port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+            return await connected(address, port)
+    return await connected(addresses[-1], port)
 
 
 def _request(asking: Asking, path: str, authority: str) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import socket
 import ssl
 import string
 import time
@@ -22,9 +21,11 @@ from msgspec import Struct
 
 from kairos import __version__
 from kairos.config.tls import client_context
+from kairos.control.sockets import connected
 from kairos.resolver import Resolver
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterable
 
     from kairos.config.model import HealthCheck
@@ -162,19 +163,8 @@ async def _dial(addresses: list[str], port: int, limit: asyncio.Timeout) -> sock
     for at, address in enumerate(addresses[:-1]):
         with contextlib.suppress(OSError):
             async with asyncio.timeout(_left(limit) / (len(addresses) - at)):
-                return await _dial_one(address, port)
-    return await _dial_one(addresses[-1], port)
-
-
-async def _dial_one(address: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, (address, port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+                return await connected(address, port)
+    return await connected(addresses[-1], port)
 
 
 async def _shake_hands(sock: socket.socket, context: ssl.SSLContext, name: str, limit: asyncio.Timeout) -> Streams:
