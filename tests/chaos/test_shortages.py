@@ -38,7 +38,9 @@ def test_a_full_disk_holds_up_logs_but_no_request(site: Site) -> None:
         load.goes_on(500)
     site.judge(load)
     reload_to(site, "/newer")
-    wait_for(lambda: len(lines_of_work(site)) >= load.answered, "every line, those of the shortage included")
+    # An answer goes out before its line is written: of one the killed worker may have had no time for that.
+    known = load.answered - 1
+    wait_for(lambda: len(lines_of_work(site)) >= known, "every line, those of the shortage included")
 
 
 def test_control_comes_back_on_a_full_disk(site: Site) -> None:
