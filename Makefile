@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := $(shell find kairos -name '*.pyx' -o -name '*.pxd')
-PACKAGES := nginx-light:nginx haproxy:haproxy wrk:wrk faketime:faketime nodejs:node npm:npm redis-server:redis-server
+PACKAGES := nginx-light:nginx haproxy:haproxy wrk:wrk faketime:faketime nodejs:node npm:npm redis-server:redis-server \
+  postgresql:pg_ctlcluster
 APT := export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -y -qq --no-install-recommends >/dev/null
 PROVIDER := tests/oidc_provider/node_modules
 JOBS ?= 2
