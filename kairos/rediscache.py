@@ -14,7 +14,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kairos.redisclient import close, connect, shown
+from kairos.redisclient import close, connect, scan, shown
 from kairos.telemetry.log import get_logger
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from kairos.config.redis import Redis
 
 log = get_logger("cache")
-PREFIX = b"kairos:cache:"
+PREFIX = b"{kairos:cache}:"
+"""In a cluster a hash tag: what one script touches has to lie on one node, and here that is everything."""
 PURGES_S = 600
 """How long a purge is remembered: longer than any response takes."""
 DOWN_S = 1.0
-SCAN = 500
 
 # KEYS: entry, then marks of purges, then tags. ARGV: value, ms to live, unix µs at which it was asked for, marks, tags
 _PUT = """
@@ -133,7 +133,7 @@ class RedisCache:
         pattern = PREFIX + b"e:" + b"".join(b"\\" + bytes([c]) if c in b"*?[]\\" else bytes([c]) for c in prefix) + b"*"
         count, cursor = 0, 0
         while True:
-            answer = await self._asked(lambda client, at=cursor: client.scan(at, match=pattern, count=SCAN))
+            answer = await self._asked(lambda client, at=cursor: scan(client, self._spec, PREFIX, at, pattern))
             if answer is None:
                 return count
             cursor, names = answer

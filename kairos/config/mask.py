@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from kairos.config.text import ConfigText
 
 MASK = "***"
-SECRET_KEYS = frozenset({"secret", "secrets", "client_secret", "api_key", "password", "key_hash", "password_hash"})
+SECRET_KEYS = frozenset({
+    "secret", "secrets", "client_secret", "api_key", "password", "sentinel_password", "key_hash", "password_hash",
+})  # fmt: skip
 SECRET_HEADERS = re.compile(r"(?i)(.*-)?(authorization|cookie|token|secret|api-?key|password)")
 SECRET_FIELDS = frozenset({"allow_headers"})
 _FIELDS = SECRET_FIELDS | {"headers"}

@@ -40,6 +40,13 @@ class Redis(Spec, frozen=True):
     sentinels: list[str] = field(default_factory=list)
     """`host:port` of Sentinels to ask for the master, instead of the host in `url`."""
     sentinel_master: str = "mymaster"
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
+    """Of the Sentinels themselves, where they want one."""
+    cluster: bool = False
+    """It is a Redis Cluster, and `url` names one of its nodes."""
+    cluster_nodes: list[str] = field(default_factory=list)
+    """`host:port` of further nodes to learn the cluster from while the one in `url` is away."""
 
 
 def check(spec: Redis, keys: Path, found: Findings) -> None:
@@ -53,10 +60,33 @@ def check(spec: Redis, keys: Path, found: Findings) -> None:
         found.warning(
             (*keys, "verify"), "any certificate is accepted: whoever is in between can read and change counts"
         )
-    for at, text in enumerate(spec.sentinels):
-        host, _, port = text.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            found.error((*keys, "sentinels", at), f"'{text}' is not host:port")
+    for name in ("sentinels", "cluster_nodes"):
+        for at, text in enumerate(getattr(spec, name)):
+            if address_of(text) is None:
+                found.error((*keys, name, at), f"'{text}' is not host:port")
+    _check_kind(spec, keys, found)
+
+
+def _check_kind(spec: Redis, keys: Path, found: Findings) -> None:
+    """One server, a master that Sentinels know, or a cluster."""
+    scheme, _, rest = spec.url.partition("://")
+    database = rest.partition("?")[0].partition("/")[2]
+    several = "cluster" if spec.cluster else "sentinels" if spec.sentinels else None
+    if several is not None and scheme == "unix":
+        found.error((*keys, "url"), f"a socket leads to one server: with {several} it must be redis:// or rediss://")
+    elif spec.cluster and database not in ("", "0"):
+        found.error((*keys, "url"), f"a cluster has database 0 only, not {database}")
+    if spec.cluster and spec.sentinels:
+        found.error((*keys, "sentinels"), "a cluster does without Sentinels: drop them, or cluster")
+    if spec.cluster_nodes and not spec.cluster:
+        found.error((*keys, "cluster_nodes"), "without effect: set cluster as well")
+
+
+def address_of(text: str) -> tuple[str, int] | None:
+    """Of `host:port`; None: it is no such thing. An IPv6 address stands in brackets."""
+    host, _, port = text.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    return (host, int(port)) if host and port.isdecimal() and 0 < int(port) < 65536 else None
 
 
 def check_url(url: str, keys: Path, found: Findings) -> None:

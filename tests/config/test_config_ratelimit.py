@@ -90,6 +90,19 @@ ERRORS = [
     (file(redis={"url": "redis://h:0"}), "redis.url: port 0"),
     (file(redis={"url": "redis://h", "ca_file": "/nowhere"}), "redis.ca_file: there is no file /nowhere"),
     (file(redis={"url": "redis://h", "sentinels": ["h"]}), "redis.sentinels[0]: 'h' is not host:port"),
+    (file(redis={"url": "redis://h", "sentinels": ["[::1]:0"]}), "redis.sentinels[0]: '[::1]:0' is not host:port"),
+    (
+        file(redis={"url": "redis://h", "sentinels": ["h:1"], "cluster": True}),
+        "redis.sentinels: a cluster does without",
+    ),
+    (file(redis={"url": "unix:///s", "sentinels": ["h:1"]}), "redis.url: a socket leads to one server: with sentinels"),
+    (file(redis={"url": "unix:///s", "cluster": True}), "redis.url: a socket leads to one server: with cluster"),
+    (file(redis={"url": "redis://h/3", "cluster": True}), "redis.url: a cluster has database 0 only, not 3"),
+    (file(redis={"url": "redis://h", "cluster_nodes": ["i:1"]}), "redis.cluster_nodes: without effect: set cluster"),
+    (
+        limited(enable_redis=True, redis_key_prefix="{a}") | {"redis": {"url": "redis://h", "cluster": True}},
+        "rate_limit.redis_key_prefix: must have no braces",
+    ),
     (file(groups={"g": {"rate_limit": {"cost": 101}}}), "groups.g.rate_limit.cost: "),
     (file(route(rate_limit={"cost": 101})), "routers[0].rate_limit.cost: "),
 ]

@@ -121,7 +121,7 @@ def test_a_304_is_written_back(redis: RedisServer) -> None:
     with origin(script) as backend, gateway(redis, backend.url) as served:
         served.get("/a")
         client = redis.client()
-        served.wait(lambda: bool(client.exists("kairos:cache:e:http://test/a")), "entry")
+        served.wait(lambda: bool(client.exists("{kairos:cache}:e:http://test/a")), "entry")
         client.close()
         script.fields = FRESH
         served.get("/a")

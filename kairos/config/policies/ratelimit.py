@@ -216,13 +216,15 @@ def check_whole(config: Config, found: Findings) -> None:
 
 
 def _check_shared(spec: RateLimit, keys: Path, config: Config, found: Findings) -> None:
-    """Counts to be shared need somewhere to be."""
+    """Counts to be shared need somewhere to be. What stands in braces says where in a cluster."""
     for at, part in enumerate(spec.limits):
         _check_shared(part, (*keys, "limits", at), config, found)
     if spec.strategy == "Composite" or not spec.enable_redis:
         return
     if spec.redis_url is not None:
         check_url(spec.redis_url, (*keys, "redis_url"), found)
+    elif config.redis is not None and config.redis.cluster and set("{}").intersection(spec.redis_key_prefix):
+        found.error((*keys, "redis_key_prefix"), "must have no braces: in a cluster the gateway needs those of its own")
     elif config.redis is None:
         message = "there is no section redis: each node counts for itself; add redis with its url"
         found.warning((*keys, "enable_redis"), message)

@@ -3,7 +3,8 @@
 A limit's state is a token bucket's moment of emptiness (a string), a fixed window's start and count, or the counts of a
 sliding window's slices (hashes); as in _speedups/limits.pyx, and of the same meaning.
 
-KEYS are the limits' keys. ARGV is the mode, then for each key: kind, requests, window in µs, burst, want, least, stamp.
+KEYS are the limits' keys; in a cluster all of one call lie in one slot. ARGV is the mode, then for each key: kind,
+requests, window in µs, burst, want, least, stamp.
 
     each   of each key take `want`, but no more than a quarter of what is left unless that is less than `least`
     all    take `least` of every key, or nothing at all
@@ -13,6 +14,8 @@ The answer has for each key: taken, left, µs until `least` can be had, µs unti
 """
 
 from __future__ import annotations
+
+from hashlib import sha1
 
 KINDS = {"TokenBucket": 1, "FixedWindow": 2, "SlidingWindow": 3}
 FIELDS = 6
@@ -126,3 +129,6 @@ for i, limit in ipairs(limits) do
 end
 return answers
 """
+
+DIGEST = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+"""By which a server that ran it once knows it."""

@@ -13,16 +13,16 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kairos._speedups import cells
-from kairos.proxy.filters.lease_script import FIELDS, KINDS, SCRIPT
+from kairos.proxy.filters.lease_script import DIGEST, FIELDS, KINDS, SCRIPT
 from kairos.proxy.filters.ratelimit import Meter, Shared
-from kairos.redisclient import close, connect, shown
+from kairos.redisclient import close, connect, reached, shown
 from kairos.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from kairos._speedups.cells import Page
     from kairos.config.redis import Redis
@@ -39,6 +39,7 @@ HOLD_US = 1_000_000
 SWEEP_S = 0.1
 FIRST_RETRY_S = 0.1
 
+_Item = TypeVar("_Item")
 Asked = tuple[Meter, int, str]
 """A limit, whose requests (hash), and the same as Redis knows it."""
 Answer = tuple[int, int, int]
@@ -82,20 +83,34 @@ class _Lent:
 
 @dataclass
 class _Call:
-    """One run of the script: `of` are leases in the mode each, else what was asked."""
+    """One run of the script: `of` are leases in the mode each, else what was asked and who waits for it."""
 
     mode: str
     arguments: list[tuple[str, list[int]]]
     of: list[Any]
-    future: asyncio.Future[list[Answer | None]] | None = None
+    waiters: list[asyncio.Future[Answer | None]] = field(default_factory=list)
+
+
+def key_of(meter: Meter, text: str) -> str:
+    """What Redis counts under. In a cluster all limits on somebody lie in one slot, one that all share in its own."""
+    return f"{meter.place}:{{{text}}}" if _has_name(text) else f"{meter.place}:{text}"
+
+
+def _slot(meter: Meter, text: str) -> str:
+    """The part of a key that says where in a cluster it lies."""
+    return text if _has_name(text) else key_of(meter, text)
+
+
+def _has_name(text: str) -> bool:
+    return ":" in text
 
 
 def _arguments(meter: Meter, text: str, want: int, stamp: int = 0) -> tuple[str, list[int]]:
     spec = meter.rule.spec
     window = spec.window_duration * 1_000_000
     kind = KINDS[spec.window_type]
-    key = f"{meter.place}:{text}"
-    return key, [kind, spec.requests_per_window, window, spec.burst_allowance, want, meter.cost, stamp]
+    numbers = [kind, spec.requests_per_window, window, spec.burst_allowance, want, meter.cost, stamp]
+    return key_of(meter, text), numbers
 
 
 class Leases(Shared):
@@ -106,7 +121,6 @@ class Leases(Shared):
         self._page = page
         self._worker = worker
         self._client: Any = None
-        self._script = ""
         self._queue: list[_Lease] = []
         self._calls: list[_Call] = []
         self._waiting = 0
@@ -124,24 +138,33 @@ class Leases(Shared):
         """For each: granted or not; None where nobody answered."""
         if not self.up or self._waiting + len(asked) > MOST_WAITING:
             return [None] * len(asked)
-        loop = asyncio.get_running_loop()
-        strict = [one for one in asked if one[0].lease is None]
-        together: asyncio.Future[list[Answer | None]] = loop.create_future()
-        if strict:
-            arguments = [_arguments(meter, text, meter.cost) for meter, _, text in strict]
-            self._calls.append(_Call("all", arguments, strict, together))
-        waits = [self._join(one, loop.create_future()) for one in asked if one[0].lease is not None]
+        waits = self._strict([one for one in asked if one[0].lease is None])
+        waits |= {one[:2]: self._join(one) for one in asked if one[0].lease is not None}
         self._waiting += len(asked)
         try:
             self._run()
-            answers = iter(await together if strict else [])
-            leased = [await wait for wait in waits]
+            return [await waits[one[:2]] for one in asked]
         finally:
             self._waiting -= len(asked)
-        rest = iter(leased)
-        return [next(answers if meter.lease is None else rest) for meter, _, _ in asked]
 
-    def _join(self, one: Asked, future: asyncio.Future[Answer | None]) -> asyncio.Future[Answer | None]:
+    def _strict(self, asked: list[Asked]) -> dict[tuple[Meter, int], asyncio.Future[Answer | None]]:
+        """Of limits that are asked each time all grant or none; in a cluster those whose keys lie in one place."""
+        loop = asyncio.get_running_loop()
+        waits = {one[:2]: loop.create_future() for one in asked}
+        for some in self._by_slot(asked, lambda one: _slot(one[0], one[2])):
+            arguments = [_arguments(meter, text, meter.cost) for meter, _, text in some]
+            self._calls.append(_Call("all", arguments, some, [waits[one[:2]] for one in some]))
+        return waits
+
+    def _by_slot(self, items: list[_Item], slot: Callable[[_Item], str]) -> Iterable[list[_Item]]:
+        """Those that one call may ask for together: without a cluster all."""
+        places: dict[str, list[_Item]] = {}
+        for item in items:
+            places.setdefault(slot(item) if self._spec.cluster else "", []).append(item)
+        return places.values()
+
+    def _join(self, one: Asked) -> asyncio.Future[Answer | None]:
+        future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         meter, key, text = one
         self._lease(meter, key, text).waiters.append(future)
         return future
@@ -191,11 +214,12 @@ class Leases(Shared):
             self._runner = None
 
     def _lease_calls(self) -> Iterator[_Call]:
-        for at in range(0, len(self._queue), KEYS_AT_ONCE):
-            leases = self._queue[at : at + KEYS_AT_ONCE]
-            for lease in leases:
-                lease.sent = len(lease.waiters)
-            yield _Call("each", [_arguments(lease.meter, lease.text, lease.want) for lease in leases], leases)
+        for lease in self._queue:
+            lease.sent = len(lease.waiters)
+        for some in self._by_slot(self._queue, lambda lease: _slot(lease.meter, lease.text)):
+            for at in range(0, len(some), KEYS_AT_ONCE):
+                leases = some[at : at + KEYS_AT_ONCE]
+                yield _Call("each", [_arguments(lease.meter, lease.text, lease.want) for lease in leases], leases)
 
     async def _batch(self, calls: list[_Call]) -> None:
         sent_us = _now()
@@ -216,32 +240,36 @@ class Leases(Shared):
             if call.mode == "each":
                 for lease, row in zip(call.of, rows, strict=True):
                     self._leased(lease, row, sent_us)
-            elif call.future is not None and not call.future.done():
-                call.future.set_result([self._taken(one, row) for one, row in zip(call.of, rows, strict=True)])
+                continue
+            for one, row, waiter in zip(call.of, rows, call.waiters, strict=False):
+                answer = self._taken(one, row)
+                if not waiter.done():
+                    waiter.set_result(answer)
 
     async def _send(self, calls: list[_Call]) -> list[list[int]]:
-        """The script's answers to some calls, in one round trip, or two where Redis did not know it."""
+        """The script's answers to some calls, in one round trip, or two where a server did not know it."""
         from redis.exceptions import NoScriptError
 
         if self._client is None:
             self._client = connect(self._spec)
-        if not self._script:
-            self._script = await self._client.script_load(SCRIPT)
-        answers = await self._pipeline(calls)
-        if any(isinstance(answer, NoScriptError) for answer in answers):  # it was restarted: none of them ran
-            self._script = await self._client.script_load(SCRIPT)
-            answers = await self._pipeline(calls)
+        answers = await self._pipeline(calls, known=True)
+        new = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]  # these did not run
+        for at, answer in zip(new, await self._pipeline([calls[at] for at in new], known=False), strict=True):
+            answers[at] = answer
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
         return answers
 
-    async def _pipeline(self, calls: list[_Call]) -> list[Any]:
+    async def _pipeline(self, calls: list[_Call], *, known: bool) -> list[Any]:
+        if not calls:
+            return []
         pipe = self._client.pipeline(transaction=False)
         for call in calls:
             keys = [key for key, _ in call.arguments]
             numbers = [number for _, row in call.arguments for number in row]
-            pipe.evalsha(self._script, len(keys), *keys, call.mode, *numbers)
+            script = ("EVALSHA", DIGEST) if known else ("EVAL", SCRIPT)
+            pipe.execute_command(*script, len(keys), *keys, call.mode, *numbers)
         answers: list[Any] = await pipe.execute(raise_on_error=False)
         return answers
 
@@ -318,11 +346,8 @@ class Leases(Shared):
 
     def _dismiss(self, calls: list[_Call]) -> None:
         """Nobody answers, neither those who were asked for nor those who are still to be."""
-        for call in [*calls, *self._calls]:
-            if call.future is not None and not call.future.done():
-                call.future.set_result([None] * len(call.of))
-        for lease in self.asking.values():
-            for waiter in lease.waiters:
+        for asker in [*calls, *self._calls, *self.asking.values()]:
+            for waiter in asker.waiters:
                 if not waiter.done():
                     waiter.set_result(None)
         self.asking.clear()
@@ -340,16 +365,9 @@ class Leases(Shared):
         while not self._retired:
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(pause * 2, self._spec.retry)
-            client = connect(self._spec)
-            try:
-                async with asyncio.timeout(self._spec.timeout + self._spec.connect_timeout):
-                    self._script = await client.script_load(SCRIPT)
-            except Exception:  # not yet
-                await close(client)
+            client = await reached(self._spec)
+            if client is None:
                 continue
-            except asyncio.CancelledError:
-                await close(client)
-                raise
             self._client, self.up = client, True
             self._page.set(self._worker + cells.W_LEASE_DOWN, 0)
             log.info("Redis answers again", redis=shown(self._spec.url))

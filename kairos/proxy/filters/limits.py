@@ -72,7 +72,7 @@ def _shared(spec: RateLimit, site: Site) -> Leases | None:
     if section is None:
         section = Redis(url=spec.redis_url or "")
     elif spec.redis_url is not None:
-        section = replace(section, url=spec.redis_url)
+        section = replace(section, url=spec.redis_url, sentinels=[], cluster=False, cluster_nodes=[])
     worker = site.board.worker_block(site.slot)
     return site.kept(("leases", msgspec.json.encode(section)), partial(Leases, section, site.board.page, worker))
 
