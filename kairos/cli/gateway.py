@@ -45,14 +45,10 @@ ENVIRONMENT: dict[str, tuple[str, click.ParamType[Any]]] = {
     "KAIROS_WORKERS": ("workers", WORKERS),
     "KAIROS_LOG": ("log", LEVEL),
     "KAIROS_STATE_DIR": ("state_dir", click.STRING),
+    "KAIROS_ADMIN_HOST": ("admin_host", click.STRING),
+    "KAIROS_ADMIN_PORT": ("admin_port", PORT),
 }
 """Variable → the option it stands in for, and its type."""
-
-RESERVED: dict[str, click.ParamType[Any]] = {
-    "KAIROS_ADMIN_HOST": click.STRING,
-    "KAIROS_ADMIN_PORT": PORT,
-}
-"""Variables of the admin listener, which this version does not have: judged all the same."""
 
 EPILOG = f"""\b
 Environment (the command line beats it, it beats the file; an empty value counts as unset):
@@ -63,8 +59,8 @@ Environment (the command line beats it, it beats the file; an empty value counts
   KAIROS_WORKERS      number of workers
   KAIROS_LOG          log level
   KAIROS_STATE_DIR    folder for what outlives the gateway: revisions, the socket of the kairos command
-  KAIROS_ADMIN_HOST, KAIROS_ADMIN_PORT
-                      checked, and kept for the admin listener that this version does not have
+  KAIROS_ADMIN_HOST   address of the admin API
+  KAIROS_ADMIN_PORT   its port
   NO_COLOR            no colours, whatever the value
 
 \b
@@ -93,8 +89,6 @@ def from_environment(options: dict[str, Any]) -> dict[str, Any]:
         value = os.environ.get(variable, "")
         if value and options[option] is None:
             filled[option] = _converted(variable, value, kind)
-    for variable, kind in RESERVED.items():
-        _converted(variable, os.environ.get(variable) or "0", kind)
     return filled
 
 
@@ -130,6 +124,8 @@ def _converted(variable: str, value: str, kind: click.ParamType[Any]) -> Any:
     is_flag=True,
     help="Serve HTTPS with a certificate that is made on first start and kept. For trials.",
 )
+@click.option("--admin-host", metavar="H", help="Address of the admin API. Default: admin.host, which is 127.0.0.1")
+@click.option("--admin-port", type=PORT, metavar="P", help="Its port, 0 for any. Default: admin.port, which is 5901")
 @click.option("-l", "--log", type=LEVEL, metavar="LEVEL", help=f"{', '.join(LEVELS)}. Default: info")
 @click.option(
     "--state-dir",
@@ -161,6 +157,8 @@ def main(context: click.Context, /, **given: Any) -> None:
         tls_port=chosen["tls_port"],
         self_signed=chosen["self_signed"],
         workers=chosen["workers"],
+        admin_host=chosen["admin_host"],
+        admin_port=chosen["admin_port"],
         log_level=(chosen["log"] or "info").lower(),
         state_dir=default_folder() if chosen["state_dir"] is None else chosen["state_dir"],
         last_good=chosen["last_good"],

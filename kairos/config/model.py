@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from kairos.config.admin import Admin, Storage
 from kairos.config.backend import Backend as Backend  # noqa: TC001  (msgspec needs it at run time)
 from kairos.config.listeners import ProxyProtocol, ServerTls  # noqa: TC001  (msgspec needs them at run time)
 from kairos.config.oidc import OidcProvider  # noqa: TC001
@@ -403,6 +404,8 @@ class Config(Policies, frozen=True, kw_only=True):
 
     version: Annotated[int, Meta(ge=0, le=255)] = 1
     server: Server = Server()
+    admin: Admin = Admin()
+    storage: Storage = Storage()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     keepalive: Keepalive = Keepalive()

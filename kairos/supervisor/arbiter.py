@@ -104,6 +104,8 @@ class Options:
     self_signed: bool = False
     """Serve HTTPS with a certificate made here, as server.tls.self_signed does."""
     workers: int | None = None
+    admin_host: str | None = None
+    admin_port: int | None = None
     log_level: str = "info"
     state_dir: str | None = None
     """None: nothing is kept, and no command reaches the gateway."""
@@ -128,7 +130,13 @@ class Options:
             tls=self._tls(server.tls),
             workers=self.workers or server.workers or cores(),
         )
-        return replace_fields(loaded, config=replace(loaded.config, server=server))
+        admin = loaded.config.admin
+        admin = replace(
+            admin,
+            host=admin.host if self.admin_host is None else self.admin_host,
+            port=admin.port if self.admin_port is None else self.admin_port,
+        )
+        return replace_fields(loaded, config=replace(loaded.config, server=server, admin=admin))
 
     def _tls(self, tls: ServerTls | None) -> ServerTls | None:
         if self.self_signed:
