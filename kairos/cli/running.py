@@ -111,7 +111,7 @@ def status(admin: Admin) -> Any:
 
     Its phase, the revision in use and in each worker, and how the last reload ended. Exit code 1: no gateway answers.
     """
-    return admin.get("/v1/status")
+    return admin.get("/api/status")
 
 
 def _reloaded(answer: Any) -> Iterable[str]:
@@ -126,7 +126,7 @@ def reload(admin: Admin) -> Any:
     Waits for the outcome. All workers prepare it before any of them uses it; requests under way and open connections
     are not disturbed. A file with errors changes nothing: they are printed, and the exit code is 2.
     """
-    return admin.post("/v1/reload")
+    return admin.post("/api/reload")
 
 
 def _upgraded(answer: Any) -> Iterable[str]:
@@ -141,7 +141,7 @@ def upgrade(admin: Admin) -> Any:
     No connection is lost. The new program starts on the same sockets and must be ready before the old one drains. One
     that does not come up is abandoned, the old one serves on, and the exit code is 2.
     """
-    return admin.post("/v1/upgrade")
+    return admin.post("/api/upgrade")
 
 
 # --- backends -------------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def backends() -> None:
 @talks(_backend_lines)
 def list_backends(admin: Admin) -> Any:
     """List every backend of the configuration in use. The same as without a verb."""
-    return admin.get("/v1/backends")
+    return admin.get("/api/backends")
 
 
 KEY = click.argument("key")
@@ -247,9 +247,9 @@ def probe(admin: Admin, key: str) -> Any:
 
 def _path(admin: Admin, given: str) -> str:
     """The path of the backend that is meant; the gateway says what is wrong with a key that fits none, or several."""
-    keys = [backend["key"] for backend in admin.get("/v1/backends")]
+    keys = [backend["key"] for backend in admin.get("/api/backends")]
     meant = [key for key in keys if key.endswith(given)]
-    return "/v1/backends/" + quote(given if given in keys or len(meant) != 1 else meant[0], safe="")
+    return "/api/backends/" + quote(given if given in keys or len(meant) != 1 else meant[0], safe="")
 
 
 # --- bans -----------------------------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def bans() -> None:
 @talks(_ban_lines)
 def list_bans(admin: Admin) -> Any:
     """List the bans in force, the longest first. The same as without a verb."""
-    return admin.get("/v1/bans")
+    return admin.get("/api/bans")
 
 
 def _lifted(answer: Any) -> Iterable[str]:
@@ -284,7 +284,7 @@ def _lifted(answer: Any) -> Iterable[str]:
 @talks(_lifted)
 def lift(admin: Admin, address: str) -> Any:
     """Let an address in again, whatever it was banned for."""
-    return admin.delete("/v1/bans/" + quote(address, safe=""))
+    return admin.delete("/api/bans/" + quote(address, safe=""))
 
 
 # --- rate limits ----------------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def limits(admin: Admin) -> Any:
 
     And how many keys (addresses, users, ...) they remember.
     """
-    return admin.get("/v1/limits")
+    return admin.get("/api/limits")
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def cache() -> None:
 @talks(_cache_lines)
 def cache_stats(admin: Admin) -> Any:
     """Show how full it is. The same as without a verb."""
-    return admin.get("/v1/cache")
+    return admin.get("/api/cache")
 
 
 def _purged(answer: Any) -> Iterable[str]:
@@ -354,7 +354,7 @@ def purge(
     Holds at once for every worker; what is being fetched meanwhile is not stored either.
     """
     given = {"url": url, "prefix": prefix, "tags": list(tags) or None, "all": everything, "soft": soft}
-    return admin.post("/v1/cache/purge", **given)
+    return admin.post("/api/cache/purge", **given)
 
 
 # --- revisions ------------------------------------------------------------------------------------------------------
@@ -380,7 +380,7 @@ def revisions() -> None:
 @talks(_revision_lines)
 def list_revisions(admin: Admin) -> Any:
     """List those that are kept, newest first. The same as without a verb."""
-    return admin.get("/v1/revisions")
+    return admin.get("/api/revisions")
 
 
 def _config_lines(answer: Any) -> Iterable[str]:
@@ -392,7 +392,7 @@ def _config_lines(answer: Any) -> Iterable[str]:
 @talks(_config_lines)
 def show(admin: Admin, number: int) -> Any:
     """Print one in the canonical form, secrets masked, ${...} as written."""
-    return admin.get(f"/v1/revisions/{number}")
+    return admin.get(f"/api/revisions/{number}")
 
 
 # --- words ----------------------------------------------------------------------------------------------------------

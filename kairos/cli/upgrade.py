@@ -26,7 +26,7 @@ class UpgradeError(Exception):
 def by_folder(folder: str) -> int:
     """Upgrade the gateway of a state folder; the pid of the new one. Raises UpgradeError."""
     try:
-        return int(Admin(folder).post("/v1/upgrade")["pid"])
+        return int(Admin(folder).post("/api/upgrade")["pid"])
     except UnreachableError as error:
         raise UpgradeError(f"{error}; or name its process with --pid") from error
     except RefusedError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ from kairos.channel import (
 )
 from kairos.config.certificates import ends_of
 from kairos.config.files import policy_files, tls_files
-from kairos.control import api, keysets
+from kairos.control import keysets
 from kairos.control.backends import Backends
 from kairos.control.bans import Bans
 from kairos.control.caches import Caches
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 
     from kairos.config.model import Config
     from kairos.config.text import ConfigText
+    from kairos.control.management import Management
     from kairos.scoreboard import Assignment
 
 METRICS_PATH = "/metrics"
@@ -99,6 +101,9 @@ class Control:
         self._checker = HealthChecker(boot.scoreboard)
         self._outliers = OutlierDetector(boot.scoreboard)
         folder = Path(boot.control.state_dir) if boot.control and boot.control.state_dir else None
+        self._folder = folder
+        self._management: Management | None = None
+        self._loading: asyncio.Task[None] | None = None
         self._backends = Backends(boot.scoreboard, self._checker, folder / BACKENDS if folder else None)
         self._key_sets = KeySets(boot.scoreboard, folder)
         self._providers = Providers()
@@ -120,28 +125,47 @@ class Control:
         self._log.start()
         self._tickets.start()
         self._apply(self._boot.config, self._boot.series)
-        servers = await self._serve()
+        server = await self._serve()
         self._say(Ready(os.getpid()))
+        if not self._boot.standby:
+            self._manage_when_wanted()
         self._watch_or_not()
         patience = await self._obey(reader)
-        for server in servers:
-            server.close()
+        server.close()
         await self._end(patience)
         self._say(Drained())
         self._channel.close()
         with contextlib.suppress(ConnectionError):  # nobody is there to hear it
             await self._channel.wait_closed()
 
-    async def _serve(self) -> list[asyncio.Server]:
-        """Each socket has its own table."""
-        commands = api.router(self._commands)
+    async def _serve(self) -> asyncio.Server:
+        """What workers ask of this process."""
         own: dict[str, dict[str, Handler]] = {METRICS_PATH: {"GET": self._metrics}}
         own[keysets.PATH] = {"POST": self._key_sets.answer}
-        internal = Router({**own, **self._providers.routes()})
-        tables = [(listener, internal) for listener in self._boot.listeners]
-        if self._boot.control and self._boot.control.admin:
-            tables.append((self._boot.control.admin, commands))
-        return [await _serve(listener, table) for listener, table in tables]
+        (listener,) = self._boot.listeners
+        return await _serve(listener, Router({**own, **self._providers.routes()}))
+
+    def _manage_when_wanted(self) -> None:
+        """At once where there is an admin port, else with the first command: it takes time and memory to load."""
+        local = self._boot.control.admin if self._boot.control else None
+        if self._config.admin.enabled:
+            self._load_management()
+        elif local is not None and self._loading is None:
+            asyncio.get_running_loop().add_reader(local.fileno(), self._load_management)
+
+    def _load_management(self) -> None:
+        local = self._boot.control.admin if self._boot.control else None
+        if local is not None:
+            asyncio.get_running_loop().remove_reader(local.fileno())
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._start_management(local))
+
+    async def _start_management(self, local: socket.socket | None) -> None:
+        # In a thread, so that the log is written and backends are checked meanwhile.
+        module = await asyncio.to_thread(importlib.import_module, "kairos.control.management")
+        self._management = module.Management(self._commands, self._config, self._folder, local)
+        self._management.start()
+        self._management.apply(self._config)
 
     def _metrics(self, request: Request) -> Response:
         return Response(*self._collector.expose(request.accept))
@@ -168,11 +192,18 @@ class Control:
             await self._stepping_down
         endings = [self._outliers.close(), self._checker.close(), self._key_sets.close(), self._providers.close()]
         endings.append(self._tickets.close())
+        endings.append(self._end_management())
         endings.append(asyncio.to_thread(self._log.stop, patience))
         endings.append(self._backends.close(min(patience, STOP_TIMEOUT)))
         if self._keeper is not None:
             endings.append(self._keeper.close(min(patience, STOP_TIMEOUT)))
         await asyncio.gather(*endings)
+
+    async def _end_management(self) -> None:
+        if self._loading is not None:
+            await self._loading
+        if self._management is not None:
+            await self._management.close()
 
     async def _obey(self, reader: asyncio.StreamReader) -> float:
         """Act on messages until one ends the process; how many seconds the end may take."""
@@ -207,6 +238,7 @@ class Control:
                     self._stepping_down = asyncio.create_task(self._step_down())
             case Listen(borrowed=True):
                 self._backends.take_up()
+                self._manage_when_wanted()
                 self._say(Listening())
             case Abort(revision) if self._prepared is not None and self._prepared.revision == revision:
                 self._prepared = None
@@ -219,6 +251,8 @@ class Control:
             self._watch.stop()
         self._key_sets.step_down()
         await asyncio.gather(self._outliers.close(), self._checker.close())
+        if self._management is not None:
+            await self._management.step_down()
 
     def _prepare(self, message: Prepare) -> None:
         """Only the log file can be wrong here: the rest of a configuration is the workers' to judge."""
@@ -240,6 +274,7 @@ class Control:
         self._log.switch(_log_path(prepared.config))
         self._apply(prepared.config, prepared.series)
         self._watch_or_not()
+        self._manage_when_wanted()
         if prepared.text is not None:
             self._keep(prepared.revision, prepared.text)
 
@@ -256,6 +291,8 @@ class Control:
         self._providers.apply(config)
         self._tickets.apply(config)
         self._collector.certificates = ends_of(config)
+        if self._management is not None:
+            self._management.apply(config)
         if self._watch is not None:
             self._watch.look_beside([*tls_files(config), *policy_files(config)])
 

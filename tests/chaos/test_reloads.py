@@ -115,7 +115,7 @@ def by_signal(gate: Gateway) -> None:
 
 
 def by_request(gate: Gateway) -> None:
-    assert gate.admin("POST", "/v1/reload")[0] in (200, 422)
+    assert gate.admin("POST", "/api/reload")[0] in (200, 422)
 
 
 def by_change(_: Gateway) -> None:

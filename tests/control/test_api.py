@@ -28,11 +28,11 @@ def one():
 
 
 def backend(g, number, rest=""):
-    return f"/v1/backends/{quote(g.urls[number], safe='')}{rest}"
+    return f"/api/backends/{quote(g.urls[number], safe='')}{rest}"
 
 
 def test_status(one):
-    status, answer = one.admin("GET", "/v1/status")
+    status, answer = one.admin("GET", "/api/status")
     assert status == 200
     assert (answer["version"], answer["pid"], answer["phase"]) == (__version__, one.process.pid, "running")
     assert (answer["config"], answer["state_dir"]) == (str(one.config_path), str(one.state_dir))
@@ -47,7 +47,7 @@ def test_the_socket_is_the_users_own(one):
 
 
 def test_backends_are_listed_and_found(one):
-    status, answer = one.admin("GET", "/v1/backends")
+    status, answer = one.admin("GET", "/api/backends")
     assert status == 200
     assert [found["key"] for found in answer] == one.urls
     assert one.admin("GET", backend(one, 1))[1]["key"] == one.urls[1]
@@ -73,7 +73,6 @@ def test_weight_and_breaker(one):
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"{", "the body cannot be used"),
         (b"[]", "Expected `object`"),
         ({"state": "gone"}, "Invalid enum value 'gone'"),
         ({"weight": 101}, "percentage"),
@@ -87,6 +86,11 @@ def test_a_change_that_makes_no_sense_changes_nothing(one, body, reason):
     assert (status, answer["status"], answer["title"]) == (422, 422, "Unprocessable Entity")
     assert reason in answer["detail"]
     assert one.admin("GET", backend(one, 0))[1]["state"] == before["state"]
+
+
+def test_what_is_no_json_is_told_so(one):
+    status, answer = one.admin("PATCH", backend(one, 0), b"{")
+    assert (status, answer["status"], answer["title"]) == (400, 400, "Bad Request")
 
 
 def test_a_backend_is_probed_now(one):
@@ -105,15 +109,17 @@ def test_a_backend_without_a_check_is_not_probed(one):
 
 def test_a_backend_that_nobody_has(one):
     for method, rest in (("GET", ""), ("PATCH", ""), ("POST", "/probe")):
-        status, answer = one.admin(method, f"/v1/backends/http:%2F%2Fnobody:1{rest}")
+        status, answer = one.admin(
+            method, f"/api/backends/http:%2F%2Fnobody:1{rest}", {"weight": 5} if not rest else b""
+        )
         assert status == 404
         assert "no route has a backend 'http://nobody:1'" in answer["detail"]
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/", 404), ("GET", "/metrics", 404), ("GET", "/v1/revisions/x", 404), ("GET", "/v1/revisions/99", 404),
-     ("POST", "/v1/status", 405), ("GET", "/v1/reload", 405), ("DELETE", "/v1/backends/x", 405)],
+    [("GET", "/", 404), ("GET", "/metrics", 404), ("GET", "/api/revisions/x", 404), ("GET", "/api/revisions/99", 404),
+     ("POST", "/api/status", 405), ("GET", "/api/reload", 405), ("DELETE", "/api/backends/x", 405)],
 )  # fmt: skip
 def test_what_there_is_not(one, method, path, status):
     got, answer = one.admin(method, path)
@@ -121,7 +127,7 @@ def test_what_there_is_not(one, method, path, status):
 
 
 def test_workers_and_clients_cannot_command(one):
-    for path in ("/v1/status", "/metrics/../v1/status", "/v1/backends"):
+    for path in ("/api/status", "/metrics/../api/status", "/api/backends"):
         head, body = one.get(path)
         assert head.startswith(b"HTTP/1.1 404")
         assert b"phase" not in body
@@ -133,40 +139,37 @@ def raw(g):
     return Peer(sock)
 
 
-def test_a_body_without_end_is_cut_off(one):
+def test_a_body_that_is_too_large_is_not_read(one):
     with raw(one) as peer:
-        peer.send(b"PATCH /v1/backends/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
-        with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            peer.send(b"x" * 1_000_000)
+        peer.send(b"PATCH /api/backends/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n")
+        assert peer.receive_response()[0].startswith(b"HTTP/1.1 413")
 
 
 def test_connections_are_kept_and_commands_that_wait_answer_on_them(one):
     with raw(one) as peer:
-        for request in (b"GET /v1/status", b"POST /v1/reload", b"GET /v1/revisions", b"GET /v1/status"):
+        for request in (b"GET /api/status", b"POST /api/reload", b"GET /api/revisions", b"GET /api/status"):
             peer.send(request + b" HTTP/1.1\r\nHost: x\r\n\r\n")
             assert peer.receive_response()[0].startswith(OK)
 
 
 def test_who_leaves_before_the_answer_disturbs_nobody(one):
     with raw(one) as peer:
-        peer.send(b"POST /v1/reload HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert one.admin("POST", "/v1/reload")[0] == 200
+        peer.send(b"POST /api/reload HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert one.admin("POST", "/api/reload")[0] == 200
 
 
 def test_what_is_no_http_is_told_so(one):
     with raw(one) as peer:
         peer.send(b"hello\r\n\r\n")
-        head, body = peer.receive_response()
+        head, _ = peer.receive_response()
     assert head.startswith(b"HTTP/1.1 400")
-    assert b"application/problem+json" in head
-    assert b'"status":400' in body
 
 
 def test_commands_wait_for_the_next_control_process():
     with gateway(ONE) as g:
         before = g.child("kairos-control")
         os.kill(before, signal.SIGKILL)
-        assert g.admin("GET", "/v1/status")[0] == 200
+        assert g.admin("GET", "/api/status")[0] == 200
         g.wait(lambda: g.child("kairos-control") not in (0, before), "another control process")
 
 
@@ -180,7 +183,7 @@ def test_a_second_gateway_of_a_state_folder_runs_without():
     with gateway(ONE) as g, gateway(ONE, env={"KAIROS_STATE_DIR": str(g.state_dir)}) as other:
         other.wait_log("running without state")
         assert f"in use by process {g.process.pid}; give this gateway its own with --state-dir" in other.log
-        assert g.admin("GET", "/v1/status")[1]["pid"] == g.process.pid
+        assert g.admin("GET", "/api/status")[1]["pid"] == g.process.pid
 
 
 def test_a_folder_whose_path_is_too_long_for_a_socket():

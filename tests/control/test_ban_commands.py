@@ -47,19 +47,19 @@ def ask(g: Gateway, address: str, status: int = 200) -> int:
 
 def test_bans_are_listed_and_lifted(banning: tuple[Gateway, Path]) -> None:
     g, _ = banning
-    assert g.admin("GET", "/v1/bans") == (200, [])
+    assert g.admin("GET", "/api/bans") == (200, [])
     assert [ask(g, address, 401) for address in ("192.0.2.1", "2001:db8::7")] == [401, 401]
-    g.wait(lambda: len(g.admin("GET", "/v1/bans")[1]) == 2, "bans")
-    bans = {ban["address"]: ban for ban in g.admin("GET", "/v1/bans")[1]}
+    g.wait(lambda: len(g.admin("GET", "/api/bans")[1]) == 2, "bans")
+    bans = {ban["address"]: ban for ban in g.admin("GET", "/api/bans")[1]}
     assert bans.keys() == {"192.0.2.1", "2001:db8::/64"}
     assert {(ban["jail"], ban["offences"]) for ban in bans.values()} == {("login", 1)}
     assert all(590 < ban["seconds"] <= 600 for ban in bans.values())
     assert ask(g, "192.0.2.1") == 403
-    assert g.admin("DELETE", "/v1/bans/192.0.2.1") == (200, {"address": "192.0.2.1", "bans": 1})
+    assert g.admin("DELETE", "/api/bans/192.0.2.1") == (200, {"address": "192.0.2.1", "bans": 1})
     assert ask(g, "192.0.2.1") == 200
-    assert g.admin("DELETE", "/v1/bans/192.0.2.1")[0] == 404
-    assert g.admin("DELETE", "/v1/bans/nobody")[0] == 422
-    assert g.admin("DELETE", "/v1/bans/2001%3Adb8%3A%3A%2F64")[0] == 200
+    assert g.admin("DELETE", "/api/bans/192.0.2.1")[0] == 404
+    assert g.admin("DELETE", "/api/bans/nobody")[0] == 422
+    assert g.admin("DELETE", "/api/bans/2001%3Adb8%3A%3A%2F64")[0] == 200
     assert ask(g, "2001:db8::8") == 200
 
 

@@ -30,7 +30,7 @@ def wait_kept(g, *numbers):
 
 def reload(g, config):
     g.write(config)
-    status, answer = g.admin("POST", "/v1/reload")
+    status, answer = g.admin("POST", "/api/reload")
     assert status == 200, answer
     return answer["revision"]
 
@@ -59,7 +59,7 @@ def test_what_is_refused_or_unchanged_is_not_kept():
     with gateway(routes("/a")) as g:
         wait_kept(g, 1)
         g.config_path.write_text("{")
-        assert g.admin("POST", "/v1/reload")[0] == 422
+        assert g.admin("POST", "/api/reload")[0] == 422
         assert reload(g, routes("/a")) == 2
         assert reload(g, routes("/b")) == 3
         wait_kept(g, 1, 3)
@@ -70,10 +70,10 @@ def test_they_are_shown_newest_first_and_without_secrets():
         wait_kept(g, 1)
         reload(g, routes("/b", jwt={"secret": "${S:-" + SECRET + "}"}))
         wait_kept(g, 1, 2)
-        listed = g.admin("GET", "/v1/revisions")[1]
+        listed = g.admin("GET", "/api/revisions")[1]
         assert [found["number"] for found in listed] == [2, 1]
         for found in listed:
-            shown = g.admin("GET", f"/v1/revisions/{found['number']}")[1]
+            shown = g.admin("GET", f"/api/revisions/{found['number']}")[1]
             assert shown["revision"] == found
             assert shown["config"]["jwt"] == {"secret": "***"}
             assert SECRET not in json.dumps(shown)
@@ -84,10 +84,10 @@ def test_numbers_go_on_after_a_restart():
         reload(g, routes("/b"))
         wait_kept(g, 1, 2)
         g.restart()
-        assert g.admin("GET", "/v1/status")[1]["revision"] == 2
+        assert g.admin("GET", "/api/status")[1]["revision"] == 2
         g.write(routes("/c"))
         g.restart()
-        assert g.admin("GET", "/v1/status")[1]["revision"] == 3
+        assert g.admin("GET", "/api/status")[1]["revision"] == 3
         wait_kept(g, 1, 2, 3)
 
 
@@ -179,7 +179,7 @@ def test_last_good_starts_and_takes_up_the_file_when_it_is_good_again():
         assert serves(g, "/a")
         assert "cannot be used: starting with revision 1, the last good one" in g.log
         assert f"{g.config_path}:1: error: " in g.log
-        assert g.admin("GET", "/v1/status")[1]["revision"] == 1
+        assert g.admin("GET", "/api/status")[1]["revision"] == 1
         g.write(routes("/b", server={"watch": True}))
         g.wait(lambda: serves(g, "/b"), "a route /b")
 

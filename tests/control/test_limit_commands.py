@@ -16,7 +16,7 @@ def test_limits_are_shown_with_what_they_did() -> None:
         with gateway({"routers": routers, "rate_limit": {"window_type": "TokenBucket"}}) as g:
             for _ in range(3):
                 g.get("/a")
-            status, answer = g.admin("GET", "/v1/limits")
+            status, answer = g.admin("GET", "/api/limits")
             assert status == 200
             assert answer["limits"] == [
                 {"limit": "global", "allowed": 2, "limited": 0, "unshared": 0},

@@ -22,7 +22,7 @@ def wait_serving(g, path):
 
 
 def wait_status(g, condition, what):
-    g.wait(lambda: condition(g.admin("GET", "/v1/status")[1]), what)
+    g.wait(lambda: condition(g.admin("GET", "/api/status")[1]), what)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_bad_file_changes_nothing_and_is_reported(g):
     g.config_path.write_text(good.replace("methods", "mothods"))
     g.wait_log("reload refused")
     assert serves(g, "/a")
-    status, answer = g.admin("POST", "/v1/reload")
+    status, answer = g.admin("POST", "/api/reload")
     assert status == 422
     assert any(problem.startswith(f"{g.config_path}:1: error: ") for problem in answer["problems"])
     assert "revision 1 stays in use" in answer["detail"]
@@ -82,19 +82,19 @@ def test_a_bad_file_changes_nothing_and_is_reported(g):
     g.config_path.write_text(good.replace('"/a"', '"/b"'))
     wait_serving(g, "/b")
     wait_status(g, lambda status: status["reloads"]["problems"] == [], "a good outcome")
-    reloads = g.admin("GET", "/v1/status")[1]["reloads"]
+    reloads = g.admin("GET", "/api/status")[1]["reloads"]
     assert reloads["done"] == 1
     assert reloads["failed"] >= 2
     assert reloads["last_at"] > 0
 
 
 def test_a_file_that_is_only_touched_is_no_new_revision(g):
-    revision = g.admin("GET", "/v1/status")[1]["revision"]
+    revision = g.admin("GET", "/api/status")[1]["revision"]
     os.utime(g.config_path)
     g.config_path.write_text(g.config_path.read_text())
     g.write(routes("/a", "/b"))
     wait_serving(g, "/b")
-    status = g.admin("GET", "/v1/status")[1]
+    status = g.admin("GET", "/api/status")[1]
     assert status["revision"] == revision + 1
     assert status["reloads"]["done"] == 1
 
@@ -103,8 +103,8 @@ def test_without_watch_nothing_happens_by_itself(g):
     g.write(routes("/b", watch=False))
     wait_serving(g, "/b")
     g.write(routes("/c", watch=True))
-    assert g.admin("GET", "/v1/status")[1]["reloads"]["done"] == 1
-    assert g.admin("POST", "/v1/reload") == (200, {"revision": 3, "unchanged": False})
+    assert g.admin("GET", "/api/status")[1]["reloads"]["done"] == 1
+    assert g.admin("POST", "/api/reload") == (200, {"revision": 3, "unchanged": False})
     assert serves(g, "/c")
     g.write(routes("/d"))
     wait_serving(g, "/d")
@@ -124,18 +124,18 @@ def test_a_change_of_what_the_file_refers_to(tmp_path):
     config = routes("/a", watch=False) | {"jwt": {"secret": f"${{file:{secret}}}"}}
     with gateway(config) as g:
         os.kill(g.child("kairos-control"), signal.SIGKILL)
-        assert g.admin("GET", "/v1/status")[1]["revision"] == 1
+        assert g.admin("GET", "/api/status")[1]["revision"] == 1
         g.signal(signal.SIGHUP)
         g.wait_log("revision 2 is in use")
         secret.write_text("fedcba9876543210fedcba9876543210")
         g.write(config | routes("/a", watch=True))
-        assert g.admin("POST", "/v1/reload")[1] == {"revision": 3, "unchanged": False}
+        assert g.admin("POST", "/api/reload")[1] == {"revision": 3, "unchanged": False}
 
 
 def test_hup_and_commands_at_once_are_all_answered(g):
     for _ in range(5):
         g.signal(signal.SIGHUP)
-        assert g.admin("POST", "/v1/reload")[0] == 200
+        assert g.admin("POST", "/api/reload")[0] == 200
     wait_status(g, lambda status: len({worker["revision"] for worker in status["workers"]}) == 1, "one revision")
     assert serves(g, "/a")
 
@@ -143,7 +143,7 @@ def test_hup_and_commands_at_once_are_all_answered(g):
 def test_a_refusal_by_a_worker_is_a_problem_of_the_command(g):
     """What only shows when it is used: the log file cannot be opened."""
     g.config_path.write_text(g.config_path.read_text().replace("access.log", "none/access.log"))
-    status, answer = g.admin("POST", "/v1/reload")
+    status, answer = g.admin("POST", "/api/reload")
     assert status == 422
     assert answer["problems"][0] == "reload abandoned: control refused it"
     assert "access_log.file: cannot open" in answer["problems"][1]

@@ -15,7 +15,7 @@ PROBED = {"health_check": {"interval": 0.1, "timeout": 0.1}}
 
 
 def backend(url):
-    return f"/v1/backends/{quote(url, safe='')}"
+    return f"/api/backends/{quote(url, safe='')}"
 
 
 def children(pid):
@@ -30,7 +30,7 @@ def children(pid):
 
 def upgraded(g):
     """Once the next gateway serves."""
-    g.wait(lambda: g.admin("GET", "/v1/status")[1]["pid"] != g.process.pid, "a new gateway", 30)
+    g.wait(lambda: g.admin("GET", "/api/status")[1]["pid"] != g.process.pid, "a new gateway", 30)
 
 
 @contextlib.contextmanager

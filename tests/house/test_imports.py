@@ -39,7 +39,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worker": {"proxy", "telemetry", *BELOW_TELEMETRY},
     "cli": {"worker", "control", "supervisor", "storage", "telemetry", *BELOW_TELEMETRY},
 }
-LIBRARIES = {"prometheus_client": ["telemetry/prometheus.py"], "click": ["cli/"], "yaml": ["config/"]}
+LIBRARIES = {
+    "prometheus_client": ["telemetry/prometheus.py"],
+    "click": ["cli/"],
+    "yaml": ["config/"],
+    "litestar": ["control/"],
+    "uvicorn": ["control/api/"],
+    "sqlalchemy": ["control/", "storage/"],
+}
 """Who alone may import what is slow to load or has no place elsewhere."""
 IMPURE = {"asyncio", "logging", "os", "select", "socket", "structlog", "subprocess", "threading", "time", "uvloop"}
 CORES = ("_speedups/", "supervisor/plan.py", "proxy/errors.py", "proxy/unusual.py", "proxy/trailers.py")
@@ -155,6 +162,7 @@ def test_a_worker_loads_only_the_data_plane() -> None:
     loaded = set(json.loads(run_python("import json, sys, kairos.worker; print(json.dumps(list(sys.modules)))")))
     assert {"kairos.proxy.exchange", "kairos.proxy.snapshot", "uvloop"} <= loaded
     foreign = {"click", "yaml", "tomllib", "prometheus_client", "jsonschema", "sqlalchemy", "xml", "unittest", "pytest"}
+    foreign |= {"litestar", "uvicorn", "alembic", "httpx", "rich", "ruamel", "tomlkit", "websockets", "argon2"}
     foreign |= {"kairos.cli", "kairos.control", "kairos.supervisor", "kairos.config.load", "kairos.config.schema"}
     assert loaded & foreign == set()
 

@@ -63,7 +63,8 @@ class Gateway:
     def completed(self, config: dict[str, Any]) -> dict[str, Any]:
         """With what a test need not say: where the access log is, and that only the test decides on reloads."""
         server = {"watch": False, **config.get("server", {})}
-        return {"access_log": {"file": str(self.folder / "access.log")}, **config, "server": server}
+        own = {"access_log": {"file": str(self.folder / "access.log")}, "admin": {"enabled": False}}
+        return {**own, **config, "server": server}
 
     def _wait_ready(self) -> int:
         deadline = time.monotonic() + START_S

@@ -1,0 +1,73 @@
+"""How the gateway is managed: the admin listener, and where what outlives a process is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from kairos.config.spec import Seconds, Spec
+
+ADMIN_PORT = 5901
+
+
+class AdminTls(Spec, frozen=True):
+    """HTTPS instead of HTTP on the admin port."""
+
+    cert_file: str
+    """PEM file: the certificate, then those of the intermediate authorities."""
+    key_file: str | None = None
+    """Its private key, when not in cert_file. Not encrypted."""
+
+
+class AdminSessions(Spec, frozen=True):
+    """Sessions of people who logged in."""
+
+    idle: Seconds = 3600.0
+    """A session ends after so long without a request."""
+    lifetime: Annotated[float, Meta(gt=0, le=30 * 86_400)] = 43_200.0
+    """And after so long in any case, in seconds."""
+
+
+class Lockout(Spec, frozen=True):
+    """Who guesses passwords has to wait."""
+
+    attempts: Annotated[int, Meta(ge=1, le=1000)] = 5
+    """Wrong passwords of one account, or from one address, before it is locked."""
+    duration: Seconds = 60.0
+    """Doubled with each further wrong one, up to `longest`."""
+    longest: Seconds = 3600.0
+
+
+class Admin(Spec, frozen=True):
+    """The admin API: who manages the gateway, and from where."""
+
+    enabled: bool = True
+    """False: no port; the kairos command still reaches the gateway through the state folder."""
+    host: str = "127.0.0.1"
+    """Address to bind."""
+    port: Annotated[int, Meta(ge=0, le=65_535)] = ADMIN_PORT
+    """TCP port; 0 lets the system choose one, which the log then shows."""
+    tls: AdminTls | None = None
+    on_gateway: bool = False
+    """Serve the admin API on the gateway's own port as well: to people who log in, or hold a token."""
+    allowed_hosts: list[str] = field(default_factory=list)
+    """Names by which the API may be called (Host), beside `host`, localhost and addresses of this machine: against DNS
+    rebinding."""
+    allowed_origins: list[str] = field(default_factory=list)
+    """Origins of pages that may call the API beside its own, such as `https://ops.example.com`."""
+    sessions: AdminSessions = AdminSessions()
+    lockout: Lockout = Lockout()
+
+
+class Storage(Spec, frozen=True):
+    """The database of the control process: revisions, users, the audit log, historical metrics."""
+
+    url: str | None = None
+    """`postgresql://user:password@host/database`, shared by several gateways; by default a SQLite file in the state
+    folder."""
+    source: Literal["file", "database"] = "file"
+    """Where the configuration is: in this file, or in the database that several gateways follow. Sections about this
+    machine alone (`server`, `admin`, `storage`, `access_log`) are always this file's."""
+    node: str | None = None
+    """Name of this gateway among those that share the database; by default the machine's name."""

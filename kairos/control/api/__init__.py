@@ -1,0 +1,1 @@
+"""The admin API: one file a resource; app.py puts them together, server.py listens."""

@@ -1,0 +1,87 @@
+"""The admin API put together: who asks (authentication), whether they may (guards), and then the resource's file.
+
+What handlers work with is handed to them by name: `commands`, `database`. A new resource is a file with HANDLERS and a
+line in RESOURCES. OpenAPI is made from the handlers' types and docstrings.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litestar import Litestar, Response, Router
+from litestar.di import Provide
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+
+from kairos import __version__
+from kairos.control.api import backends, cache, docs, gateway, limits, problems, revisions
+from kairos.control.api.authentication import Authentication
+from kairos.control.api.guards import forgotten, public
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kairos.control.api.authentication import Authenticator
+
+MAX_BODY = 12 * 1024 * 1024  # a whole configuration, escaped
+RESOURCES = (gateway, backends, limits, cache, revisions)
+DESCRIPTION = """Manages a running Kairos gateway.
+
+Send a token (`Authorization: Bearer kairos_...`), or log in for a session's cookie. Errors are problem+json."""
+SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+def make_app(things: Mapping[str, Any], authenticators: Sequence[Authenticator] = ()) -> Litestar:
+    """`things` are what handlers may ask for, by name."""
+    handlers = [handler for resource in RESOURCES for handler in resource.HANDLERS]
+    app = Litestar(
+        route_handlers=[*handlers, docs.page, docs.start, docs.document, docs.assets],
+        dependencies={name: Provide(_given(thing), sync_to_thread=False) for name, thing in things.items()},
+        middleware=[Authentication(authenticators)],
+        exception_handlers=problems.HANDLERS,
+        after_request=_secured,
+        openapi_config=_openapi(),
+        request_max_body_size=MAX_BODY,
+        logging_config=None,
+        pdb_on_exception=False,
+        debug=False,
+    )
+    assert not (silent := forgotten(app)), f"say which permission is needed: {silent}"
+    return app
+
+
+def _openapi() -> OpenAPIConfig:
+    token = SecurityScheme(type="http", scheme="bearer", description="A token made with POST /api/me/tokens.")
+    return OpenAPIConfig(
+        title="Kairos admin API",
+        version=__version__,
+        description=DESCRIPTION,
+        components=Components(security_schemes={"token": token}),
+        security=[{"token": []}],
+        use_handler_docstrings=True,
+        render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+        openapi_router=Router("/docs/schema", route_handlers=[], include_in_schema=False, **public()),
+    )
+
+
+def _given(thing: object) -> Any:
+    def give() -> Any:
+        return thing
+
+    return give
+
+
+def _secured(response: Response[Any]) -> Response[Any]:
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response

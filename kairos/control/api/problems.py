@@ -1,0 +1,90 @@
+"""Errors of the admin API as RFC 9457 has them, with kairos-rs's `success` and `message` beside.
+
+`problems` stands where there are several reasons; each is a line that names its place.
+"""
+
+from __future__ import annotations
+
+import http
+from typing import TYPE_CHECKING, Any
+
+from litestar import Response
+from litestar.exceptions import HTTPException, ValidationException
+from msgspec import Struct
+
+from kairos.control.commands import CommandError
+from kairos.storage.database import UnavailableError
+from kairos.telemetry.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from litestar import Request
+    from litestar.types import ExceptionHandlersMap
+
+    from kairos.control.commands import Why
+
+MEDIA_TYPE = "application/problem+json"
+STATUS: dict[Why, int] = {
+    "unknown": 404, "invalid": 422, "refused": 409, "unavailable": 503, "timeout": 504,
+}  # fmt: skip
+RETRY_AFTER = "5"
+
+log = get_logger("api")
+
+
+class Problem(Struct, frozen=True, omit_defaults=True):
+    """What went wrong (RFC 9457)."""
+
+    title: str
+    status: int
+    detail: str
+    type: str = "about:blank"
+    success: bool = False
+    message: str = ""
+    """The same as `detail`."""
+    problems: list[str] = []
+    """Each reason, where there are several."""
+
+
+def problem(
+    status: int, detail: str, *, problems: Sequence[str] = (), headers: Mapping[str, str] | None = None
+) -> Response[Any]:
+    """An answer that says no."""
+    body: dict[str, Any] = {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status}
+    body |= {"detail": detail, "success": False, "message": detail}
+    body |= {"problems": list(problems)} if problems else {}
+    return Response(body, status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
+
+
+def _command(_request: Request[Any, Any, Any], error: CommandError) -> Response[Any]:
+    headers = {"Retry-After": RETRY_AFTER} if error.why == "unavailable" else {}
+    return problem(STATUS[error.why], str(error), problems=error.problems, headers=headers)
+
+
+def _unavailable(_request: Request[Any, Any, Any], error: UnavailableError) -> Response[Any]:
+    return problem(503, str(error), headers={"Retry-After": RETRY_AFTER})
+
+
+def _invalid(_request: Request[Any, Any, Any], error: ValidationException) -> Response[Any]:
+    extra = error.extra if isinstance(error.extra, list) else []
+    reasons = [f"{one.get('key', 'body')}: {one.get('message', '')}" for one in extra if isinstance(one, dict)]
+    return problem(422, "; ".join(reasons) or error.detail, problems=reasons)
+
+
+def _http(_request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+    return problem(error.status_code, error.detail, headers=error.headers)
+
+
+def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    log.error("a request failed", method=request.method, path=request.url.path, exc_info=error)
+    return problem(500, "internal error; the gateway's log says more")
+
+
+HANDLERS: ExceptionHandlersMap = {
+    CommandError: _command,
+    UnavailableError: _unavailable,
+    ValidationException: _invalid,
+    HTTPException: _http,
+    Exception: _failed,
+}

@@ -1,0 +1,156 @@
+"""What people manage the gateway with, put together: the database, the admin API and its listeners.
+
+Loaded after the fork and only when it is wanted: at the start where `admin.enabled` is on, else with the first
+connection to the socket in the state folder. Traffic needs none of it; while the database does not work, or the port is
+taken, that is said once and tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from kairos.control.api.app import make_app
+from kairos.control.api.listeners import Server
+from kairos.storage.database import Database, UnavailableError
+from kairos.telemetry.log import get_logger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kairos.config.admin import Admin
+    from kairos.config.model import Config
+    from kairos.control.commands import Commands
+
+RETRY_S = 2.0
+HAND_OVER_S = 0.2  # between two tries while the gateway before us may still hold the port
+BACKLOG = 128
+
+log = get_logger("management")
+
+
+class Management:
+    """`start` on the loop, `apply` each configuration that comes into use, then `close`."""
+
+    def __init__(self, commands: Commands, config: Config, folder: Path | None, local: socket.socket | None) -> None:
+        self._local = local
+        self.database = Database(config.storage.url) if config.storage.url else _embedded(folder)
+        self.app = make_app({"commands": commands, "database": self.database})
+        self._servers: list[Server] = []
+        self._port = AdminPort(self)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """What can be done at once; the rest as soon as it can."""
+        if self._local is not None:
+            server = Server(self.app, "local", self._local)
+            server.start()
+            self._servers.append(server)
+        self._tasks.append(asyncio.create_task(self._open_database()))
+
+    def apply(self, config: Config) -> None:
+        """A configuration is in use."""
+        self._port.apply(config.admin)
+
+    async def step_down(self) -> None:
+        """Another gateway serves: the port is its, the socket in the state folder has taken another name."""
+        await self._port.close()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(self._port.close(), *(server.close() for server in self._servers))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.database.close()
+
+    async def _open_database(self) -> None:
+        told = False
+        while True:
+            try:
+                await self.database.start()
+                break
+            except UnavailableError as error:
+                if not told:
+                    log.error("no database; trying again", url=self.database.shown, error=str(error))
+                told = True
+                await asyncio.sleep(RETRY_S)
+        if told:
+            log.info("the database works", url=self.database.shown)
+
+
+class AdminPort:
+    """The TCP listener as configured: opened, moved, closed."""
+
+    def __init__(self, management: Management) -> None:
+        self._management = management
+        self._wanted: Admin | None = None
+        self._server: Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def apply(self, admin: Admin) -> None:
+        if admin == self._wanted:
+            return
+        self._wanted = admin
+        self._task = asyncio.create_task(self._change(admin, self._task))
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._stop()
+
+    async def _change(self, admin: Admin, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            before.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await before
+        await self._stop()
+        if admin.enabled:
+            listener = await self._listen(admin)
+            self._server = Server(self._management.app, "remote", listener, admin.tls)
+            self._server.start()
+            self._say(admin, listener)
+
+    async def _stop(self) -> None:
+        if self._server is not None:
+            await self._server.close()
+            self._server = None
+
+    async def _listen(self, admin: Admin) -> socket.socket:
+        tries = 0
+        while True:
+            try:
+                return _bound(admin.host, admin.port)
+            except OSError as error:
+                tries += 1
+                if tries == 5:
+                    where = f"{admin.host}:{admin.port}"
+                    advice = "give admin.port another, or set admin.enabled to false"
+                    log.error("no admin port; trying again", address=where, error=error.strerror, advice=advice)
+                await asyncio.sleep(HAND_OVER_S if tries < 5 else RETRY_S)
+
+    def _say(self, admin: Admin, listener: socket.socket) -> None:
+        scheme = "https" if admin.tls else "http"
+        host, port = listener.getsockname()[:2]
+        log.info("admin API ready", url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.socket(family, kind)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _embedded(folder: Path | None) -> Database:
+    return Database.in_folder(folder) if folder is not None else Database("sqlite://")
