@@ -147,10 +147,8 @@ _MONTHS = {
 }
 _DAY = rb"(?:mon|tue|wed|thu|fri|sat|sun)"
 _TIME = rb"(\d\d):(\d\d):(\d\d)"
-_IMF = re.compile(_DAY + rb", (\d\d) ([a-z]{3}) (\d{4}) " + _TIME + rb" (?:gmt|utc)")
-_RFC850 = re.compile(
-    rb"(?:mon|tues|wednes|thurs|fri|satur|sun)day, (\d\d)-([a-z]{3})-(\d\d) " + _TIME + rb" (?:gmt|utc)"
-)
+_IMF = re.compile(_DAY + rb", (\d\d) ([a-z]{3}) (\d{4}) " + _TIME + rb" gmt")
+_RFC850 = re.compile(rb"(?:mon|tues|wednes|thurs|fri|satur|sun)day, (\d\d)-([a-z]{3})-(\d\d) " + _TIME + rb" gmt")
 _ASCTIME = re.compile(_DAY + rb" ([a-z]{3}) ([ \d]\d) " + _TIME + rb" (\d{4})")
 
 
@@ -225,6 +223,7 @@ class Rules(NamedTuple):
     targeted: tuple[bytes, ...] = (b"cdn-cache-control",)
     stale_if_error: float = 0.0
     stale_while_revalidate: float = 0.0
+    stale_if_unreachable: float = 0.0
     ignore_cookies: bool = False
     """A request's cookies do not make guesses of ours risky."""
 
@@ -327,6 +326,8 @@ class Staleness(NamedTuple):
     """It forbids what it does not allow itself: no max-stale of clients, nor our defaults."""
     while_revalidate: float
     if_error: float
+    if_unreachable: float
+    """Section 4.2.4: where the upstream gives no answer at all, unless it forbids that."""
 
 
 def staleness(what: Said, rules: Rules) -> Staleness:
@@ -338,7 +339,8 @@ def staleness(what: Said, rules: Rules) -> Staleness:
     own_swr, own_sie = seconds(cc.get(b"stale-while-revalidate")), seconds(cc.get(b"stale-if-error"))
     swr = own_swr if own_swr is not None else 0.0 if implicit else rules.stale_while_revalidate
     sie = own_sie if own_sie is not None else 0.0 if implicit else rules.stale_if_error
-    return Staleness(always, never, implicit, 0.0 if never else swr, 0.0 if never else sie)
+    alone = 0.0 if implicit else rules.stale_if_unreachable
+    return Staleness(always, never, implicit, 0.0 if never else swr, 0.0 if never else sie, alone)
 
 
 # ---- what is kept --------------------------------------------------------------------------------------------------

@@ -124,6 +124,26 @@ def test_who_waits_too_long_asks_itself() -> None:
         assert len(got) == 2
 
 
+def test_interim_answers_are_passed_on_and_not_stored() -> None:
+    class Hinting(Scripted):
+        def answer(self, peer: Peer) -> None:
+            peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nX-Early: a\r\n\r\n")
+            super().answer(peer)
+
+    with cached(Hinting()) as (served, _), served.connect() as peer:
+        peer.send(b"GET /a HTTP/1.1\r\nHost: test\r\n\r\n")
+        hints = peer.receive_head()
+        assert status_of(hints) == 103
+        assert b"Link: </a.css>; rel=preload" in hints
+        assert b"X-Early" not in peer.receive_response()[0]
+        peer.send(b"GET /a HTTP/1.1\r\nHost: test\r\n\r\n")
+        head, body = peer.receive_response()
+        assert (status_of(head), body) == (200, b"hello")
+        assert b"; hit;" in head
+        assert b"X-Early" not in head
+        assert b"Link" not in head
+
+
 def test_a_client_that_leaves_lets_the_next_one_ask() -> None:
     script = Scripted()
     script.gate.clear()

@@ -125,6 +125,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "defaults": {"default_ttl": 60, "ttl": {"404": 30, "5xx": 5, "201": 9}},
     "override": {"override_ttl": 60},
     "stale": {"stale_if_error": 600, "stale_while_revalidate": 0},
+    "unreached": {"stale_if_unreachable": 0},
     "store-cookies": {"set_cookie": "store"},
     "strip-cookies": {"set_cookie": "strip"},
     "refuse-cookies": {"set_cookie": "refuse"},
@@ -201,7 +202,7 @@ case("Expires in the old form", given("Expires: Thursday, 18-Aug-50 02:01:18 GMT
 case("Expires as asctime", given("Expires: Thu Aug  8 02:01:18 2050"), hit())
 case("Expires in the far future", given("Expires: Sun, 21 Nov 2286 04:46:39 GMT"), hit())
 case("Expires in lower case", given("Expires: thu, 18 aug 2050 02:01:18 gmt"), hit())
-case("Expires in UTC", given("Expires: Thu, 18 Aug 2050 02:01:18 UTC"), hit())
+case("Expires in UTC", given("Expires: Thu, 18 Aug 2050 02:01:18 UTC"), asked())
 case("Expires in another zone", given("Expires: Thu, 18 Aug 2050 02:01:18 AEST"), asked())
 case("Expires with an offset", given("Expires: Thu, 18 Aug 2050 02:01:18 +0100"), asked())
 case("Expires without a comma", given("Expires: Thu 18 Aug 2050 02:01:18 GMT"), asked())
@@ -210,6 +211,14 @@ case("Expires with one digit", given("Expires: Thu, 8 Aug 2050 02:01:18 GMT"), a
 case("Expires with two blanks", given("Expires: Thu,  18 Aug 2050 02:01:18 GMT"), asked())
 case("Expires with dashes", given("Expires: Thu, 18-Aug-2050 02:01:18 GMT"), asked())
 case("Expires without seconds", given("Expires: Thu, 18 Aug 2050 02:01 GMT"), asked())
+case("Expires with two digits of a year", given("Expires: Thu, 18 Aug 50 02:01:18 GMT"), asked())
+case("Expires with one digit of an hour", given("Expires: Thu, 18 Aug 2050 2:01:18 GMT"), asked())
+case("Expires with dots", given("Expires: Thu, 18 Aug 2050 02.01.18 GMT"), asked())
+case("Expires broken twice", given("Expires: in an hour", "Expires: tomorrow"), asked())
+case("Expires before Date, both to come", given("Expires: {now+30}", "Date: {now+40}"), asked())
+case("Expires and a Date that is none", given("Expires: {now+60}", "Date: today"), hit())
+case("Expires, an Age and a clock that is behind", given("Expires: {now+20}", "Date: {now-20}", "Age: 45"), asked())
+case("Expires, an Age and a clock ahead", given("Expires: {now+40}", "Date: {now+20}", "Age: 25"), asked())
 case("Expires at 24 o'clock", given("Expires: Thu, 18 Aug 2050 24:01:18 GMT"), asked())
 case("Age counts", given(FRESH, "Age: 200"), asked())
 case("Age goes on", given(FRESH, "Age: 30"), hit(has=("Age: 30",)))
@@ -218,6 +227,9 @@ case("Age below zero", given(FRESH, "Age: -200"), hit())
 case("Age with a fraction", given(FRESH, "Age: 200.5"), hit())
 case("Age with a parameter", given(FRESH, "Age: 200;a=b"), hit())
 case("Age beyond counting", given(FRESH, "Age: 2147483648"), asked())
+case("the largest Age", given(FRESH, "Age: 2147483647"), asked())
+case("an Age just beyond counting", given(FRESH, "Age: 2147483649"), asked())
+case("Age in two lines, the same", given(FRESH, "Age: 40", "Age: 40"), hit(has="Age: 40"))
 case("Age far beyond counting", given(FRESH, "Age: 99999999999999999999999999"), asked())
 case("Age in a list: the first", given(FRESH, "Age: 0, 200"), hit())
 case("Age in a list: the first, old", given(FRESH, "Age: 200, 0"), asked())
@@ -227,6 +239,8 @@ case("a Date in the past is an age", given(FRESH, "Date: {now-200}"), asked())
 case("and is told", given(FRESH, "Date: {now-50}"), hit(has=("Age: 5",)))
 case("a Date to come is none", given(FRESH, "Date: {now+200}"), hit(has=("Age: 0",)))
 case("no Date", given(FRESH, "Date: none"), hit(has=("Date",)))
+case("Date stays where Expires is there", given("Expires: {now+90}", "Date: {now-5}"), hit(has=("Date: {now-5}",)))
+case("Expires stays as it was", given("Expires: {now+90}", "Date: {now-5}"), hit(has=("Expires: {now+90}",)))
 case("Date stays that of the origin", given(FRESH, "Date: {now-5}"), hit(has=("Date: {now-5}",)))
 case("stale at once", given(*STALE), asked())
 
@@ -273,11 +287,23 @@ for _status in (
     case(f"{_status} with max-age", given(FRESH, status=_status), hit(shown=_status))
 for _status in (500, 501, 502, 503, 504, 599):
     case(f"{_status} with max-age", given(FRESH, status=_status), hit(shown=_status))
-for _status in (200, 203, 204, 299, 301, 404, 410, 500, 503, 599):
+for _status in (
+    200, 203, 204, 299, 301, 302, 303, 307, 308, 400, 404, 410, 499, 500, 502, 503, 504, 599,
+):  # fmt: skip
     case(f"{_status} without a lifetime", given("Cache-Control: max-age=0", status=_status), asked(status=_status))
+    case(
+        f"{_status} that has expired",
+        given("Expires: {now-900}", "Last-Modified: {now-9999}", status=_status),
+        asked(status=_status),
+    )
 case("206 is not stored", given(FRESH, "Content-Range: bytes 0-3/10", status=206, body="0123"), asked())
 case("must-understand and a known status", given("Cache-Control: max-age=100, no-store, must-understand"), hit())
 case("must-understand and 404", given("Cache-Control: max-age=100, no-store, must-understand", status=404), hit())
+case(
+    "must-understand, no-store and a strange status",
+    given("Cache-Control: max-age=100, no-store, must-understand", status=598),
+    asked(status=598),
+)
 for _status in (299, 499, 599):
     case(
         f"must-understand and {_status}",
@@ -314,6 +340,11 @@ case(
     given('Cache-Control: no-cache="X-One", max-age=100', "X-One: a", "X-Two: b"),
     hit(has=("X-Two: b",), lacks=("X-One",)),
 )
+case("no-store is not asked for while there is a fresh one", given(FRESH), hit(fields="Cache-Control: no-store"), hit())
+case(
+    "must-revalidate is asked about when stale", given("Cache-Control: max-age=9, must-revalidate", "Age: 20", ETAG),
+    valid(sent='If-None-Match: "v1"'),
+)  # fmt: skip
 case("must-revalidate is fresh", given("Cache-Control: max-age=100, must-revalidate"), hit())
 case("proxy-revalidate is fresh", given("Cache-Control: max-age=100, proxy-revalidate"), hit())
 case("immutable", given("Cache-Control: max-age=100, immutable"), hit())
@@ -410,6 +441,26 @@ case("Vary: * among others", given(FRESH, "Vary: Foo, *", lines="Foo: 1"), asked
 case("Vary: * first", given(FRESH, "Vary: *, Foo", lines="Foo: 1"), asked("Foo: 1"))
 case("Vary: * behind nothing", given(FRESH, "Vary: , *"), asked())
 case("Vary: * in another line", given(FRESH, "Vary: Foo", "Vary: *", lines="Foo: 1"), asked("Foo: 1"))
+case("Vary: * behind an empty line", given(FRESH, "Vary:", "Vary: *", lines="Foo: 1"), asked("Foo: 1"))
+case("Vary: * in both lines", given(FRESH, "Vary: *", "Vary: *"), asked())
+case("Vary: other fields do not count", given(*_VARY, lines=("Foo: 1", "Bar: 2")), hit("Foo: 1", "Bar: 3"))
+case(
+    "Vary: one of three left out both times",
+    given(FRESH, "Vary: A-A, B-B, C-C", lines=("A-A: 1", "C-C: 3")),
+    hit("C-C: 3", "A-A: 1"),
+    asked("A-A: 1", "B-B: 2", "C-C: 3"),
+)
+case(
+    "Vary: one of three differs, in another order",
+    given(FRESH, "Vary: A-A, B-B, C-C", lines=("A-A: 1", "B-B: 2", "C-C: 3")),
+    asked("C-C: 3", "A-A: 1", "B-B: 22"),
+    asked("A-A: 9", "B-B: 2", "C-C: 3"),
+)
+case(
+    "Vary: what it names is sent when it is validated",
+    given(*STALE, "Vary: Foo", ETAG, lines="Foo: 1"),
+    valid("Foo: 1", sent=("Foo: 1", 'If-None-Match: "v1"')),
+)
 case("Vary: * twice", given(FRESH, "Vary: *, *"), asked())
 case("Vary: nothing", given(FRESH, "Vary:"), hit("Foo: 1"))
 case(
@@ -557,6 +608,16 @@ case(
     given(FRESH, ETAG, CHANGED),
     hit('If-None-Match: "v2"', "If-Modified-Since: {now}"),
 )
+case(
+    "If-None-Match goes before an older If-Modified-Since",
+    given(FRESH, ETAG, CHANGED),
+    hit('If-None-Match: "v1"', "If-Modified-Since: {now-200}", has=ETAG, **_304),
+)
+case(
+    "If-Modified-Since in the old form",
+    given(FRESH, "Last-Modified: Thu, 01 Jan 2015 00:00:00 GMT"),
+    hit("If-Modified-Since: Thursday, 01-Jan-15 00:00:00 GMT", **_304),
+)
 case("If-Modified-Since, the same", given(FRESH, CHANGED), hit("If-Modified-Since: {now-99}", **_304))
 case("If-Modified-Since, later", given(FRESH, CHANGED), hit("If-Modified-Since: {now}", **_304))
 case("If-Modified-Since, earlier", given(FRESH, CHANGED), hit("If-Modified-Since: {now-200}"))
@@ -619,6 +680,24 @@ case(
     given(*STALE, ETAG, "X-A: 1", "X-B: 2"),
     valid(fields=(FRESH, ETAG, "X-A: 3"), has=("X-A: 3", "X-B: 2"), lacks="X-A: 1"),
     hit(gets="body 1", has=("X-A: 3", "X-B: 2")),
+)
+for _field in ("Test-Header", "X-Test", "Content-Foo", "X-Content-Foo", "Content-MD5", "Clear-Site-Data", "Link"):
+    case(
+        f"304 updates {_field}",
+        given(*STALE, ETAG, f"{_field}: old"),
+        valid(fields=(FRESH, ETAG, f"{_field}: new"), has=f"{_field}: new", lacks=f"{_field}: old"),
+        hit(gets="body 1", has=f"{_field}: new"),
+    )
+case(
+    "304 leaves what it does not name",
+    given(*STALE, CHANGED, "Test-Header: a"),
+    valid(fields=CHANGED, has="Test-Header: a", sent="If-Modified-Since"),
+)
+case(
+    "304 updates Cache-Control",
+    given(*STALE, ETAG),
+    valid(fields=("Cache-Control: max-age=77", ETAG), has="Cache-Control: max-age=77"),
+    hit(gets="body 1", has="Cache-Control: max-age=77"),
 )
 case(
     "304 replaces all of a name",
@@ -700,7 +779,10 @@ case("a failure, not allowed to be stale", given(*STALE), asked(status=503))
 for _word in ("must-revalidate", "proxy-revalidate", "no-cache"):
     case(f"hangs up, {_word}", given(f"Cache-Control: max-age=10, {_word}", "Age: 20", ETAG), step("failed", status=0))
 case("hangs up, s-maxage", given("Cache-Control: s-maxage=10", "Age: 20"), step("failed", status=0))
-case("hangs up", given(*STALE), step("failed", status=0))
+case("hangs up, stale for long", given("Cache-Control: max-age=10", "Age: 100"), step("failed", status=0))
+case("hangs up, a fresh one", given(FRESH), hit())
+case("hangs up", given(*STALE), step("stale", status=0, has="Cache-Status: kairos; fwd=stale"))
+case("unreached: never, as configured", given(*STALE), step("failed", status=0))
 case("stale: by configuration", given(*STALE), step("stale", status=503))
 case(
     "stale: not against must-revalidate",
@@ -741,6 +823,7 @@ case(
 # ---- methods (4, 4.3.5, 4.4) ---------------------------------------------------------------------------------------
 
 case("HEAD from GET", given(FRESH), hit(method="HEAD", has="Content-Length: 6", gets=""))
+case("what is sent beyond its length is not stored", given(FRESH, "Content-Length: 3", body="abcdef", gets="abc"))
 case("HEAD is not stored for GET", given(FRESH, method="HEAD"), asked())
 case("HEAD is not stored for HEAD", given(FRESH, method="HEAD"), asked(method="HEAD"))
 case(
@@ -871,6 +954,13 @@ case("targeted: beats max-age", given(FRESH, "CDN-Cache-Control: max-age=0"), as
 case("targeted: no-store", given(FRESH, "CDN-Cache-Control: no-store"), asked())
 case("targeted: private", given(FRESH, "CDN-Cache-Control: private, max-age=9"), asked())
 case("targeted: no-cache", given(FRESH, "CDN-Cache-Control: no-cache"), asked())
+case("targeted: private alone", given(FRESH, "Expires: {now+90}", "CDN-Cache-Control: private"), asked())
+case("targeted: no-cache validates", given(FRESH, "CDN-Cache-Control: no-cache", ETAG), valid())
+case("targeted: max-age=0 and Expires", given("Expires: {now+90}", "CDN-Cache-Control: max-age=0"), asked())
+case("targeted: Age counts", given("CDN-Cache-Control: max-age=50", "Age: 70"), asked())
+case("targeted: shorter than max-age", given(FRESH, "CDN-Cache-Control: max-age=10", "Age: 20"), asked())
+case("targeted: malformed, and no-store", given("Cache-Control: no-store", "CDN-Cache-Control: max-age=9, &"), asked())
+case("targeted: a text, and no-store", given("Cache-Control: no-store", 'CDN-Cache-Control: max-age="9"'), asked())
 case("targeted: Expires does not count", given("Expires: {now+100}", "CDN-Cache-Control: foo"), asked())
 case("targeted: empty", given(FRESH, "CDN-Cache-Control:"), hit())
 case("targeted: malformed", given(FRESH, "CDN-Cache-Control: max-age=0, =,"), hit())

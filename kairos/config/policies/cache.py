@@ -58,6 +58,8 @@ class Cache(Spec, frozen=True):
     """Seconds that a stale response may be used while it is validated, where it does not say."""
     stale_if_error: Ttl = 0
     """Seconds that a stale response may be used when the upstream fails, where it does not say."""
+    stale_if_unreachable: Ttl = 60
+    """Seconds that a stale response may be used when the upstream gives no answer at all, unless it forbids that."""
     max_entry: Bytes = 1 << 20
     """Longer bodies are not stored."""
     query: CacheQuery | None = None

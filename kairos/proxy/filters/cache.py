@@ -187,6 +187,7 @@ def rules_of(spec: Spec) -> Rules:
         targeted=tuple(name.lower().encode() for name in spec.targeted),
         stale_if_error=spec.stale_if_error,
         stale_while_revalidate=spec.stale_while_revalidate,
+        stale_if_unreachable=spec.stale_if_unreachable,
         ignore_cookies=spec.cookies == "ignore",
     )
 
@@ -442,7 +443,7 @@ class Cache(CacheHit):
             self._changed(x, look)
             return None
         status, entry = x.status, look.entry
-        if entry is not None and status in (500, 502, 503, 504) and entry.may_be_stale(monotonic_us(), entry.error):
+        if entry is not None and _stands_in(entry, status, x.from_upstream):
             self.settle(look)
             self.count(x, R_CACHE_STALE)
             return self._serve(x, look, entry, monotonic_us(), status if x.from_upstream else 0)
@@ -790,6 +791,14 @@ def _suits(entry: Entry, want: Wanted, now: int) -> bool:
         return entry.fresh - age >= want.min_fresh * 1_000_000
     stale = not entry.purged and not entry.flags & (cachehit.EXPLICIT_STALE | cachehit.VALIDATE)
     return stale and want.max_stale > 0 and entry.may_be_stale(now, want.max_stale * 1e6)
+
+
+def _stands_in(entry: Entry, status: int, answered: bool) -> bool:
+    """Whether it is used although it is stale, since the upstream failed, or did not answer at all."""
+    if status not in (500, 502, 503, 504):
+        return False
+    alone = 0 if answered else entry.alone * 1_000_000
+    return entry.may_be_stale(monotonic_us(), max(entry.error, alone))
 
 
 def _conditions(entry: Entry | None) -> dict[str, bytes]:

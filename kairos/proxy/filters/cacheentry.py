@@ -53,6 +53,7 @@ class Entry(NamedTuple):
     status: int
     flags: int
     hidden: int
+    alone: int
 
     @classmethod
     def of(cls, found: tuple[bytes, bytes, bool]) -> Entry:
@@ -105,8 +106,13 @@ def of_response(
     shown = b"".join(b"%s: %s\r\n" % field for field in kept if field[0].lower() not in hidden)
     swr, sie = int(stale.while_revalidate * 1e6), int(stale.if_error * 1e6)
     return (
-        pack(now - int(initial_age * 1e6), int(fresh * 1e6), swr, sie, now, status, flags, len(secret)) + secret + shown
-    )
+        pack(
+            now - int(initial_age * 1e6), int(fresh * 1e6), swr, sie, now, status, flags, len(secret),
+            int(stale.if_unreachable),
+        )
+        + secret
+        + shown
+    )  # fmt: skip
 
 
 def of_pass(now: int) -> bytes:
@@ -120,8 +126,8 @@ def of_marker(now: int) -> bytes:
 
 
 def _moved(meta: bytes, by: int) -> bytes:
-    born, fresh, revalidate, error, stored, status, flags, hidden = unpack(meta)
-    return pack(born + by, fresh, revalidate, error, stored + by, status, flags, hidden) + meta[META_BYTES:]
+    born, fresh, revalidate, error, stored, status, flags, hidden, alone = unpack(meta)
+    return pack(born + by, fresh, revalidate, error, stored + by, status, flags, hidden, alone) + meta[META_BYTES:]
 
 
 def to_unix(meta: bytes) -> bytes:
@@ -136,8 +142,8 @@ def to_monotonic(meta: bytes) -> bytes:
 
 def lives_ms(meta: bytes) -> int:
     """How long it is of use: until nobody may use it stale, and a day longer to be validated."""
-    born, fresh, revalidate, error, stored, _, flags, _ = unpack(meta)
-    left = fresh + max(revalidate, error) - (stored - born)
+    born, fresh, revalidate, error, stored, _, flags, _, alone = unpack(meta)
+    left = fresh + max(revalidate, error, alone * 1_000_000) - (stored - born)
     return max(1, left // 1000 + (0 if flags & PASS else 86_400_000))
 
 

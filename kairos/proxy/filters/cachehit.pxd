@@ -34,7 +34,7 @@ cdef struct Meta:           # begins an entry's meta, its field lines follow
     uint32_t status
     uint32_t flags
     uint32_t hidden         # bytes of field lines that are not sent; they come first
-    uint32_t spare
+    uint32_t alone          # s after `fresh` in which it may be used if the upstream gives no answer
 
 
 cdef class CacheHit(Filter):

@@ -21,9 +21,17 @@ META_BYTES: int
 OVERRIDING: frozenset[bytes]
 
 def pack(
-    born: int, fresh: int, revalidate: int, error: int, stored: int, status: int, flags: int, hidden: int = 0
+    born: int,
+    fresh: int,
+    revalidate: int,
+    error: int,
+    stored: int,
+    status: int,
+    flags: int,
+    hidden: int = 0,
+    alone: int = 0,
 ) -> bytes: ...
-def unpack(meta: bytes) -> tuple[int, int, int, int, int, int, int, int]: ...
+def unpack(meta: bytes) -> tuple[int, int, int, int, int, int, int, int, int]: ...
 def is_delimited(x: Exchange) -> bool: ...
 
 class CacheHit(Filter):

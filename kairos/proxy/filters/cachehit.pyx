@@ -36,11 +36,11 @@ cdef enum:
 
 
 def pack(int64_t born, int64_t fresh, int64_t revalidate, int64_t error, int64_t stored, uint32_t status,
-         uint32_t flags, uint32_t hidden=0):
+         uint32_t flags, uint32_t hidden=0, uint32_t alone=0):
     """The beginning of an entry's meta."""
     cdef Meta m
     m.born, m.fresh, m.revalidate, m.error, m.stored = born, fresh, revalidate, error, stored
-    m.status, m.flags, m.hidden, m.spare = status, flags, hidden, 0
+    m.status, m.flags, m.hidden, m.alone = status, flags, hidden, alone
     return PyBytes_FromStringAndSize(<char*>&m, sizeof(Meta))
 
 
@@ -50,7 +50,7 @@ def unpack(bytes meta):
     if len(meta) < <Py_ssize_t>sizeof(Meta):
         raise ValueError("not an entry")
     memcpy(&m, PyBytes_AS_STRING(meta), sizeof(Meta))
-    return m.born, m.fresh, m.revalidate, m.error, m.stored, m.status, m.flags, m.hidden
+    return m.born, m.fresh, m.revalidate, m.error, m.stored, m.status, m.flags, m.hidden, m.alone
 
 
 def is_delimited(Exchange x):
