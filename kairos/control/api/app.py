@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar, Response, Router
 from litestar.di import Provide
+from litestar.handlers import HTTPRouteHandler
+from litestar.handlers.base import BaseRouteHandler
 from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
+from msgspec import Struct
 
 from kairos import __version__
 from kairos.control.api import backends, cache, docs, gateway, limits, problems, revisions
@@ -20,15 +24,28 @@ from kairos.control.api.authentication import Authentication
 from kairos.control.api.guards import forgotten, public
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from kairos.control.api.authentication import Authenticator
 
 MAX_BODY = 12 * 1024 * 1024  # a whole configuration, escaped
+_PROBLEM: Any = problems.MEDIA_TYPE
 RESOURCES = (gateway, backends, limits, cache, revisions)
 DESCRIPTION = """Manages a running Kairos gateway.
 
 Send a token (`Authorization: Bearer kairos_...`), or log in for a session's cookie. Errors are problem+json."""
+ERRORS = {
+    400: "What was sent is no JSON, or no document of its kind.",
+    401: "Nobody is logged in.",
+    403: "Not allowed.",
+    404: "There is no such thing.",
+    409: "It cannot be done now; `detail` says why.",
+    412: "Somebody else changed it first (If-Match).",
+    413: "Too large.",
+    422: "It does not fit; `problems` has every reason.",
+    429: "Too often; Retry-After says when to try again.",
+    503: "Something this needs does not work now; Retry-After says when to try again.",
+}
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
@@ -43,7 +60,8 @@ SECURITY_HEADERS = {
 
 def make_app(things: Mapping[str, Any], authenticators: Sequence[Authenticator] = ()) -> Litestar:
     """`things` are what handlers may ask for, by name."""
-    handlers = [handler for resource in RESOURCES for handler in resource.HANDLERS]
+    handlers = all_handlers()
+    assert wanted(handlers) <= things.keys(), f"nobody gives {wanted(handlers) - things.keys()}"
     app = Litestar(
         route_handlers=[*handlers, docs.page, docs.start, docs.document, docs.assets],
         dependencies={name: Provide(_given(thing), sync_to_thread=False) for name, thing in things.items()},
@@ -60,6 +78,15 @@ def make_app(things: Mapping[str, Any], authenticators: Sequence[Authenticator] 
     return app
 
 
+def all_handlers() -> list[BaseRouteHandler]:
+    """Of all resources, each with the errors that any may answer."""
+    handlers: list[BaseRouteHandler] = [handler for resource in RESOURCES for handler in resource.HANDLERS]
+    for handler in handlers:
+        if isinstance(handler, HTTPRouteHandler):
+            handler.responses = {**_errors(), **(handler.responses or {})}
+    return handlers
+
+
 def _openapi() -> OpenAPIConfig:
     token = SecurityScheme(type="http", scheme="bearer", description="A token made with POST /api/me/tokens.")
     return OpenAPIConfig(
@@ -69,9 +96,30 @@ def _openapi() -> OpenAPIConfig:
         components=Components(security_schemes={"token": token}),
         security=[{"token": []}],
         use_handler_docstrings=True,
+        operation_id_creator=lambda handler, _method, _path: handler.handler_name,
         render_plugins=[JsonRenderPlugin(path="/openapi.json")],
         openapi_router=Router("/docs/schema", route_handlers=[], include_in_schema=False, **public()),
     )
+
+
+def _errors() -> dict[int, ResponseSpec]:
+    return {
+        status: ResponseSpec(problems.Problem, generate_examples=False, description=what, media_type=_PROBLEM)
+        for status, what in ERRORS.items()
+    }
+
+
+def wanted(handlers: Iterable[BaseRouteHandler]) -> set[str]:
+    """The names of what handlers ask for: parameters whose type is a class of ours, but no plain data."""
+    return {
+        name
+        for handler in handlers
+        for name, field in handler.parsed_fn_signature.parameters.items()
+        if isinstance(field.annotation, type)
+        and field.annotation.__module__.startswith("kairos.")
+        and not issubclass(field.annotation, Struct)
+        and name != "data"
+    }
 
 
 def _given(thing: object) -> Any:
