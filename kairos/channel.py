@@ -250,7 +250,6 @@ class WorkerBoot:
     """The listeners came from the service manager, which goes on listening when this gateway is gone."""
     control_path: str
     """Unix socket of the control process, which answers what no worker should spend time on; empty without one."""
-    log_level: str
     standby: bool = False
     """The listeners are another gateway's still: get ready, touch nothing that is shared, wait for `Listen`."""
     control: ControlBoot | None = None

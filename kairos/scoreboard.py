@@ -4,7 +4,8 @@ One anonymous mmap, made by the supervisor before its first fork. Cells are int6
 the enums of `_speedups/cells.pxd`, their blocks' places are computed here and nowhere else:
 
     header | shared upstream blocks | shared route blocks | a row per worker | an access-log ring per worker | bans
-           | used signatures | rate limits | rate limits with sliding windows | keys of session tickets
+           | used signatures | rate limits | rate limits with sliding windows | keys of session tickets | log levels
+           | a ring for the live tail per worker | a ring for the program's log per worker and for the supervisor
     row    = worker block | route blocks | pair blocks | upstream blocks | limit blocks
 
 - A row has one writer: the worker of that slot. Its totals outlive it; a respawned worker goes on in the same row.
@@ -100,7 +101,11 @@ class Scoreboard:
         """The LimitTable of those that are larger."""
         self.ticket_ring = self.windows + table_cells(capacity.keys, WINDOW_WORDS)
         """Keys of TLS session tickets: _speedups/tls.pyx."""
-        self.cells = self.ticket_ring + TICKET_CELLS
+        self.levels = _aligned(self.ticket_ring + TICKET_CELLS)
+        """The LEVEL_* block: levels of the program's log."""
+        self._tails = self.levels + cells.LEVEL_CELLS
+        self._said = self._tails + capacity.workers * cells.TAIL_CELLS
+        self.cells = self._said + (capacity.workers + 1) * cells.SAID_CELLS
         flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE
         self.page = Page(mmap.mmap(-1, self.cells * _CELL_BYTES, flags=flags))
         self._write_header()
@@ -176,6 +181,14 @@ class Scoreboard:
     def log_ring(self, slot: int) -> int:
         """The LOG_* block of a worker."""
         return self._rings + _index(slot, self.capacity.workers) * cells.LOG_CELLS
+
+    def tail_ring(self, slot: int) -> int:
+        """The ring of a worker's lines for the live tail."""
+        return self._tails + _index(slot, self.capacity.workers) * cells.TAIL_CELLS
+
+    def said_ring(self, slot: int) -> int:
+        """The ring of what a worker says in the program's log, or with -1 the supervisor."""
+        return self._said + _index(slot + 1, self.capacity.workers + 1) * cells.SAID_CELLS
 
     # --- readers --------------------------------------------------------------------------------------------------
 

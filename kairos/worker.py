@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from kairos._speedups.cells import W_BEAT_AT_US, W_LAG_US, W_PID, W_REVISION, W_SHED_LEVEL, W_STARTED_AT
+from kairos._speedups.cells import H_TAIL, W_BEAT_AT_US, W_LAG_US, W_PID, W_REVISION, W_SHED_LEVEL, W_STARTED_AT
 from kairos._speedups.tls import use_ticket_keys
 from kairos.channel import (
     EXIT_BOOT,
@@ -73,7 +73,7 @@ KILL_S = 1.0
 
 def main(boot: WorkerBoot) -> None:
     """Run until drained. The exit code tells the supervisor how it went."""
-    configure(boot.log_level)
+    configure(boot.config.log, node=boot.config.storage.node)
     faulthandler.enable()  # for the SIGABRT of a supervisor that finds the loop stuck
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides, even when a terminal signals the group
     gc.collect()
@@ -105,6 +105,8 @@ class Worker:
         self._code = 0
         self._borrowed = boot.standby
         """The listeners are another gateway's."""
+        self._watched = False
+        """Somebody watches requests as they end."""
         self._listening: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
 
@@ -143,7 +145,7 @@ class Worker:
         block = board.worker_block(boot.slot)
         board.page.set(block + W_PID, os.getpid())
         board.page.set(block + W_STARTED_AT, time.time_ns() // 1000)
-        self._clock.chores.append(self._judge_load)
+        self._clock.chores.extend([self._judge_load, self._look_for_watchers])
         self._clock.start()
 
     def _judge_load(self) -> None:
@@ -162,10 +164,18 @@ class Worker:
         made = Revision(revision, config, series, self._boot.control_path or None)
         return Snapshot(made, self._origins, self._boot.scoreboard, self._boot.slot)
 
+    def _look_for_watchers(self) -> None:
+        """Once a second, so that a request pays nothing for watchers that are not there."""
+        watched = bool(self._boot.scoreboard.page.get(H_TAIL))
+        if watched != self._watched:
+            self._watched = watched
+            self._runtime.switch_log(self._access_log(self._runtime.snapshot.config))
+
     def _access_log(self, config: Config) -> AccessLog | None:
-        if config.access_log.format == "off":
-            return None
-        return AccessLog(self._boot.scoreboard, self._boot.slot, config.access_log)
+        """What writes the lines: for the log, and for watchers where the log has not all of them as JSON."""
+        board, slot, spec = self._boot.scoreboard, self._boot.slot, config.access_log
+        tail = AccessLog(board, slot, spec, tail=True) if self._watched and not spec.complete else None
+        return tail if spec.format == "off" else AccessLog(board, slot, spec, also=tail)
 
     def _serve(self, snapshot: Snapshot) -> None:
         """Put a snapshot in force."""
@@ -226,6 +236,7 @@ class Worker:
                 self._prepare(revision, config, series)
             case Commit(revision):
                 if self._prepared is not None and self._prepared.revision == revision:
+                    configure(self._prepared.config.log, node=self._prepared.config.storage.node)
                     self._serve(self._prepared)
                     self._prepared = None
             case Abort():

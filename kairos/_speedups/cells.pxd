@@ -28,6 +28,7 @@ cpdef enum:  # header, once per page
     H_UPGRADES_FAILED = 15  # upgrades abandoned (supervisor)
     H_SEED = 16  # secret, for hashes of what clients choose: the same in all processes, another one in each page
     H_KEYS = 17  # times a key set that is fetched for all workers changed (control)
+    H_TAIL = 18  # 1 while somebody watches requests and workers are to write lines for it (control)
     H_CELLS = 64
 
 cpdef enum:  # bits of H_FLAGS
@@ -178,10 +179,25 @@ cpdef enum:  # limit block, per worker
 
 cpdef enum:  # access-log ring: one producer (worker), one consumer (control)
     LOG_HEAD = 0  # bytes ever produced; written by the producer
+    LOG_DROPPED = 1  # of a ring for the live tail: lines that had no room
     LOG_TAIL = 8  # bytes ever consumed; written by the consumer, on a line of its own
     LOG_DATA = 16
     LOG_BYTES = 4194304  # capacity, a power of two: 0.2 s of lines at 45,000 requests per second
     LOG_CELLS = 524304  # LOG_DATA + LOG_BYTES / 8
+
+cpdef enum:  # ring for the live tail, while somebody watches: the same, and lines without room are only counted there
+    TAIL_BYTES = 1048576
+    TAIL_CELLS = 131088  # LOG_DATA + TAIL_BYTES / 8
+
+cpdef enum:  # ring for the program's log, one per worker and one for the supervisor; read by control
+    SAID_BYTES = 65536
+    SAID_CELLS = 8208  # LOG_DATA + SAID_BYTES / 8
+
+cpdef enum:  # levels of the program's log by component, see telemetry/log.py; after the first fork control writes them
+    LEVEL_NOW = 0  # [component] from which level on it logs
+    LEVEL_UNTIL_US = 64  # [component] unix µs at which an operator's level ends; 0: there is none
+    LEVEL_COMPONENTS = 64
+    LEVEL_CELLS = 128
 
 cpdef enum:  # table of bans and failures by address: several writers, see bans.pyx
     BAN_CELLS = 393224  # 65536 addresses, 3 MB once all of them failed

@@ -17,6 +17,7 @@ import click
 from kairos import __version__
 from kairos.channel import EXIT_BOOT
 from kairos.cli.upgrade import UpgradeError, by_folder, by_pid
+from kairos.config.log import Log
 from kairos.config.problems import ConfigError
 from kairos.storage.revisions import Revisions
 from kairos.storage.state import REVISIONS, default_folder
@@ -126,7 +127,9 @@ def _converted(variable: str, value: str, kind: click.ParamType[Any]) -> Any:
 )
 @click.option("--admin-host", metavar="H", help="Address of the admin API. Default: admin.host, which is 127.0.0.1")
 @click.option("--admin-port", type=PORT, metavar="P", help="Its port, 0 for any. Default: admin.port, which is 5901")
-@click.option("-l", "--log", type=LEVEL, metavar="LEVEL", help=f"{', '.join(LEVELS)}. Default: info")
+@click.option(
+    "-l", "--log", type=LEVEL, metavar="LEVEL", help=f"{', '.join(LEVELS)}. Default: log.level, which is info"
+)
 @click.option(
     "--state-dir",
     metavar="DIR",
@@ -159,11 +162,11 @@ def main(context: click.Context, /, **given: Any) -> None:
         workers=chosen["workers"],
         admin_host=chosen["admin_host"],
         admin_port=chosen["admin_port"],
-        log_level=(chosen["log"] or "info").lower(),
+        log_level=chosen["log"].lower() if chosen["log"] else None,
         state_dir=default_folder() if chosen["state_dir"] is None else chosen["state_dir"],
         last_good=chosen["last_good"],
     )
-    configure(options.log_level)
+    configure(Log(level=options.log_level or "info"))  # until the configuration is read
     sys.exit(check(options) if chosen["check"] else serve(options))
 
 

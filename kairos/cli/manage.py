@@ -15,6 +15,7 @@ from kairos.cli.gateway import check, default_config, tell
 from kairos.cli.keys import keys
 from kairos.config import schema
 from kairos.config.load import load
+from kairos.config.log import Log
 from kairos.config.mask import masked
 from kairos.config.problems import ConfigError
 from kairos.supervisor.arbiter import Options
@@ -35,7 +36,7 @@ def main() -> None:
     A running gateway is found by its state folder, --state-dir or KAIROS_STATE_DIR; by default the one that
     kairos-gateway takes for the same user.
     """
-    configure("warning")
+    configure(Log(level="warning"))
 
 
 for verb in (

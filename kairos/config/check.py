@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kairos.config import oidc, redis
 from kairos.config.check_listeners import check_listeners
+from kairos.config.check_logs import check_logs
 from kairos.config.check_routes import check_routes, check_tls
 from kairos.config.networks import check_networks
 from kairos.config.policies import cache, check_policies, effective, jwt, ratelimit
@@ -36,6 +37,7 @@ def check(config: Config, *, insecure_dev: bool = False) -> list[Problem]:
     _check_server(config, found)
     _check_networks(config, found)
     check_listeners(config.server, found)
+    check_logs(config, found)
     check_tls(config.tls, ("tls",), found)
     _check_metrics(config, found)
     _check_sections(config, found)
@@ -112,8 +114,6 @@ def _check_server(config: Config, found: Findings) -> None:
         _check_socket(server.unix, found)
     if not _TOKEN.fullmatch(config.headers.via):
         found.error(("headers", "via"), "must be a host name or a word, as it stands in a header")
-    if not config.access_log.file or "\0" in config.access_log.file:
-        found.error(("access_log", "file"), "must be a path, or '-' for standard output")
 
 
 def _check_socket(path: str, found: Findings) -> None:

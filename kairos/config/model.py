@@ -14,6 +14,7 @@ from msgspec import Meta, field
 from kairos.config.admin import Admin, Storage
 from kairos.config.backend import Backend as Backend  # noqa: TC001  (msgspec needs it at run time)
 from kairos.config.listeners import ProxyProtocol, ServerTls  # noqa: TC001  (msgspec needs them at run time)
+from kairos.config.log import Log, LogFile
 from kairos.config.oidc import OidcProvider  # noqa: TC001
 from kairos.config.policies import Policies
 from kairos.config.policies.jwt import Jwt  # noqa: TC001
@@ -178,7 +179,7 @@ class Metrics(Spec, frozen=True):
     """Networks that may read it on the gateway's port (others get 403): loopback and private ones by default."""
 
 
-class AccessLog(Spec, frozen=True):
+class AccessLog(LogFile, frozen=True):
     """One line per request, written in batches by the control process."""
 
     format: LogFormat = "json"
@@ -193,6 +194,11 @@ class AccessLog(Spec, frozen=True):
         ]
     )  # fmt: skip
     """Query parameters whose values are written as `***`."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has every request as JSON: then a live tail needs no lines of its own."""
+        return self.format == "json" and self.sample >= 1
 
 
 class Health(Spec, frozen=True):
@@ -425,6 +431,7 @@ class Config(Policies, frozen=True, kw_only=True):
     cache_storage: CacheStorage = CacheStorage()
     health: Health = Health()
     metrics: Metrics = field(default_factory=Metrics)
+    log: Log = field(default_factory=Log)
     access_log: AccessLog = field(default_factory=AccessLog)
     jwt: Jwt | None = None
     oidc: dict[str, OidcProvider] = field(default_factory=dict)

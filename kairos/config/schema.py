@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kairos.config import admin, backend, listeners, model, policies, redis, spec
+from kairos.config import admin, backend, listeners, log, model, policies, redis, spec
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -61,7 +61,7 @@ def _inherited(kind: type, own: dict[str, dict[str, str]]) -> dict[str, str]:
 def modules() -> list[ModuleType]:
     """Where the Structs are defined."""
     parts = [import_module(f"{policies.__name__}.{part.name}") for part in iter_modules(policies.__path__)]
-    return [spec, admin, backend, policies, *parts, redis, listeners, model]
+    return [spec, admin, backend, policies, *parts, redis, listeners, log, model]
 
 
 def _field_docstrings(struct: ast.ClassDef) -> dict[str, str]:

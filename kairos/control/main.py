@@ -52,20 +52,24 @@ from kairos.control.health import HealthChecker
 from kairos.control.http import Handler, Request, Responder, Response, Router
 from kairos.control.keysets import KeySets
 from kairos.control.limits import Limits
-from kairos.control.logwriter import STDOUT, LogWriter, open_log
+from kairos.control.loglevels import LogLevels
+from kairos.control.logwriter import STDOUT, LogWriter
 from kairos.control.oidc import Providers
 from kairos.control.outlier import OutlierDetector
 from kairos.control.requests import Requests
 from kairos.control.revisions import Keeper
+from kairos.control.rotation import Housekeeper
 from kairos.control.tickets import TicketKeys
 from kairos.control.watch import FileWatch
 from kairos.storage.revisions import Revisions
 from kairos.storage.state import BACKENDS, REVISIONS
-from kairos.telemetry.log import configure, get_logger
+from kairos.telemetry import log as telemetry
+from kairos.telemetry.log import adopt, configure, get_logger
 from kairos.telemetry.prometheus import GatewayCollector
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
     from kairos.config.model import Config
     from kairos.config.text import ConfigText
@@ -81,7 +85,8 @@ log = get_logger("control")
 
 def main(boot: WorkerBoot) -> None:
     """Run until the supervisor says otherwise, or is gone."""
-    configure(boot.log_level)
+    configure(boot.config.log, node=boot.config.storage.node)
+    adopt("asyncio", "control")
     uvloop.run(Control(boot).run())
 
 
@@ -97,7 +102,11 @@ class Control:
         self._stepping_down: asyncio.Task[None] | None = None
         self._asking: set[asyncio.Task[None]] = set()
         self._collector = GatewayCollector(boot.scoreboard, boot.series, per_route=boot.config.metrics.per_route)
-        self._log = LogWriter(boot.scoreboard, _log_path(boot.config))
+        self._log = LogWriter(boot.scoreboard, _log_path(boot.config), boot.config.access_log)
+        self._housekeeper = Housekeeper()
+        self._log.on_rotated = self._housekeeper.look
+        self._rotate(allowed=not boot.standby)
+        self._levels = LogLevels(boot.scoreboard)
         self._checker = HealthChecker(boot.scoreboard)
         self._outliers = OutlierDetector(boot.scoreboard)
         folder = Path(boot.control.state_dir) if boot.control and boot.control.state_dir else None
@@ -194,6 +203,8 @@ class Control:
         endings.append(self._tickets.close())
         endings.append(self._end_management())
         endings.append(asyncio.to_thread(self._log.stop, patience))
+        endings.append(asyncio.to_thread(self._housekeeper.stop, min(patience, STOP_TIMEOUT)))
+        self._levels.close()
         endings.append(self._backends.close(min(patience, STOP_TIMEOUT)))
         if self._keeper is not None:
             endings.append(self._keeper.close(min(patience, STOP_TIMEOUT)))
@@ -239,29 +250,32 @@ class Control:
             case Listen(borrowed=True):
                 self._backends.take_up()
                 self._manage_when_wanted()
+                self._rotate(allowed=True)
                 self._say(Listening())
             case Abort(revision) if self._prepared is not None and self._prepared.revision == revision:
                 self._prepared = None
             case ReopenLogs():
                 self._log.reopen()
 
+    def _rotate(self, *, allowed: bool) -> None:
+        """Only one of two gateways rotates files."""
+        self._log.may_rotate = allowed
+        self._housekeeper.allow(allowed=allowed)
+
     async def _step_down(self) -> None:
         """Another gateway serves."""
         if self._watch is not None:
             self._watch.stop()
         self._key_sets.step_down()
+        self._rotate(allowed=False)
         await asyncio.gather(self._outliers.close(), self._checker.close())
         if self._management is not None:
             await self._management.step_down()
 
     def _prepare(self, message: Prepare) -> None:
-        """Only the log file can be wrong here: the rest of a configuration is the workers' to judge."""
-        path = _log_path(message.config)
-        try:
-            os.close(open_log(path))
-        except OSError as error:
-            problem = f"access_log.file: cannot open {path!r}: {error.strerror}"
-            return self._say(Nack(message.revision, [problem]))
+        """Only the log files can be wrong here: the rest of a configuration is the workers' to judge."""
+        if problems := list(_unopened(message.config)):
+            return self._say(Nack(message.revision, problems))
         self._prepared = message
         self._backends.prepare(message.config, message.series)
         self._key_sets.prepare(message.config)
@@ -271,7 +285,8 @@ class Control:
         self._prepared = None
         self._collector.assignment = prepared.series
         self._collector.per_route = prepared.config.metrics.per_route
-        self._log.switch(_log_path(prepared.config))
+        configure(prepared.config.log, node=prepared.config.storage.node)
+        self._log.switch(_log_path(prepared.config), prepared.config.access_log)
         self._apply(prepared.config, prepared.series)
         self._watch_or_not()
         self._manage_when_wanted()
@@ -293,6 +308,8 @@ class Control:
         self._collector.certificates = ends_of(config)
         if self._management is not None:
             self._management.apply(config)
+        self._levels.apply(config.log)
+        self._housekeeper.apply((config.log.file, config.log), (_log_path(config), config.access_log))
         if self._watch is not None:
             self._watch.look_beside([*tls_files(config), *policy_files(config)])
 
@@ -328,6 +345,17 @@ async def _serve(listener: socket.socket, table: Router) -> asyncio.Server:
 def _log_path(config: Config) -> str:
     spec = config.access_log
     return spec.file if spec.format != "off" else STDOUT
+
+
+def _unopened(config: Config) -> Iterator[str]:
+    """What is wrong with the log files of a configuration."""
+    files = {"access_log.file": _log_path(config), "log.file": config.log.file}
+    for key, path in files.items():
+        try:
+            if path != STDOUT:
+                os.close(telemetry.open_log(path))
+        except OSError as error:
+            yield f"{key}: cannot open {path!r}: {error.strerror}"
 
 
 def _alive(pid: int) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from kairos.control.api.app import make_app
 from kairos.control.api.listeners import Server
 from kairos.storage.database import Database, UnavailableError
-from kairos.telemetry.log import get_logger
+from kairos.telemetry.log import adopt, get_logger
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +28,9 @@ RETRY_S = 2.0
 HAND_OVER_S = 0.2  # between two tries while the gateway before us may still hold the port
 BACKLOG = 128
 
+LIBRARIES = {"uvicorn": "api", "litestar": "api", "sqlalchemy": "storage", "alembic": "storage"}
+"""Those whose troubles are in our log, and as whose."""
+
 log = get_logger("management")
 
 
@@ -35,6 +38,8 @@ class Management:
     """`start` on the loop, `apply` each configuration that comes into use, then `close`."""
 
     def __init__(self, commands: Commands, config: Config, folder: Path | None, local: socket.socket | None) -> None:
+        for library, component in LIBRARIES.items():
+            adopt(library, component)
         self._local = local
         self.database = Database(config.storage.url) if config.storage.url else _embedded(folder)
         self.app = make_app({"commands": commands, "database": self.database})

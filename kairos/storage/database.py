@@ -137,7 +137,8 @@ def _with_driver(given: str) -> URL:
 
 def _engine(url: URL) -> AsyncEngine:
     if url.get_backend_name() == "sqlite":
-        engine = create_async_engine(url, connect_args={"timeout": BUSY_S}, pool_size=4, max_overflow=4)
+        pool: dict[str, Any] = {"pool_size": 4, "max_overflow": 4} if url.database else {}  # in memory there is but one
+        engine = create_async_engine(url, connect_args={"timeout": BUSY_S}, **pool)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin)
         return engine

@@ -62,13 +62,14 @@ from kairos.supervisor.plan import CONTROL, Phase, Plan, Revision
 from kairos.supervisor.sockets import Asked, ControlSocket, ListenError, Listeners
 from kairos.supervisor.state import GatewayState
 from kairos.supervisor.upgrade import Accepting, Booted, Command, Failed, Go, Gone, Heir, Predecessor, Serving
-from kairos.telemetry.log import get_logger
+from kairos.telemetry.log import configure, get_logger, open_log, share_levels, write_levels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping
 
     from kairos.channel import Message
     from kairos.config.load import Loaded
+    from kairos.config.log import Level
     from kairos.config.model import Config
     from kairos.scoreboard import Assignment
 
@@ -106,7 +107,7 @@ class Options:
     workers: int | None = None
     admin_host: str | None = None
     admin_port: int | None = None
-    log_level: str = "info"
+    log_level: Level | None = None
     state_dir: str | None = None
     """None: nothing is kept, and no command reaches the gateway."""
     last_good: bool = False
@@ -136,7 +137,9 @@ class Options:
             host=admin.host if self.admin_host is None else self.admin_host,
             port=admin.port if self.admin_port is None else self.admin_port,
         )
-        return replace_fields(loaded, config=replace(loaded.config, server=server, admin=admin))
+        log = loaded.config.log
+        log = replace(log, level=self.log_level or log.level)
+        return replace_fields(loaded, config=replace(loaded.config, server=server, admin=admin, log=log))
 
     def _tls(self, tls: ServerTls | None) -> ServerTls | None:
         if self.self_signed:
@@ -255,6 +258,8 @@ class Arbiter:
             self._state.listen()
         self._notifier = Notifier(environ, silent=self._old is not None)
         self._scoreboard = _scoreboard(config)
+        share_levels(self._scoreboard.page, self._scoreboard.levels)
+        write_levels(config.log)
         self._series = Series(self._scoreboard)
         self._numbers = self._last_number(loaded)
         self._current = self._version(loaded, "start")
@@ -442,6 +447,7 @@ class Arbiter:
             case plan.Adopt(revision):
                 self._current, self._pending = self._of_number(revision), None
                 self._scoreboard.page.set(cells.H_REVISION, revision)
+                configure(self._current.config.log, node=self._current.config.storage.node)
             case plan.Discard():
                 self._pending = None
             case plan.Report(asked, problems, unchanged):
@@ -520,6 +526,7 @@ class Arbiter:
             if not self._options.last_good:
                 raise
             loaded = self._last_good(error)
+        _begin_log(loaded.config)
         self._report(loaded.problems)
         return self._with_certificates(loaded)
 
@@ -722,7 +729,6 @@ class Arbiter:
             activated=self._listeners.activated,
             secure_ports=self._listeners.secure_ports,
             control_path=self._control.path,
-            log_level=self._options.log_level,
             standby=self._plan.standby,
             control=self._boot_control() if control else None,
         )
@@ -821,6 +827,17 @@ def _raise_descriptor_limit() -> None:
     wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _begin_log(config: Config) -> None:
+    """Log as configured. Raises ConfigError."""
+    file = config.log.file
+    if file != "-":
+        try:
+            os.close(open_log(file))
+        except OSError as error:
+            raise ConfigError([Problem("error", ("log", "file"), f"cannot open {file!r}: {error.strerror}")]) from error
+    configure(config.log, node=config.storage.node)
 
 
 def _scoreboard(config: Config) -> Scoreboard:

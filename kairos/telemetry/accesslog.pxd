@@ -49,7 +49,9 @@ cdef class AccessLog:
     cdef:
         Page page                   # keeps ring and dropped mapped
         int64_t* ring               # LOG_* block
-        int64_t* dropped            # W_LOG_DROPPED of this worker
+        int64_t capacity            # bytes of the ring
+        int64_t* dropped            # W_LOG_DROPPED of this worker; of a tail, LOG_DROPPED of its ring
+        AccessLog also              # for the live tail, while somebody watches and the lines here are not complete
         char* line                  # room for the longest line there can be
         Escape escape               # of the format
         bint json
@@ -63,7 +65,6 @@ cdef class AccessLog:
 
     cdef void write(self, AccessRecord* r) noexcept
     cdef bint _keeps(self, AccessRecord* r) noexcept
-    cdef void _publish(self, Py_ssize_t size) noexcept
     cdef char* _json(self, AccessRecord* r) noexcept
     cdef char* _combined(self, AccessRecord* r) noexcept
     cdef char* _time(self, char* p, int64_t time_us) noexcept
@@ -77,4 +78,15 @@ cdef class LogReader:
 
     cdef:
         Page page
-        list rings                  # cell of each slot's ring
+        object board                # knows where they are
+        Py_ssize_t slots
+
+    cdef bytes _taken(self, int64_t* ring, int64_t capacity, str name, Py_ssize_t slot)
+
+
+cdef class SaidRing:
+    """The writing end of one process's ring for the program's log."""
+
+    cdef:
+        Page page
+        int64_t* ring

@@ -13,7 +13,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
 
 from kairos._speedups.cells cimport (
-    LOG_BYTES, LOG_CELLS, LOG_DATA, LOG_HEAD, LOG_TAIL, W_LOG_DROPPED, load_acquire, store_release,
+    LOG_BYTES, LOG_CELLS, LOG_DATA, LOG_DROPPED, LOG_HEAD, LOG_TAIL, SAID_BYTES, SAID_CELLS, TAIL_BYTES, TAIL_CELLS,
+    W_LOG_DROPPED, load_acquire, store_release,
 )
 
 cdef enum:  # most bytes of a field, before escaping
@@ -335,21 +336,67 @@ cdef char* put_clock(char* p, int64_t second) noexcept nogil:
     return put_digits(p + 1, second % 60, 2)
 
 
+# --- ring ---------------------------------------------------------------------------------------------------------
+
+
+cdef bint publish(int64_t* ring, int64_t capacity, const char* line, Py_ssize_t size) noexcept nogil:
+    """Put a line into a ring of so many bytes; False: there is no room."""
+    cdef:
+        int64_t head = ring[LOG_HEAD]
+        int64_t room = capacity - (head - load_acquire(ring + LOG_TAIL))
+        Py_ssize_t at = head & (capacity - 1)
+        Py_ssize_t before_wrap = min(size, capacity - at)
+        char* data = <char*>(ring + LOG_DATA)
+    if size > room:
+        return False
+    memcpy(data + at, line, before_wrap)
+    memcpy(data, line + before_wrap, size - before_wrap)
+    store_release(ring + LOG_HEAD, head + size)
+    return True
+
+
+cdef bytes take(int64_t* ring, int64_t capacity):
+    """What stands in a ring, taken out of it; None if the ring makes no sense: it is then empty."""
+    cdef:
+        const char* data = <const char*>(ring + LOG_DATA)
+        int64_t head = load_acquire(ring + LOG_HEAD)
+        int64_t tail = ring[LOG_TAIL]
+        Py_ssize_t size = head - tail
+        Py_ssize_t at = tail & (capacity - 1)
+        Py_ssize_t before_wrap = min(size, capacity - at)
+        bytes lines
+    if size < 0 or size > capacity:
+        store_release(ring + LOG_TAIL, head)
+        return None
+    lines = PyBytes_FromStringAndSize(NULL, size)
+    memcpy(PyBytes_AS_STRING(lines), data + at, before_wrap)
+    memcpy(PyBytes_AS_STRING(lines) + before_wrap, data, size - before_wrap)
+    store_release(ring + LOG_TAIL, head)
+    return lines
+
+
 # --- writer -------------------------------------------------------------------------------------------------------
 
 
 @cython.final
 cdef class AccessLog:
 
-    def __cinit__(self, object scoreboard, Py_ssize_t slot, object spec):
-        if spec.format == "off":
+    def __cinit__(self, object scoreboard, Py_ssize_t slot, object spec, bint tail=False, AccessLog also=None):
+        if spec.format == "off" and not tail:
             raise ValueError("access_log.format is off: there is nothing to write")
         self.page = scoreboard.page
-        self.ring = self.page.at(scoreboard.log_ring(slot), LOG_CELLS)
-        self.dropped = self.page.at(scoreboard.worker_block(slot) + W_LOG_DROPPED, 1)
-        self.json = spec.format == "json"
+        self.also = also
+        if tail:
+            self.capacity = TAIL_BYTES
+            self.ring = self.page.at(scoreboard.tail_ring(slot), TAIL_CELLS)
+            self.dropped = self.ring + LOG_DROPPED
+        else:
+            self.capacity = LOG_BYTES
+            self.ring = self.page.at(scoreboard.log_ring(slot), LOG_CELLS)
+            self.dropped = self.page.at(scoreboard.worker_block(slot) + W_LOG_DROPPED, 1)
+        self.json = tail or spec.format == "json"
         self.escape = put_json if self.json else put_combined
-        self.threshold = <uint64_t>(spec.sample * 4294967296.0)  # of 2**32
+        self.threshold = <uint64_t>((1.0 if tail else spec.sample) * 4294967296.0)  # of 2**32
         self.random = <uint64_t>(scoreboard.started_at * 1e6) + <uint64_t>slot + 1
         self.second = -1
         self._set_names(spec.redact)
@@ -370,10 +417,13 @@ cdef class AccessLog:
 
     cdef void write(self, AccessRecord* r) noexcept:
         """Log one request: one whole line, or one more in W_LOG_DROPPED."""
+        if self.also is not None:
+            self.also.write(r)
         if not self._keeps(r):
             return
         cdef char* end = self._json(r) if self.json else self._combined(r)
-        self._publish(end - self.line)
+        if not publish(self.ring, self.capacity, self.line, end - self.line):
+            self.dropped[0] += 1
 
     cdef bint _keeps(self, AccessRecord* r) noexcept:
         """Sampling: errors always, also those behind a status already sent (upstream cut, client gone)."""
@@ -385,20 +435,6 @@ cdef class AccessLog:
         self.random ^= self.random >> 7
         self.random ^= self.random << 17
         return (self.random >> 32) < self.threshold
-
-    cdef void _publish(self, Py_ssize_t size) noexcept:
-        cdef:
-            int64_t head = self.ring[LOG_HEAD]
-            int64_t room = LOG_BYTES - (head - load_acquire(self.ring + LOG_TAIL))
-            Py_ssize_t at = head & (LOG_BYTES - 1)
-            Py_ssize_t before_wrap = min(size, LOG_BYTES - at)
-            char* data = <char*>(self.ring + LOG_DATA)
-        if size > room:
-            self.dropped[0] += 1
-            return
-        memcpy(data + at, self.line, before_wrap)
-        memcpy(data, self.line + before_wrap, size - before_wrap)
-        store_release(self.ring + LOG_HEAD, head + size)
 
     cdef char* _json(self, AccessRecord* r) noexcept:
         cdef:
@@ -630,30 +666,42 @@ cdef class LogReader:
 
     def __cinit__(self, object scoreboard):
         self.page = scoreboard.page
-        self.rings = [scoreboard.log_ring(slot) for slot in range(scoreboard.capacity.workers)]
+        self.board = scoreboard
+        self.slots = scoreboard.capacity.workers
 
     def __len__(self):
-        return len(self.rings)
+        return self.slots
 
     def drain(self, Py_ssize_t slot):
         """Whole lines written since the last call, in order; takes them out of the ring.
 
         RuntimeError if the ring makes no sense (a worker wrote wildly before it died); it is then empty.
         """
-        cdef:
-            int64_t* ring = self.page.at(self.rings[slot], LOG_CELLS)
-            const char* data = <const char*>(ring + LOG_DATA)
-            int64_t head = load_acquire(ring + LOG_HEAD)
-            int64_t tail = ring[LOG_TAIL]
-            Py_ssize_t size = head - tail
-            Py_ssize_t at = tail & (LOG_BYTES - 1)
-            Py_ssize_t before_wrap = min(size, LOG_BYTES - at)
-            bytes lines
-        if size < 0 or size > LOG_BYTES:
-            store_release(ring + LOG_TAIL, head)
-            raise RuntimeError(f"access-log ring {slot} is corrupt: head {head}, tail {tail}")
-        lines = PyBytes_FromStringAndSize(NULL, size)
-        memcpy(PyBytes_AS_STRING(lines), data + at, before_wrap)
-        memcpy(PyBytes_AS_STRING(lines) + before_wrap, data, size - before_wrap)
-        store_release(ring + LOG_TAIL, head)
+        return self._taken(self.page.at(self.board.log_ring(slot), LOG_CELLS), LOG_BYTES, "access-log", slot)
+
+    def drain_tail(self, Py_ssize_t slot):
+        """The same of the lines for the live tail, and how many ever had no room."""
+        cdef int64_t* ring = self.page.at(self.board.tail_ring(slot), TAIL_CELLS)
+        return self._taken(ring, TAIL_BYTES, "tail", slot), ring[LOG_DROPPED]
+
+    def drain_said(self, Py_ssize_t slot):
+        """The same of the program's log; of a worker, or with -1 of the supervisor."""
+        return self._taken(self.page.at(self.board.said_ring(slot), SAID_CELLS), SAID_BYTES, "program-log", slot)
+
+    cdef bytes _taken(self, int64_t* ring, int64_t capacity, str name, Py_ssize_t slot):
+        cdef bytes lines = take(ring, capacity)
+        if lines is None:
+            raise RuntimeError(f"{name} ring {slot} is corrupt")
         return lines
+
+
+@cython.final
+cdef class SaidRing:
+
+    def __cinit__(self, object scoreboard, Py_ssize_t slot):
+        self.page = scoreboard.page
+        self.ring = self.page.at(scoreboard.said_ring(slot), SAID_CELLS)
+
+    def write(self, bytes line):
+        """Add a line with its end, if there is room."""
+        return publish(self.ring, SAID_BYTES, PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))

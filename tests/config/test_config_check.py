@@ -81,6 +81,9 @@ ERRORS = [
     (file(server={"unix": "/" + "x" * 107}), "server.unix: must be a path of at most"),
     (file(headers={"via": "a\r\nb"}), "headers.via: must be"),
     (file(access_log={"file": ""}), "access_log.file: must be"),
+    (file(log={"file": "logs/"}), "log.file: must be a path"),
+    (file(log={"levels": {"helth": "info"}}), "log.levels.helth: no component has this name: did you mean 'health'?"),
+    (file(log={"file": "a", "max_bytes": 4096}, access_log={"file": "a"}), "log.file: is access_log.file too"),
     (
         file(route(ai_policy={"enabled": True, "strategy": "latency_prediction", "fallback_backend_index": 1})),
         "routers[0].ai_policy.fallback_backend_index: there are only 1 backends",

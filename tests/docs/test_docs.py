@@ -39,10 +39,12 @@ from kairos._speedups.limits import T_CELLS
 from kairos.cli import manage
 from kairos.cli.gateway import EPILOG
 from kairos.config.load import judged, loads
+from kairos.config.log import COMPONENTS
 from kairos.config.model import Backend, Route
 from kairos.control import api
 from kairos.proxy.errors import KINDS
 from kairos.scoreboard import Capacity, Scoreboard, Series
+from kairos.telemetry.log import FIELDS
 from kairos.telemetry.prometheus import GatewayCollector
 from tests.support.gateway import Gateway, gateway, route
 from tests.support.inprocess import Chain, in_process
@@ -276,12 +278,12 @@ def nth_table(page: str, heading: str, number: int) -> list[list[str]]:
 def test_every_field_of_the_access_log_is_listed() -> None:
     source = ROOT.joinpath("kairos/telemetry/accesslog.pyx").read_text()
     written = re.findall(r"b'[{,]\"(\w+)\":", source)
-    assert [row[0] for row in table("operations.md", "| field | meaning |")] == [code(name) for name in written]
+    assert [row[0] for row in table("logging.md", "| field | meaning |")] == [code(name) for name in written]
 
 
 def test_the_line_shown_has_fields_of_the_access_log() -> None:
-    listed = [row[0].strip("`") for row in table("operations.md", "| field | meaning |")]
-    (line,) = [json.loads(text) for _, mark, text in blocks(ROOT / "docs/operations.md") if mark == "logged"]
+    listed = [row[0].strip("`") for row in table("logging.md", "| field | meaning |")]
+    (line,) = [json.loads(text) for _, mark, text in blocks(ROOT / "docs/logging.md") if mark == "logged"]
     assert [name for name in listed if name in line] == list(line)
 
 
@@ -295,7 +297,7 @@ def test_signals_and_exit_codes_are_those_of_the_command() -> None:
 
 
 def test_every_flag_of_the_access_log_is_listed() -> None:
-    listed = {flag for row in table("operations.md", "| flag | |") for flag in re.findall(r"`(\w+)`", row[0])}
+    listed = {flag for row in table("logging.md", "| flag | |") for flag in re.findall(r"`(\w+)`", row[0])}
     assert listed == {flag for row in KINDS.values() for flag in row.flag.split(",")}
 
 
@@ -330,9 +332,15 @@ def test_every_path_of_the_admin_socket_is_listed() -> None:
     assert listed == expected
 
 
+def test_fields_and_components_of_the_program_log_are_listed() -> None:
+    fields = [row[0].strip("`") for row in table("logging.md", "| field | meaning of it |")]
+    assert sorted(fields) == sorted(FIELDS)
+    assert [row[0].strip("`") for row in table("logging.md", "| component | about |")] == list(COMPONENTS)
+
+
 def test_events_of_the_program_log_are_told_as_they_are_logged() -> None:
     sources = [path.read_text() for path in (ROOT / "kairos").rglob("*") if path.suffix in (".py", ".pyx")]
-    for cell, *_ in table("operations.md", "| event | level | with |"):
+    for cell, *_ in table("logging.md", "| event | level | with |"):
         for event in re.findall(r"`(.+?)`", cell):
             assert any(f'"{event}' in text for text in sources), event
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from kairos.config.log import COMPONENTS
+
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for suffix in ("py", "pyx", "pxd") for path in (ROOT / "kairos").rglob(f"*.{suffix}"))
 
@@ -179,6 +181,12 @@ def test_an_extension_has_its_header_and_its_types(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=inside)
 def test_a_file_begins_by_saying_what_it_is(path: Path) -> None:
     assert re.match(r'"""\S.{10,}', path.read_text())
+
+
+def test_each_logger_is_a_component_that_has_a_level() -> None:
+    names = {name for path in FILES for name in re.findall(r'get_logger\("(\w+)"\)', path.read_text())}
+    assert len(names) > 10
+    assert names <= set(COMPONENTS)
 
 
 def test_no_file_names_the_machine_it_was_written_on() -> None:

@@ -29,7 +29,7 @@ class Supervisor:
         boot = WorkerBoot(
             kind="worker", slot=0, workers=1, revision=1, config=Config(routers=[]), series=Series(board).assign([]),
             scoreboard=board, listeners=[listening.dup()], channel=self.theirs, activated=False, control_path="",
-            log_level="info", standby=True,
+            standby=True,
         )  # fmt: skip
         self.decoder = Decoder()
         self.worker = asyncio.create_task(Worker(boot).run())

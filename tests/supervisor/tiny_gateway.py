@@ -37,6 +37,7 @@ from kairos.channel import (
     WorkerBoot,
     encode,
 )
+from kairos.config.log import Log
 from kairos.config.problems import ConfigError
 from kairos.proxy.listener import accept_waiting, drain_listener
 from kairos.supervisor import arbiter, plan
@@ -216,11 +217,11 @@ def worker(boot: WorkerBoot) -> None:
 
 
 def main() -> int:
-    configure("debug")
+    configure(Log(level="debug"))
     if patience := os.environ.get("TINY_PATIENCE"):
         plan.UPGRADE_TIMEOUT = plan.ACCEPT_TIMEOUT = plan.HANG_TIMEOUT = float(patience)
         arbiter.LOOK_S = float(patience) / 4
-    options = Options(sys.argv[1], insecure_dev=True, state_dir=os.environ.get("TINY_STATE"))
+    options = Options(sys.argv[1], insecure_dev=True, log_level="debug", state_dir=os.environ.get("TINY_STATE"))
     try:
         made = Arbiter(options, entry=worker, control_entry=worker if "TINY_CONTROL" in os.environ else None)
     except (ConfigError, ListenError) as error:

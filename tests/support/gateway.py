@@ -63,8 +63,10 @@ class Gateway:
     def completed(self, config: dict[str, Any]) -> dict[str, Any]:
         """With what a test need not say: where the access log is, and that only the test decides on reloads."""
         server = {"watch": False, **config.get("server", {})}
-        own = {"access_log": {"file": str(self.folder / "access.log")}, "admin": {"enabled": False}}
-        return {**own, **config, "server": server}
+        access_log = config.get("access_log", {"file": "access.log"})
+        if access_log.get("file", "-") != "-":
+            access_log = {**access_log, "file": str(self.folder / access_log["file"])}
+        return {"admin": {"enabled": False}, **config, "access_log": access_log, "server": server}
 
     def _wait_ready(self) -> int:
         deadline = time.monotonic() + START_S

@@ -32,6 +32,8 @@ from kairos.channel import (
     WorkerBoot,
     encode,
 )
+from kairos.config.admin import Admin
+from kairos.config.log import Log
 from kairos.config.model import AccessLog as Spec
 from kairos.config.model import Backend, Config, Metrics, Route
 from kairos.control.main import main
@@ -45,17 +47,30 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning"
 PATIENCE = 20  # seconds a loaded machine may take for what normally takes 0.1
 
 
-def config(file: str, **options) -> Config:
+def config(file: str, rotation: dict[str, object] | None = None, **options) -> Config:
     route = Route(external_path="/a", internal_path="/a", methods=["GET"], backends=[Backend(host="http://app")])
-    return Config(routers=[route], access_log=Spec(file=file), **options)
+    return Config(
+        routers=[route],
+        access_log=Spec(file=file, **(rotation or {})),
+        log=Log(level="error"),
+        admin=Admin(enabled=False),
+        **options,
+    )
 
 
 class Control:
     """A control process seen from its supervisor, its workers and whoever scrapes it."""
 
-    def __init__(self, directory: Path, file: str = "", stdout: int | None = None, board: Scoreboard | None = None):
+    def __init__(
+        self,
+        directory: Path,
+        file: str = "",
+        stdout: int | None = None,
+        board: Scoreboard | None = None,
+        rotation: dict[str, object] | None = None,
+    ):
         self.directory = directory
-        self.config = config(file or str(directory / "access.log"))
+        self.config = config(file or str(directory / "access.log"), rotation)
         self.board = board or Scoreboard(Capacity(workers=2, routes=4, pairs=8, upstreams=4))
         self.series = Series(self.board).assign(self.config.routers)
         self.logs = [AccessLog(self.board, slot, Spec()) for slot in (0, 1)]
@@ -71,7 +86,7 @@ class Control:
         self.decoder = Decoder()
         boot = WorkerBoot(
             kind="control", slot=-1, workers=2, revision=1, config=self.config, series=self.series,
-            scoreboard=self.board, listeners=[listener], channel=theirs, activated=False, log_level="error",
+            scoreboard=self.board, listeners=[listener], channel=theirs, activated=False,
             control_path=self.socket_path,
         )  # fmt: skip
         self.pid = os.fork()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SANDBOX = Path(__file__).with_name("sandbox.lua").read_text()
 MAX_LINE = 1000
-log = get_logger(__name__)
+log = get_logger("plugins")
 
 
 def _deny(_obj: object, name: object, _setting: bool) -> NoReturn:
