@@ -22,6 +22,8 @@ SECRET_KEYS = frozenset({
 SECRET_HEADERS = re.compile(r"(?i)(.*-)?(authorization|cookie|token|secret|api-?key|password)")
 SECRET_FIELDS = frozenset({"allow_headers"})
 _FIELDS = SECRET_FIELDS | {"headers"}
+_REFERENCE = re.compile(r"\$\{(?:file:[^{}]+|[A-Za-z_][A-Za-z0-9_]*)\}")
+"""Without a default, which might be a secret."""
 _PASSWORD = re.compile(r"(?<=://)([^/@\s]*:)?[^/@\s]+(?=@)")
 
 
@@ -34,27 +36,40 @@ def masked(config: Config) -> dict[str, Any]:
 def masked_text(text: ConfigText) -> Any:
     """A text that was read, in the canonical form. References are not resolved: what they stand for stays out."""
     value, _ = parse(text.data.decode("utf-8-sig"), text.format)
-    return _masked(normalise(value, Findings())[0]) if isinstance(value, dict) else None
+    return masked_plain(normalise(value, Findings())[0]) if isinstance(value, dict) else None
 
 
-def _masked(value: Any) -> Any:
+def masked_plain(value: Any) -> Any:
+    """Plain values that nothing was resolved in: a reference alone, which gives nothing away, is shown as written."""
+    return _masked(value, references=True)
+
+
+def _masked(value: Any, *, references: bool = False) -> Any:
     if isinstance(value, dict):
         hidden = {"value", "replacement"} if SECRET_HEADERS.fullmatch(str(value.get("name", ""))) else frozenset()
         return {
-            key: MASK if item and key in SECRET_KEYS | hidden else _member(key, item) for key, item in value.items()
+            key: _hidden(item, references) if item and key in SECRET_KEYS | hidden else _member(key, item, references)
+            for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_masked(item) for item in value]
+        return [_masked(item, references=references) for item in value]
     return _PASSWORD.sub(_hide_password, value) if isinstance(value, str) else value
 
 
-def _member(key: str, value: Any) -> Any:
+def _hidden(item: Any, references: bool) -> Any:
+    return item if references and isinstance(item, str) and _REFERENCE.fullmatch(item) else MASK
+
+
+def _member(key: str, item: Any, references: bool) -> Any:
     """Fields by name: their values may be what a policy tells friends by, or a credential for a backend."""
-    if key not in _FIELDS or not isinstance(value, dict):
-        return _masked(value)
+    if key not in _FIELDS or not isinstance(item, dict):
+        return _masked(item, references=references)
     secret = key in SECRET_FIELDS
     return {
-        name: MASK if secret or SECRET_HEADERS.fullmatch(str(name)) else _masked(item) for name, item in value.items()
+        name: _hidden(field, references)
+        if secret or SECRET_HEADERS.fullmatch(str(name))
+        else _masked(field, references=references)
+        for name, field in item.items()
     }
 
 

@@ -92,7 +92,7 @@ def _parse_json(text: str) -> tuple[Any, list[FormatError]]:
     try:
         value = _decode_json(text, pairs)
     except json.JSONDecodeError:
-        text = _plain_json(text)
+        text = plain_json(text)
         value = _decode_json(text, pairs, final=True)
     return value, _Walk(None).follow(_json_events(text)).doubled if doubled else []
 
@@ -112,7 +112,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise FormatError(f"{name} is not a number that JSON has")
 
 
-def _plain_json(text: str) -> str:
+def plain_json(text: str) -> str:
     """Comments and trailing commas become blanks, so that every character keeps its place."""
     text = _JSON_EXTRAS.sub(_blank_comment, text)
     return _JSON_COMMAS.sub(_blank_comma, text)
@@ -135,22 +135,26 @@ def _blank_comma(match: re.Match[str]) -> str:
     return "," if at < 0 or text[at] in "[{,:" else " "
 
 
+def json_tokens(text: str) -> Iterator[re.Match[str]]:
+    """Brackets, keys and values of a text that `json` has accepted, comments blanked."""
+    return (match for match in _JSON_TOKEN.finditer(text) if match[0] not in ",:")
+
+
 def _json_events(text: str) -> Iterator[Event]:
     """The steps through a text that `json` has accepted."""
     line, seen = 1, 0
-    for match in _JSON_TOKEN.finditer(text):
+    for match in json_tokens(text):
         token = match[0]
-        if token in ",:":
-            continue
         line += text.count("\n", seen, match.start())
         seen = match.start()
         if token in ("{", "[", "}", "]"):
             yield Event(token, "", line)  # type: ignore[arg-type]
         else:
-            yield Event("value", _json_key(token), line)
+            yield Event("value", json_key(token), line)
 
 
-def _json_key(token: str) -> str:
+def json_key(token: str) -> str:
+    """The text of a key."""
     if "\\" not in token:
         return token.strip('"')
     try:
@@ -166,14 +170,15 @@ try:
 except ImportError:  # libyaml is missing: the same documents, slower
     from yaml import SafeLoader as _Loader  # type: ignore[assignment]
 
+YamlLoader = _Loader
 _TAG = "tag:yaml.org,2002:"
-_MERGE = "<<"
+MERGE = "<<"
 _YAML_PLAIN = {_TAG + "str", _TAG + "timestamp", _TAG + "value"}
 """Read as the text they are: a date is no type of ours."""
 _YAML_TYPED = {_TAG + "int", _TAG + "float", _TAG + "bool", _TAG + "null"}
 
 
-def _yaml_steps(loader: _Loader) -> Iterator[tuple[yaml.Event, int]]:
+def yaml_steps(loader: YamlLoader) -> Iterator[tuple[yaml.Event, int]]:
     """Parser events with their lines."""
     while loader.check_event():
         event = loader.get_event()
@@ -198,7 +203,7 @@ class _YamlBuilder:
     """Makes values from parser events, without recursion."""
 
     def __init__(self, text: str) -> None:
-        self.loader = _Loader(text)
+        self.loader = YamlLoader(text)
         self.anchors: dict[str, tuple[Any, int] | None] = {}
         """Value and size; none while the anchored collection is still open."""
         self.aliased = 0
@@ -207,7 +212,7 @@ class _YamlBuilder:
 
     def build(self) -> Any:
         documents = 0
-        for event, line in _yaml_steps(self.loader):
+        for event, line in yaml_steps(self.loader):
             documents += isinstance(event, yaml.DocumentStartEvent)
             if documents > 1:
                 raise FormatError("more than one document in the file", line)
@@ -258,7 +263,7 @@ class _YamlBuilder:
         """A key is the text it is written as: `on:` and `80:` are no booleans or numbers here."""
         top = self.stack[-1]
         if top.mapping and len(top.items) % 2 == 0:
-            return _MERGE_KEY if event.value == _MERGE and event.implicit[0] else event.value
+            return _MERGE_KEY if event.value == MERGE and event.implicit[0] else event.value
         tag = event.tag
         if tag in (None, "!"):
             tag = self.loader.resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call]
@@ -310,7 +315,7 @@ def _parse_yaml(text: str) -> tuple[Any, list[FormatError]]:
 
 def _yaml_events(text: str) -> Iterator[Event]:
     """The steps through a text that was built once."""
-    for event, line in _yaml_steps(_Loader(text)):
+    for event, line in yaml_steps(YamlLoader(text)):
         if isinstance(event, yaml.CollectionStartEvent):
             yield Event("{" if isinstance(event, yaml.MappingStartEvent) else "[", "", line)
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -385,7 +390,7 @@ class _Walk:
 
 
 def _json_lines(text: str, wanted: set[Path]) -> dict[Path, int]:
-    return _Walk(wanted).follow(_json_events(_plain_json(text))).lines
+    return _Walk(wanted).follow(_json_events(plain_json(text))).lines
 
 
 def _yaml_lines(text: str, wanted: set[Path]) -> dict[Path, int]:
