@@ -10,7 +10,7 @@ import sys
 import click
 
 from kairos import __version__
-from kairos.cli import running
+from kairos.cli import backends, cache, limits, revisions, whole
 from kairos.cli.gateway import check, default_config, tell
 from kairos.cli.keys import keys
 from kairos.config import schema
@@ -40,9 +40,8 @@ def main() -> None:
 
 
 for verb in (
-    running.status, running.backends, running.bans, running.cache, running.limits, running.reload,
-    running.revisions, running.upgrade,
-    keys,
+    whole.status, whole.reload, whole.upgrade, backends.backends, limits.bans, limits.limits, cache.cache,
+    revisions.revisions, keys,
 ):  # fmt: skip
     main.add_command(verb)
 

@@ -10,7 +10,6 @@ import os
 import signal
 import time
 
-from kairos.cli.admin import Admin, RefusedError, UnreachableError
 from kairos.supervisor.arbiter import NAME, NAME_REPLACED, NAME_UPGRADING
 from kairos.supervisor.plan import UPGRADE_TIMEOUT
 
@@ -25,11 +24,14 @@ class UpgradeError(Exception):
 
 def by_folder(folder: str) -> int:
     """Upgrade the gateway of a state folder; the pid of the new one. Raises UpgradeError."""
+    from kairos.client import Client, ClientError, UnreachableError  # takes a while to load
+
     try:
-        return int(Admin(folder).post("/api/upgrade")["pid"])
+        with Client.local(folder) as client:
+            return client.upgrade().pid
     except UnreachableError as error:
         raise UpgradeError(f"{error}; or name its process with --pid") from error
-    except RefusedError as error:
+    except ClientError as error:
         raise UpgradeError(str(error)) from error
 
 

@@ -37,9 +37,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "proxy": {"telemetry", *REDIS, *BELOW_TELEMETRY},
     "control": {"storage", "telemetry", *REDIS, *BELOW_TELEMETRY},
     "supervisor": {"storage", "telemetry", *BELOW_TELEMETRY},
+    "client": set(),
     # who joins them
     "worker": {"proxy", "telemetry", *BELOW_TELEMETRY},
-    "cli": {"worker", "control", "supervisor", "storage", "telemetry", *BELOW_TELEMETRY},
+    "cli": {"client", "worker", "control", "supervisor", "storage", "telemetry", *BELOW_TELEMETRY},
 }
 LIBRARIES = {
     "prometheus_client": ["telemetry/prometheus.py"],

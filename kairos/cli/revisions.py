@@ -1,0 +1,51 @@
+"""The verbs of `kairos revisions`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kairos.cli.shown import moment, table
+from kairos.cli.talk import group, talks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kairos.client import Client
+
+
+def _revision_lines(answer: Any) -> Iterable[str]:
+    heads = ("REVISION", "IN USE SINCE", "REASON", "FILE", "SHA-256")
+    names = ("number", "time", "reason", "name", "sha256")
+    rows = [[revision[name] for name in names] for revision in answer]
+    return table(heads, [[number, moment(when), why, name, sha[:12]] for number, when, why, name, sha in rows])
+
+
+@group("list")
+def revisions() -> None:
+    """Show the configurations that were in use.
+
+    The newest 50 are kept in the state folder, as they were read. A reload that changes no text adds none. A gateway
+    whose file cannot be used starts with the newest one when it is given --last-good.
+    """
+
+
+@revisions.command("list")
+@talks(_revision_lines)
+def list_revisions(client: Client) -> Any:
+    """List those that are kept, newest first. The same as without a verb."""
+    return client.list_revisions()
+
+
+def _config_lines(answer: Any) -> Iterable[str]:
+    yield json.dumps(answer["config"], indent=2, ensure_ascii=False)
+
+
+@revisions.command()
+@click.argument("number", type=click.IntRange(1))
+@talks(_config_lines)
+def show(client: Client, number: int) -> Any:
+    """Print one in the canonical form, secrets masked, ${...} as written."""
+    return client.get_revision(number)

@@ -1,0 +1,100 @@
+"""Asynchronous operations of the admin API.
+
+Written by tools/client.py from the API's description: change that, not this file.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import UNSET, UnsetType
+
+from kairos.client import models
+from kairos.client.transport import AsyncTransport, given, quoted
+
+
+class AsyncOperations(AsyncTransport):
+    """A method for each operation."""
+
+    async def list_backends(self) -> list[models.BackendStatus]:
+        """All backends of the configuration in use."""
+        return await self.call(list[models.BackendStatus], "GET", "/api/backends")
+
+    async def get_backend(self, key: str) -> models.BackendStatus:
+        """One of them."""
+        return await self.call(models.BackendStatus, "GET", f"/api/backends/{quoted(key)}")
+
+    async def change_backend(
+        self,
+        key: str,
+        *,
+        state: Literal["active", "drain", "maintenance"] | UnsetType | None = UNSET,
+        weight: int | UnsetType | None = UNSET,
+        breaker: Literal["auto", "open", "closed"] | UnsetType | None = UNSET,
+    ) -> models.BackendStatus:
+        """Take it out or back in, give it another share, force its breaker: at once in every worker, and over
+        restarts.
+        """
+        return await self.call(
+            models.BackendStatus,
+            "PATCH",
+            f"/api/backends/{quoted(key)}",
+            body=given({"state": state, "weight": weight, "breaker": breaker}),
+        )
+
+    async def probe_backend(self, key: str) -> models.BackendStatus:
+        """Check its health now; the result counts like any other."""
+        return await self.call(models.BackendStatus, "POST", f"/api/backends/{quoted(key)}/probe")
+
+    async def list_bans(self) -> list[models.BanStatus]:
+        """Bans in force."""
+        return await self.call(list[models.BanStatus], "GET", "/api/bans")
+
+    async def lift_ban(self, address: str) -> models.Lifted:
+        """Let an address in again."""
+        return await self.call(models.Lifted, "DELETE", f"/api/bans/{quoted(address)}")
+
+    async def show_cache(self) -> models.CacheStatus:
+        """How full it is."""
+        return await self.call(models.CacheStatus, "GET", "/api/cache")
+
+    async def purge_cache(
+        self,
+        *,
+        url: str | UnsetType | None = UNSET,
+        prefix: str | UnsetType | None = UNSET,
+        tags: list[str] | UnsetType | None = UNSET,
+        all: bool | UnsetType = UNSET,
+        soft: bool | UnsetType = UNSET,
+    ) -> models.Purged:
+        """Throw responses out, by URL, prefix or tag: at once for every worker."""
+        return await self.call(
+            models.Purged,
+            "POST",
+            "/api/cache/purge",
+            body=given({"url": url, "prefix": prefix, "tags": tags, "all": all, "soft": soft}),
+        )
+
+    async def show_limits(self) -> models.LimitsStatus:
+        """What rate limits did, and how many keys they remember."""
+        return await self.call(models.LimitsStatus, "GET", "/api/limits")
+
+    async def reload(self) -> models.Reloaded:
+        """Read the configuration file again and put it in use."""
+        return await self.call(models.Reloaded, "POST", "/api/reload")
+
+    async def list_revisions(self) -> list[models.Stored]:
+        """Those that are kept, newest first."""
+        return await self.call(list[models.Stored], "GET", "/api/revisions")
+
+    async def get_revision(self, number: int) -> models.RevisionText:
+        """One of them, in the canonical form: references as written, secrets masked."""
+        return await self.call(models.RevisionText, "GET", f"/api/revisions/{quoted(number)}")
+
+    async def status(self) -> models.Status:
+        """How the gateway is at this moment."""
+        return await self.call(models.Status, "GET", "/api/status")
+
+    async def upgrade(self) -> models.Upgraded:
+        """Replace the program by the one that is installed now, without losing a connection."""
+        return await self.call(models.Upgraded, "POST", "/api/upgrade")

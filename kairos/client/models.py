@@ -1,0 +1,202 @@
+"""What the admin API takes and answers.
+
+Written by tools/client.py from the API's description: change that, not this file.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+
+class BackendChange(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    state: Literal["active", "drain", "maintenance"] | None = None
+    weight: int | None = None
+    breaker: Literal["auto", "open", "closed"] | None = None
+
+
+class BackendStatus(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    key: str
+    routes: list[str]
+    state: Literal["healthy", "unhealthy", "draining", "maintenance", "ejected"]
+    weight: int
+    breaker: Literal["closed", "open", "half_open"]
+    breaker_forced: Literal["open", "closed"] | None
+    ejected_for: float
+    in_flight: int
+    connections: int
+    connections_idle: int
+    attempts: int
+    failures: int
+    breaker_opened: int
+    ejections: int
+    checks: int
+    checks_failed: int
+    check: CheckStatus | None
+
+
+class BanStatus(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    address: str
+    jail: str
+    seconds: float
+    offences: int
+
+
+class CacheStatus(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    capacity: int
+    bytes: int
+    entries: int
+    inserts: int
+    evictions: int
+    rejected: int
+    purges: int
+
+
+class CheckStatus(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    type: str
+    path: str
+    healthy: bool
+    in_a_row: int
+    last_ok: bool | None
+    last_reason: str
+    last_at: float
+    last_seconds: float
+
+
+class Lifted(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    address: str
+    bans: int
+
+
+class LimitStatus(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    limit: str
+    allowed: int
+    limited: int
+    unshared: int
+
+
+class LimitsStatus(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    limits: list[LimitStatus]
+    tables: list[TableStatus]
+    redis_down: int
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    title: str
+    status: int
+    detail: str
+    type: str = "about:blank"
+    success: bool = False
+    message: str = ""
+    problems: list[str] | None = None
+
+
+class PurgeRequest(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    url: str | None = None
+    prefix: str | None = None
+    tags: list[str] | None = None
+    all: bool = False
+    soft: bool = False
+
+
+class Purged(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    purged: int
+
+
+class ReloadStatus(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    done: int
+    failed: int
+    last_at: float | None
+    problems: list[str]
+
+
+class Reloaded(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    revision: int
+    unchanged: bool
+
+
+class RevisionText(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    revision: Stored
+    config: Any
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    version: str
+    pid: int
+    phase: Literal["starting", "running", "draining"]
+    revision: int
+    uptime: float
+    config: str
+    state_dir: str
+    workers: list[WorkerStatus]
+    reloads: ReloadStatus
+
+
+class Stored(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    number: int
+    time: float
+    reason: str
+    sha256: str
+    version: str
+    format: Literal["json", "yaml", "toml"]
+    name: str
+
+
+class TableStatus(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    table: str
+    keys: int
+    places: int
+    forgotten: int
+    full: int
+
+
+class Upgraded(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    pid: int
+
+
+class WorkerStatus(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    slot: int
+    pid: int
+    revision: int
+    started_at: float
+    connections: int
+    requests: int
