@@ -67,6 +67,7 @@ cdef class TlsSession:
     cdef readonly bytes server_name     # as the client sent it, in small letters; None: it sent none
     cdef readonly int state             # TlsState
     cdef readonly str reason            # why it is broken
+    cdef bytes logged                   # for the access log, which renders it once
     cdef bint ticket_due                # a ticket is to go out with the first bytes
 
     cdef bytes receive(self, const char* data, Py_ssize_t size)

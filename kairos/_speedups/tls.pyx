@@ -163,6 +163,7 @@ cdef enum:  # numbers of OpenSSL's interface
     CTRL_SET_STATUS_RESPONSE = 71
     CTRL_SET_GROUPS_LIST = 92
     CTRL_SET_MIN_PROTO_VERSION = 123
+    MODE_NO_AUTO_CHAIN = 0x08
     MODE_RELEASE_BUFFERS = 0x10
     OP_NO_TICKET = 1 << 14
     OP_NO_COMPRESSION = 1 << 17
@@ -436,7 +437,8 @@ cdef class TlsContext:
         if spec.groups is not None:
             groups = spec.groups.encode()
             _check(SSL_CTX_ctrl(ctx, CTRL_SET_GROUPS_LIST, 0, <char*>groups) == 1, f"groups {spec.groups!r}")
-        SSL_CTX_ctrl(ctx, CTRL_MODE, MODE_RELEASE_BUFFERS, NULL)
+        # The chain is what its file holds. OpenSSL would look for one in each handshake, among clients' authorities.
+        SSL_CTX_ctrl(ctx, CTRL_MODE, MODE_RELEASE_BUFFERS | MODE_NO_AUTO_CHAIN, NULL)
         SSL_CTX_ctrl(ctx, CTRL_SET_SESS_CACHE_MODE, 0, NULL)  # tickets carry the state: nothing is kept here
         SSL_CTX_set_num_tickets(ctx, 0)  # of TLS 1.3: see write()
         self.gives_tickets = spec.tickets.enabled

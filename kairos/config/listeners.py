@@ -9,8 +9,10 @@ from msgspec import Meta, field
 from kairos.config.spec import Seconds, Spec
 
 TLS_PORT = 5943
-CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""TLS 1.2: forward secrecy and authenticated encryption only."""
+CIPHERS = "ECDHE+AESGCM+AES128:ECDHE+AESGCM:ECDHE+CHACHA20"
+"""TLS 1.2: forward secrecy and authenticated encryption only. AES-128 first: it goes with SHA-256, for which processors
+have instructions."""
+CIPHERSUITES = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 
 
 class ClientCertificates(Spec, frozen=True):
@@ -64,8 +66,8 @@ class ServerTls(Spec, frozen=True):
     min_version: Literal["1.2", "1.3"] = "1.2"
     ciphers: str = CIPHERS
     """Cipher suites of TLS 1.2, in OpenSSL's words."""
-    ciphersuites: str | None = None
-    """Cipher suites of TLS 1.3; null means OpenSSL's."""
+    ciphersuites: str | None = CIPHERSUITES
+    """Cipher suites of TLS 1.3; null means OpenSSL's, which begin with AES-256."""
     groups: str | None = None
     """Groups of the key exchange, such as `X25519:P-256`; null means OpenSSL's."""
     client_auth: ClientCertificates = ClientCertificates()

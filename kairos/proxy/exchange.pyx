@@ -27,6 +27,7 @@ from kairos._speedups.http1 cimport (
 )
 from kairos._speedups.routes cimport FOUND, METHOD_NOT_ALLOWED, OPTIONS_ANSWER, REDIRECT
 from kairos._speedups.target cimport BAD_HOST, check_query, normalize_host, normalize_path, problem, SAME
+from kairos._speedups.tls cimport TlsSession
 from kairos.proxy.edits cimport Edits, edit_lines
 from kairos.proxy.wire cimport Wire, monotonic_us, unix_us
 from kairos.telemetry.accesslog cimport AccessRecord, Text
@@ -35,7 +36,7 @@ from kairos.proxy.errors import KINDS, render
 from kairos.proxy.edits import addition, edit, edited_values
 from kairos.proxy.fields import REQUEST_OWN, RESPONSE_OWN, check_target
 from kairos.proxy.reasons import status_line
-from kairos.telemetry.accesslog import json_text
+from kairos.telemetry.accesslog import json_text, tls_fields
 
 cdef extern from *:
     """
@@ -52,6 +53,7 @@ cdef extern from *:
     """
     void bound "kairos_bound"(const char* p, size_t n, size_t size) noexcept nogil
 
+TLS_VERSIONS = {0x0303: "TLSv1.2", 0x0304: "TLSv1.3"}
 QUEUE_TICK = 0.002  # seconds between two looks at queues that nothing else moves
 METHOD_NAMES = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
 METHOD_BYTES = tuple(name.encode() for name in METHOD_NAMES)
@@ -1238,6 +1240,8 @@ cdef class Exchange:
         r.client.at = self.client_text(&r.client.size)
         r.method = _text(self.base, head.verb)
         r.scheme = b"https" if self.down.secure else b"http"
+        if self.down.tls is not None:
+            r.tls = _tls_text(self.down.tls)
         r.host = _text(self.base, head.host)
         r.target = _text(self.base, head.target)
         r.version = 10 + head.minor
@@ -1748,6 +1752,16 @@ def _values(fields, bytes name):
 
 
 _LITERALS = {}
+
+
+cdef Text _tls_text(TlsSession tls) except *:
+    """What the log says of the connection; rendered for its first request."""
+    cdef Text text
+    if tls.logged is None:
+        tls.logged = tls_fields(TLS_VERSIONS.get(tls.version), tls.cipher, tls.server_name)
+    text.at = PyBytes_AS_STRING(tls.logged)
+    text.size = len(tls.logged)
+    return text
 
 
 cdef inline Text _text(const char* base, Span span) noexcept nogil:

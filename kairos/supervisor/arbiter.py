@@ -50,7 +50,7 @@ from kairos.channel import (
 from kairos.config.certificates import CertificateError, completed
 from kairos.config.files import digest
 from kairos.config.listeners import ServerTls
-from kairos.config.load import judged, load_checked, loads
+from kairos.config.load import judged, load, loads
 from kairos.config.problems import ConfigError, Problem
 from kairos.config.serving import every_route
 from kairos.config.text import ConfigText
@@ -114,15 +114,14 @@ class Options:
     """Where the file cannot be used at start, use the newest revision that was kept."""
 
     def load(self) -> Loaded:
-        """The file, judged, with the overrides on top. Raises ConfigError."""
-        return self._overridden(load_checked(self.config_path, insecure_dev=self.insecure_dev))
+        """The file with the overrides on top, judged as a whole. Raises ConfigError."""
+        return self._judged(load(self.config_path))
 
     def load_text(self, text: ConfigText) -> Loaded:
         """The same of a text that was kept; what its references name is looked up beside the file."""
-        loaded = loads(text.data, text.format, text.name, folder=Path(self.config_path).parent)
-        return self._overridden(judged(loaded, insecure_dev=self.insecure_dev))
+        return self._judged(loads(text.data, text.format, text.name, folder=Path(self.config_path).parent))
 
-    def _overridden(self, loaded: Loaded) -> Loaded:
+    def _judged(self, loaded: Loaded) -> Loaded:
         server = loaded.config.server
         server = replace(
             server,
@@ -139,7 +138,8 @@ class Options:
         )
         log = loaded.config.log
         log = replace(log, level=self.log_level or log.level)
-        return replace_fields(loaded, config=replace(loaded.config, server=server, admin=admin, log=log))
+        overridden = replace(loaded.config, server=server, admin=admin, log=log)
+        return judged(replace_fields(loaded, config=overridden), insecure_dev=self.insecure_dev)
 
     def _tls(self, tls: ServerTls | None) -> ServerTls | None:
         if self.self_signed:

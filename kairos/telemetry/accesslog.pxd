@@ -19,6 +19,7 @@ cdef struct AccessRecord:           # zero it, then set what is known
     Text client                     # address, without port
     Text method
     const char* scheme              # "http", "https"; NULL: not known
+    Text tls                        # tls_fields() of the connection
     Text host
     Text target                     # path and query as received
     int version                     # 10, 11, 20; 0: not known

@@ -8,6 +8,7 @@ class _Fields(TypedDict, total=False):
     client: str | bytes
     method: str | bytes
     scheme: str | bytes
+    tls: bytes
     host: str | bytes
     target: str | bytes
     version: int
@@ -54,3 +55,4 @@ class SaidRing:
     def write(self, line: bytes) -> bool: ...
 
 def json_text(text: str) -> bytes: ...
+def tls_fields(version: str | None, cipher: str | None, server_name: bytes | None) -> bytes: ...

@@ -24,6 +24,7 @@ cdef enum:  # most bytes of a field, before escaping
     MAX_TARGET = 8192
     MAX_REQUEST_ID = 128
     MAX_NAME = 4096  # route, upstream: written as they are; a longer one is left out
+    MAX_TLS = 2048  # tls_fields(), escaped; a server name has 255 bytes at most
     MAX_USER_AGENT = 512
     MAX_REFERER = 1024
     MAX_WORD = 64  # scheme, flag, detail
@@ -31,7 +32,7 @@ cdef enum:  # most bytes of a field, before escaping
     # An escape is at most six bytes; 1024 hold all keys, numbers and marks.
     MAX_LINE = 6 * (
         MAX_CLIENT + MAX_METHOD + MAX_HOST + MAX_TARGET + MAX_REQUEST_ID + MAX_USER_AGENT + MAX_REFERER + 3 * MAX_WORD
-    ) + 2 * MAX_NAME + 1024
+    ) + 2 * MAX_NAME + MAX_TLS + 1024
 
 cdef enum:  # classes of query bytes
     IS_SEPARATOR = 1  # ends a parameter
@@ -478,6 +479,8 @@ cdef class AccessLog:
         p = put_word(p, b',"detail":"', r.detail)
         if cut:
             p = put(p, b',"truncated":true')
+        if 0 < r.tls.size <= MAX_TLS:
+            p = put_bytes(p, r.tls.at, r.tls.size)
         return put(p, b'}\n')
 
     cdef char* _combined(self, AccessRecord* r) noexcept:
@@ -601,6 +604,7 @@ cdef AccessRecord _layout
 _TEXTS = {
     "client": <char*>&_layout.client - <char*>&_layout,
     "method": <char*>&_layout.method - <char*>&_layout,
+    "tls": <char*>&_layout.tls - <char*>&_layout,
     "host": <char*>&_layout.host - <char*>&_layout,
     "target": <char*>&_layout.target - <char*>&_layout,
     "request_id": <char*>&_layout.request_id - <char*>&_layout,
@@ -656,6 +660,13 @@ def json_text(str text):
         return out[:put_json(out, PyBytes_AS_STRING(raw), n) - out]
     finally:
         free(out)
+
+
+def tls_fields(str version, str cipher, server_name):
+    """What a line says of its connection's TLS, rendered for all its requests at once; `server_name` may be None."""
+    name = None if server_name is None else server_name.decode(errors="replace")
+    pairs = (b',"tls_version":"', version), (b',"tls_cipher":"', cipher), (b',"server_name":"', name)
+    return b"".join([key + json_text(value) + b'"' for key, value in pairs if value is not None])
 
 
 # --- reader -------------------------------------------------------------------------------------------------------

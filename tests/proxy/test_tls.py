@@ -77,6 +77,35 @@ def ask(served: InProcess, context: ssl.SSLContext, name: str | None = "shop.tes
         return json.loads(peer.receive_response()[1])
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_log_says_what_tls_a_request_came_over(shop: InProcess, authority: Authority, version: str) -> None:
+    context = client_context(authority, version)
+    with connect_tls(shop.tls_port, context) as peer:
+        cipher = peer.sock.cipher()[0]
+        for at in range(2):
+            path = f"/e?{version}-{at}"
+            peer.send(GET.replace(b"/e", path.encode()))
+            peer.receive_response()
+            line = shop.wait_access(query=f"{version}-{at}")
+            assert (line["tls_version"], line["tls_cipher"], line["server_name"]) == (
+                f"TLSv{version}",
+                cipher,
+                "shop.test",
+            )
+    shop.get("/e?plain")
+    assert not {"tls_version", "tls_cipher", "server_name"} & shop.wait_access(query="plain").keys()
+
+
+def test_the_suite_is_chosen_here(shop: InProcess) -> None:
+    for version, offered, chosen in (
+        ("-tls1_3", "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+        ("-tls1_3", "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256"),
+        ("-tls1_2", "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"),
+    ):
+        option = "-ciphersuites" if version == "-tls1_3" else "-cipher"
+        assert f"Cipher is {chosen}\n" in s_client(shop.tls_port, version, option, offered)
+
+
 def name_shown(port: int, name: str) -> str:
     """Of the certificate a client of that name gets."""
     context = client_context(None)
@@ -394,6 +423,11 @@ def test_a_client_is_known_by_its_certificate(mutual: InProcess, authority: Auth
         peer.send(GET)
         assert "CN=client" in json.loads(peer.receive_response()[1])["client"]
         assert peer.sock.session_reused
+
+
+def test_the_chain_is_what_the_file_holds(mutual: InProcess, authority: Authority) -> None:
+    """The authority of clients signed the server's certificate too, and is no part of it."""
+    assert s_client(mutual.tls_port, "-cert", authority.client_file, "-showcerts").count("BEGIN CERTIFICATE") == 1
 
 
 def refused(served: InProcess, context: ssl.SSLContext) -> bool:

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from kairos.config.problems import ConfigError
+from kairos.supervisor.arbiter import Options
 from tests.support.gateway import Gateway, gateway, route
 from tests.support.net import connect, echo, origin, status_of
 from tests.support.tls import Authority, client_context, connect_tls
@@ -122,7 +124,8 @@ def test_draining_answers_who_shook_hands(url: str, authority: Authority) -> Non
 
 
 def test_a_certificate_is_made_on_first_start(url: str) -> None:
-    with gateway({"routers": [route("/e", url)]}, arguments=["--self-signed", "--tls-port", "0"]) as served:
+    file = {"server": {"plain": False}, "routers": [route("/e", url)]}
+    with gateway(file, arguments=["--self-signed", "--tls-port", "0"]) as served:
         path = served.state_dir / "tls" / "self-signed.pem"
         assert path.stat().st_mode & 0o777 == 0o600
         trusting = ssl.create_default_context(cafile=str(path))
@@ -132,6 +135,16 @@ def test_a_certificate_is_made_on_first_start(url: str) -> None:
         before = path.read_bytes()
         served.restart()
         assert path.read_bytes() == before
+
+
+def test_the_command_line_is_judged_with_the_file(url: str, tmp_path: Path) -> None:
+    """A file without a port and without a certificate is whole with --self-signed, and only then."""
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"server": {"plain": False}, "routers": [route("/e", url)]}))
+    server = Options(str(file), self_signed=True, tls_port=7443).load().config.server
+    assert (server.plain, server.tls and server.tls.port) == (False, 7443)
+    with pytest.raises(ConfigError, match=r"server\.plain"):
+        Options(str(file)).load()
 
 
 def test_the_secure_port_alone(url: str, authority: Authority) -> None:

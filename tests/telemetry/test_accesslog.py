@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kairos._speedups import cells
 from kairos.config.model import AccessLog as Spec
 from kairos.scoreboard import Capacity, Scoreboard
-from kairos.telemetry.accesslog import AccessLog, LogReader, json_text
+from kairos.telemetry.accesslog import AccessLog, LogReader, json_text, tls_fields
 
 REQUEST = {
     "time_us": 1_795_243_383_000_042,
@@ -64,6 +64,20 @@ class Log:
     @property
     def dropped(self) -> int:
         return self.board.page.get(self.board.worker_block(0) + cells.W_LOG_DROPPED)
+
+
+def test_a_line_says_what_tls_its_connection_has():
+    tls = tls_fields("TLSv1.3", "TLS_AES_128_GCM_SHA256", b'a"b\n\xff.test')
+    line = json.loads(Log().write(**REQUEST, tls=tls))
+    assert [line[key] for key in list(line)[-3:]] == ["TLSv1.3", "TLS_AES_128_GCM_SHA256", 'a"b\n\ufffd.test']
+    assert list(line)[-3:] == ["tls_version", "tls_cipher", "server_name"]
+    assert tls_fields("TLSv1.2", "X", None) == b',"tls_version":"TLSv1.2","tls_cipher":"X"'
+    assert REQUEST["client"].encode() in Log(format="combined").write(**REQUEST, tls=tls)
+
+
+def test_the_longest_server_name_fits_a_line():
+    tls = tls_fields("TLSv1.3", "ECDHE-ECDSA-CHACHA20-POLY1305", b"\x01" * 255)
+    assert json.loads(Log().write(**REQUEST, tls=tls))["server_name"] == "\x01" * 255
 
 
 def test_a_json_line_says_all_that_is_known():
