@@ -10,7 +10,7 @@ import sys
 import click
 
 from kairos import __version__
-from kairos.cli import backends, cache, limits, revisions, whole
+from kairos.cli import backends, backup, cache, limits, revisions, whole
 from kairos.cli.gateway import check, default_config, tell
 from kairos.cli.keys import keys
 from kairos.config import schema
@@ -41,7 +41,7 @@ def main() -> None:
 
 for verb in (
     whole.status, whole.reload, whole.upgrade, backends.backends, limits.bans, limits.limits, cache.cache,
-    revisions.revisions, keys,
+    revisions.revisions, keys, backup.backup, backup.restore,
 ):  # fmt: skip
     main.add_command(verb)
 

@@ -46,6 +46,10 @@ class AsyncOperations(AsyncTransport):
         """Check its health now; the result counts like any other."""
         return await self.call(models.BackendStatus, "POST", f"/api/backends/{quoted(key)}/probe")
 
+    async def get_backup(self, *, metrics: bool | None = None) -> bytes:
+        """Everything that is kept, as one file: secrets of the configuration and hashes of passwords are in it."""
+        return await self.call(bytes, "GET", "/api/backup", query=given({"metrics": metrics}))
+
     async def list_bans(self) -> list[models.BanStatus]:
         """Bans in force."""
         return await self.call(list[models.BanStatus], "GET", "/api/bans")

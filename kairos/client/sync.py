@@ -46,6 +46,10 @@ class Operations(Transport):
         """Check its health now; the result counts like any other."""
         return self.call(models.BackendStatus, "POST", f"/api/backends/{quoted(key)}/probe")
 
+    def get_backup(self, *, metrics: bool | None = None) -> bytes:
+        """Everything that is kept, as one file: secrets of the configuration and hashes of passwords are in it."""
+        return self.call(bytes, "GET", "/api/backup", query=given({"metrics": metrics}))
+
     def list_bans(self) -> list[models.BanStatus]:
         """Bans in force."""
         return self.call(list[models.BanStatus], "GET", "/api/bans")

@@ -19,7 +19,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from msgspec import Struct
 
 from kairos import __version__
-from kairos.control.api import backends, cache, docs, gateway, limits, problems, revisions
+from kairos.control.api import backends, backup, cache, docs, gateway, limits, problems, revisions
 from kairos.control.api.authentication import Authentication
 from kairos.control.api.guards import forgotten, public
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MAX_BODY = 12 * 1024 * 1024  # a whole configuration, escaped
 _PROBLEM: Any = problems.MEDIA_TYPE
-RESOURCES = (gateway, backends, limits, cache, revisions)
+RESOURCES = (gateway, backends, limits, cache, revisions, backup)
 DESCRIPTION = """Manages a running Kairos gateway.
 
 Send a token (`Authorization: Bearer kairos_...`), or log in for a session's cookie. Errors are problem+json."""
