@@ -18,16 +18,16 @@ from kairos.config.origin import Origin, OriginError, ascii_name, parse_backend
 from kairos.config.overlaps import Candidate, surprises
 from kairos.config.policies import check_policies, effective
 from kairos.config.problems import Notes
+from kairos.config.serving import builtin_paths
 
 if TYPE_CHECKING:
-    from kairos.config.model import Backend, Config, Health, Metrics, Route, UpstreamTls
+    from kairos.config.model import Backend, Config, Route, UpstreamTls
     from kairos.config.problems import Findings, Path
 
 MANY_DYNAMIC = 50
 MANY_METHODS = 4
 MANY_PARAMETERS = 3
 
-_HEALTH_PATHS = frozenset({"/health", "/ready", "/live", "/health/ready", "/health/live"})
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -42,6 +42,7 @@ class _Survey:
         self.found = found
         self.notes = Notes()
         self.resilience = Resilience(config, found, self.notes)
+        self.builtin = builtin_paths(config)
         self.taken: dict[tuple[object, bytes, str], int] = {}
         """(segments, host, method) → the route that has it."""
         self.dynamic: list[Candidate] = []
@@ -70,7 +71,7 @@ def _check_route(route: Route, keys: Path, config: Config, survey: _Survey) -> N
     if pattern is not None:
         _count_pattern(route, keys, pattern, survey)
         _check_taken(route, keys, pattern, survey)
-        _check_builtin(route, keys, config.health, config.metrics, survey.notes)
+        _check_builtin(route, keys, survey)
     _check_methods(route, keys, survey)
     backends = _check_backends(route, keys, survey, needed=_asks_backends(route, config))
     survey.resilience.check_route(route, keys, backends)
@@ -155,10 +156,10 @@ def _hosts(route: Route, keys: Path, found: Findings) -> list[bytes]:
     return names if route.hosts else [b""]
 
 
-def _check_builtin(route: Route, keys: Path, health: Health, metrics: Metrics, notes: Notes) -> None:
+def _check_builtin(route: Route, keys: Path, survey: _Survey) -> None:
     path = route.external_path
-    if (health.enabled and path in _HEALTH_PATHS) or (metrics.enabled and path == metrics.path):
-        notes.warning((*keys, "external_path"), f"{path} is answered by the gateway itself, never by this route")
+    if path in survey.builtin:
+        survey.notes.warning((*keys, "external_path"), f"{path} is answered by the gateway itself, never by this route")
 
 
 # ---- methods

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from kairos.config.policies.mirror import Mirror
     from kairos.config.policies.split import Variant
 
+HEALTH, READY, LIVE = "/health", "/ready", "/live"
+ALIASES = {"/health/ready": READY, "/health/live": LIVE}
+
 MIRROR = "mirror"
 """The branch that copies are sent to."""
 
@@ -27,6 +30,12 @@ class Branch(Route, frozen=True, kw_only=True):
     """Part of a route; never in a file."""
 
     branch: str
+
+
+def builtin_paths(config: Config) -> set[str]:
+    """Paths the gateway keeps for itself."""
+    kept = {HEALTH, READY, LIVE, *ALIASES} if config.health.enabled else set()
+    return kept | {config.metrics.path} if config.metrics.enabled else kept
 
 
 def every_route(config: Config) -> Iterator[Route]:

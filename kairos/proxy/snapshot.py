@@ -20,7 +20,7 @@ from kairos._speedups.routes import RouteTable, Template
 from kairos.config.origin import parse_backend
 from kairos.config.policies import effective
 from kairos.config.policies.sizes import widest
-from kairos.config.serving import branches
+from kairos.config.serving import branches, builtin_paths
 from kairos.config.tls import client_context, tls_key
 from kairos.proxy.exchange import Plan, Settings, Target
 from kairos.proxy.filters import filters_of, public_filters
@@ -187,7 +187,7 @@ class Snapshot:
             yield [], path, list(methods), "strict", plan
 
     def _route_rows(self) -> Iterator[tuple[list[str], str, list[str], str, Plan]]:
-        taken = builtin.paths(self.config)
+        taken = builtin_paths(self.config)
         for route in self.config.routers:
             methods = [m for m in route.methods if m != "GET"] if route.external_path in taken else route.methods
             if methods:

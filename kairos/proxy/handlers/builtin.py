@@ -10,22 +10,14 @@ import orjson
 
 from kairos import __version__
 from kairos._speedups.cells import FLAG_DRAINING, FLAG_READY
+from kairos.config.serving import ALIASES, HEALTH, LIVE, READY
 from kairos.proxy.exchange import Exchange, Handler, Response
 
 if TYPE_CHECKING:
-    from kairos.config.model import Config
     from kairos.proxy.snapshot import Snapshot
     from kairos.scoreboard import Scoreboard
 
 _JSON = [(b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")]
-HEALTH, READY, LIVE = "/health", "/ready", "/live"
-ALIASES = {"/health/ready": READY, "/health/live": LIVE}
-
-
-def paths(config: Config) -> set[str]:
-    """Paths the gateway keeps for itself."""
-    kept = {HEALTH, READY, LIVE, *ALIASES} if config.health.enabled else set()
-    return kept | {config.metrics.path} if config.metrics.enabled else kept
 
 
 def endpoints(snapshot: Snapshot, scoreboard: Scoreboard) -> dict[str, Handler]:
