@@ -166,6 +166,16 @@ class Headers(Spec, frozen=True):
     """1xx responses relayed or swallowed per request before the upstream counts as broken."""
 
 
+class MetricsHistory(Spec, frozen=True):
+    """What the metrics were, up to a year ago: for the admin API."""
+
+    enabled: bool = True
+    """Take a sample every ten seconds."""
+    series: Annotated[int, Meta(ge=10, le=100_000)] = 1000
+    """Routes, backends of routes, backends and rate limits that are kept apart. Those beyond it are counted together,
+    as `other`, until one has been idle for an hour."""
+
+
 class Metrics(Spec, frozen=True):
     """Prometheus exposition."""
 
@@ -177,6 +187,7 @@ class Metrics(Spec, frozen=True):
         default_factory=lambda: ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]
     )
     """Networks that may read it on the gateway's port (others get 403): loopback and private ones by default."""
+    history: MetricsHistory = MetricsHistory()
 
 
 class AccessLog(LogFile, frozen=True):

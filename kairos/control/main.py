@@ -172,9 +172,9 @@ class Control:
     async def _start_management(self, local: socket.socket | None) -> None:
         # In a thread, so that the log is written and backends are checked meanwhile.
         module = await asyncio.to_thread(importlib.import_module, "kairos.control.management")
-        self._management = module.Management(self._commands, self._config, self._folder, local)
+        self._management = module.Management(self._commands, self._config, self._folder, local, self._boot.scoreboard)
         self._management.start()
-        self._management.apply(self._config)
+        self._management.apply(self._config, self._collector.assignment)
 
     def _metrics(self, request: Request) -> Response:
         return Response(*self._collector.expose(request.accept))
@@ -307,7 +307,7 @@ class Control:
         self._tickets.apply(config)
         self._collector.certificates = ends_of(config)
         if self._management is not None:
-            self._management.apply(config)
+            self._management.apply(config, series)
         self._levels.apply(config.log)
         self._housekeeper.apply((config.log.file, config.log), (_log_path(config), config.access_log))
         if self._watch is not None:

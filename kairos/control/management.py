@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from kairos.control.api.app import make_app
 from kairos.control.api.listeners import Server
+from kairos.control.history.history import History
 from kairos.storage.database import Database, UnavailableError
 from kairos.telemetry.log import adopt, get_logger
 
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from kairos.config.admin import Admin
     from kairos.config.model import Config
     from kairos.control.commands import Commands
+    from kairos.scoreboard import Assignment, Scoreboard
 
 RETRY_S = 2.0
 HAND_OVER_S = 0.2  # between two tries while the gateway before us may still hold the port
 BACKLOG = 128
+LAST_SAMPLE_S = 0.5  # at the end, for what the metrics came to
 
 LIBRARIES = {"uvicorn": "api", "litestar": "api", "sqlalchemy": "storage", "alembic": "storage"}
 """Those whose troubles are in our log, and as whose."""
@@ -37,12 +40,15 @@ log = get_logger("management")
 class Management:
     """`start` on the loop, `apply` each configuration that comes into use, then `close`."""
 
-    def __init__(self, commands: Commands, config: Config, folder: Path | None, local: socket.socket | None) -> None:
+    def __init__(
+        self, commands: Commands, config: Config, folder: Path | None, local: socket.socket | None, board: Scoreboard
+    ) -> None:
         for library, component in LIBRARIES.items():
             adopt(library, component)
         self._local = local
         self.database = Database(config.storage.url) if config.storage.url else _embedded(folder)
-        self.app = make_app({"commands": commands, "database": self.database})
+        self._history = History(board, self.database, node_name(config))
+        self.app = make_app({"commands": commands, "database": self.database, "history": self._history})
         self._servers: list[Server] = []
         self._port = AdminPort(self)
         self._tasks: list[asyncio.Task[None]] = []
@@ -55,12 +61,14 @@ class Management:
             self._servers.append(server)
         self._tasks.append(asyncio.create_task(self._open_database()))
 
-    def apply(self, config: Config) -> None:
+    def apply(self, config: Config, series: Assignment) -> None:
         """A configuration is in use."""
         self._port.apply(config.admin)
+        self._history.apply(config, series)
 
     async def step_down(self) -> None:
         """Another gateway serves: the port is its, the socket in the state folder has taken another name."""
+        self._history.step_down()
         await self._port.close()
 
     async def close(self) -> None:
@@ -68,6 +76,7 @@ class Management:
             task.cancel()
         await asyncio.gather(self._port.close(), *(server.close() for server in self._servers))
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._history.close(LAST_SAMPLE_S)
         await self.database.close()
 
     async def _open_database(self) -> None:
@@ -155,6 +164,11 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def node_name(config: Config) -> str:
+    """Of this gateway, among those that share a database."""
+    return config.storage.node or socket.gethostname()
 
 
 def _embedded(folder: Path | None) -> Database:

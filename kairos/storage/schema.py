@@ -150,3 +150,21 @@ settings = Table(
     Column("value", Text, nullable=False),  # JSON
 )
 """What the control process has to remember beside all that: keys of its own, marks of work done."""
+
+metric_frames = Table(
+    "metric_frames",
+    metadata,
+    Column("resolution", Integer, primary_key=True, autoincrement=False),  # seconds
+    Column("at", BigInteger, primary_key=True, autoincrement=False),  # where the window begins, to the second
+    Column("node", String(200), primary_key=True),
+    Column("part", BigInteger, primary_key=True, autoincrement=False),  # one run of a control process that wrote it
+    Column("data", LargeBinary, nullable=False),  # all series: kairos/control/history/frame.py
+)
+
+metric_series = Table(
+    "metric_series",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),  # made from the key
+    Column("key", Text, nullable=False),  # JSON list: scope and labels
+    Column("seen_at", BigInteger, nullable=False, index=True),  # to the day
+)

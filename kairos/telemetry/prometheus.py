@@ -43,14 +43,14 @@ ALL_ROUTES = "all"
 _Key = TypeVar("_Key")
 _SECONDS = [*(str(us / 1e6) for us in cells.BOUNDS_US), "+Inf"]
 _LEGACY_BOUNDS_US = (100_000, 500_000, 1_000_000, 5_000_000)
-_ERRORS = (cells.CLASS_4XX, cells.CLASS_5XX, cells.CLASS_GONE)
+ERRORS = (cells.CLASS_4XX, cells.CLASS_5XX, cells.CLASS_GONE)
 
-_HISTOGRAMS = (
+HISTOGRAMS = (
     (cells.R_TOTAL, "kairos_http_request_duration_seconds", "Time from a request's first byte to its response's last"),
     (cells.R_GATEWAY, "kairos_gateway_overhead_seconds", "The gateway's own share of the request time"),
     (cells.R_UPSTREAM, "kairos_upstream_request_duration_seconds", "The upstream's share of the request time"),
 )
-_ROUTE_COUNTERS = (
+ROUTE_COUNTERS = (
     (cells.R_BYTES_IN, "kairos_http_request_bytes", "Request bytes received"),
     (cells.R_BYTES_OUT, "kairos_http_response_bytes", "Response bytes sent"),
     (cells.R_SHED, "kairos_http_requests_shed", "Requests turned away because their worker fell behind"),
@@ -72,23 +72,23 @@ _ROUTE_COUNTERS = (
     (cells.R_MIRROR_DROPPED, "kairos_mirrored_requests_dropped", "Copies not sent: too large, or too many under way"),
     (cells.R_QUEUE_TIMEOUTS, "kairos_queue_timeouts", "Requests turned away because they waited too long"),
 )
-_ROUTE_GAUGES = (
+ROUTE_GAUGES = (
     (cells.R_EXTRA_ACTIVE, "kairos_extra_attempts_in_flight", "Requests on a retry, or with a hedge under way"),
     (cells.R_QUEUED, "kairos_queue_depth", "Requests waiting until a backend has room (max_requests)"),
 )
-_PAIR_COUNTERS = (
+PAIR_COUNTERS = (
     (cells.P_TIMEOUTS, "kairos_upstream_timeouts", "Requests an upstream did not answer in time"),
     (cells.P_HEDGES, "kairos_upstream_hedges", "Second attempts made beside a slow first one"),
     (cells.P_HEDGE_WINS, "kairos_upstream_hedge_wins", "Of them, those that answered first"),
 )
-_UPSTREAM_COUNTERS = (
+UPSTREAM_COUNTERS = (
     (cells.U_CONNECTS, "kairos_upstream_connects", "Connections made to an upstream"),
     (cells.U_CONNECT_FAILURES, "kairos_upstream_connect_failures", "Connections to an upstream that failed"),
     (cells.U_REUSES, "kairos_upstream_reuses", "Requests sent over a kept-alive upstream connection"),
     (cells.U_ATTEMPTS, "kairos_upstream_attempts", "Attempts that ended: answered or failed"),
     (cells.U_FAILURES, "kairos_upstream_failures", "Of them, those that count as failures for the circuit breaker"),
 )
-_LIMIT_COUNTERS = (
+LIMIT_COUNTERS = (
     (cells.L_ALLOWED, "kairos_rate_limit_allowed", "Requests that a rate limit granted"),
     (cells.L_LIMITED, "kairos_rate_limit_limited", "Requests that a rate limit refused"),
     (cells.L_UNSHARED, "kairos_rate_limit_unshared", "Decided without the Redis that nodes share, for it was down"),
@@ -98,11 +98,11 @@ _LIMIT_TABLE_COUNTERS = (
     (T_FORGOTTEN, "kairos_rate_limit_forgotten", "The same before it was over: the key had used little"),
     (T_FULL, "kairos_rate_limit_full", "Requests refused because all places were those of keys being refused"),
 )
-_BACKEND_COUNTERS = (
+BACKEND_COUNTERS = (
     (cells.SU_OPENED, "kairos_upstream_breaker_openings", "Times its circuit breaker opened"),
     (cells.SU_EJECTED, "kairos_upstream_ejections", "Times it was ejected because it failed or was slow"),
 )
-_WORKER_COUNTERS = (
+WORKER_COUNTERS = (
     (cells.W_CONNECTIONS_TOTAL, "kairos_connections_accepted", "Client connections accepted"),
     (cells.W_BAD_REQUESTS, "kairos_http_bad_requests", "Request heads refused before routing"),
     (cells.W_LEASE_TRIPS, "kairos_rate_limit_redis_trips", "Round trips to the Redis that nodes share"),
@@ -256,7 +256,7 @@ def _process(board: Scoreboard, reading: _Reading) -> Iterator[Metric]:
     connections.add_metric(["tunnel"], worker[cells.W_TUNNELS_OPEN])
     yield connections
     yield _gauge("kairos_requests_in_flight", "Requests being served", worker[cells.W_REQUESTS_ACTIVE])
-    for cell, name, help_ in _WORKER_COUNTERS:
+    for cell, name, help_ in WORKER_COUNTERS:
         yield CounterMetricFamily(name, help_, value=worker[cell])
     dropped = CounterMetricFamily("kairos_access_log_dropped", "Access-log lines lost", labels=["reason"])
     dropped.add_metric(["ring_full"], worker[cells.W_LOG_DROPPED])
@@ -309,14 +309,14 @@ def _routes(reading: _Reading) -> Iterator[Metric]:
             if count:
                 requests.add_metric([*pair, method, code], count)
     yield requests
-    for first, name, help_ in _HISTOGRAMS:
+    for first, name, help_ in HISTOGRAMS:
         family = HistogramMetricFamily(name, help_, labels=["route"])
         for route, block in reading.routes.items():
             _add_histogram(family, [route], block[first : first + cells.HIST_CELLS])
         yield family
-    for cell, name, help_ in _ROUTE_COUNTERS:
+    for cell, name, help_ in ROUTE_COUNTERS:
         yield _counters(name, help_, ["route"], (([route], block[cell]) for route, block in reading.routes.items()))
-    for cell, name, help_ in _ROUTE_GAUGES:
+    for cell, name, help_ in ROUTE_GAUGES:
         gauge = GaugeMetricFamily(name, help_, labels=["route"])
         for route, block in reading.routes.items():
             if any(block):
@@ -329,14 +329,14 @@ def _routes(reading: _Reading) -> Iterator[Metric]:
         if block[cells.R_QUEUED_TOTAL]:
             waits.add_metric([route], block[cells.R_QUEUED_TOTAL], block[cells.R_QUEUE_US] / 1e6)
     yield waits
-    for cell, name, help_ in _PAIR_COUNTERS:
+    for cell, name, help_ in PAIR_COUNTERS:
         pairs = (([*pair], block[cell]) for pair, block in reading.pairs.items())
         yield _counters(name, help_, ["route", "upstream"], pairs)
 
 
 def _limits(board: Scoreboard, reading: _Reading) -> Iterator[Metric]:
     """What rate limits did, and how full the tables of their keys are."""
-    for cell, name, help_ in _LIMIT_COUNTERS:
+    for cell, name, help_ in LIMIT_COUNTERS:
         yield _counters(name, help_, ["limit"], (([limit], block[cell]) for limit, block in reading.limits.items()))
     tables = {"counts": board.limit_table(LIMIT_WORDS), "windows": board.limit_table(WINDOW_WORDS)}
     keys = GaugeMetricFamily("kairos_rate_limit_keys", "Places for keys that were ever taken", labels=["table"])
@@ -363,7 +363,7 @@ def _upstreams(reading: _Reading) -> Iterator[Metric]:
         connections.add_metric([upstream, "idle"], idle)
     yield in_flight
     yield connections
-    for cell, name, help_ in _UPSTREAM_COUNTERS:
+    for cell, name, help_ in UPSTREAM_COUNTERS:
         yield _counters(name, help_, ["upstream"], (([upstream], block[cell]) for upstream, block in used.items()))
     heads = SummaryMetricFamily(
         "kairos_upstream_first_byte_seconds", "Request sent to response head", labels=["upstream"]
@@ -427,7 +427,7 @@ def _backends(reading: _Reading) -> Iterator[Metric]:
             states.add_metric([upstream, name], backend.state == state)
         forced.add_metric([upstream], backend.forced)
     yield from (states, forced)
-    for cell, name, help_ in _BACKEND_COUNTERS:
+    for cell, name, help_ in BACKEND_COUNTERS:
         counts = (([upstream], backend.cells[cell]) for upstream, backend in reading.backends.items())
         yield _counters(name, help_, ["upstream"], counts)
     labels = ["upstream", "result"]
@@ -444,7 +444,7 @@ def _checks(reading: _Reading) -> Iterator[tuple[list[str], int]]:
 def _kairos_rs(board: Scoreboard, reading: _Reading) -> Iterator[Metric]:
     """kairos-rs's names, meaning what they say: redirects are no errors, a 404 is a 4xx, +Inf counts everything."""
     pair, route, worker = reading.process_pair, reading.process_route, reading.worker
-    total, errors = reading.requests(), reading.requests(_ERRORS)
+    total, errors = reading.requests(), reading.requests(ERRORS)
     times = route[cells.R_TOTAL : cells.R_TOTAL + cells.HIST_CELLS]
     answered = sum(times[: cells.HIST_BUCKETS])
     counters = (

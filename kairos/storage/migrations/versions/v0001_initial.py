@@ -31,6 +31,23 @@ def upgrade() -> None:
     op.create_index(op.f("ix_audit_actor"), "audit", ["actor"], unique=False)
     op.create_index(op.f("ix_audit_time"), "audit", ["time"], unique=False)
     op.create_table(
+        "metric_frames",
+        sa.Column("resolution", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("node", sa.String(length=200), nullable=False),
+        sa.Column("part", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("resolution", "at", "node", "part", name=op.f("pk_metric_frames")),
+    )
+    op.create_table(
+        "metric_series",
+        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("seen_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_metric_series")),
+    )
+    op.create_index(op.f("ix_metric_series_seen_at"), "metric_series", ["seen_at"], unique=False)
+    op.create_table(
         "nodes",
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("started_at", sa.Float(), nullable=False),
