@@ -29,6 +29,7 @@ cpdef enum:  # header, once per page
     H_SEED = 16  # secret, for hashes of what clients choose: the same in all processes, another one in each page
     H_KEYS = 17  # times a key set that is fetched for all workers changed (control)
     H_TAIL = 18  # 1 while somebody watches requests and workers are to write lines for it (control)
+    H_ENDED = 19  # times sessions of logins were ended, here or at the provider (control)
     H_CELLS = 64
 
 cpdef enum:  # bits of H_FLAGS
@@ -94,6 +95,19 @@ cpdef enum:  # worker block
     W_ACCESS_DENIED = 15  # requests from networks that may not use the route
     W_BANS = 16  # bans begun
     W_BANNED = 17  # requests refused during a ban
+    W_OIDC_LOGINS = 18  # logins completed
+    W_OIDC_STATE = 19  # logins that failed, by why: none under way here, too late, or completed before
+    W_OIDC_DENIED = 20  # the provider or the user said no
+    W_OIDC_ANSWER = 21  # the provider's answer is another one's, or lacks something
+    W_OIDC_CODE = 22  # the provider did not take the code
+    W_OIDC_TOKEN = 23  # the ID token is not to be believed
+    W_OIDC_UNAVAILABLE = 24  # the provider could not be asked
+    W_OIDC_RENEWED = 25  # sessions renewed
+    W_OIDC_NOT_RENEWED = 26  # sessions that the provider did not renew, so that they ended
+    W_OIDC_RENEWAL_FAILED = 27  # renewals for which it could not be asked, or not be believed
+    W_OIDC_LOGOUTS = 28  # browsers that logged out
+    W_OIDC_ENDED = 29  # logouts that the provider told of
+    W_OIDC_NOT_ENDED = 30  # of what said it was one, refused
     W_LEASE_TRIPS = 32  # round trips to the Redis that nodes share
     W_LEASE_FAILURES = 33  # of them, those without an answer
     W_LEASE_TOKENS = 34  # requests leased there

@@ -51,6 +51,38 @@ class RefreshGrant(msgspec.Struct, frozen=True):
     refresh_token: str
 
 
+class Ending(msgspec.Struct, frozen=True):
+    """Worker to control: sessions end."""
+
+    who: str
+    """Whose: see kairos.proxy.oidc.endings."""
+    at: float
+    """Those that began up to then; unix seconds."""
+    until: float
+    """When the last of them is over anyway."""
+    jti: str = ""
+    """Of the token that said so: it does so once."""
+
+
+class Endings(msgspec.Struct, frozen=True):
+    """Control to worker: sessions that ended."""
+
+    epoch: str
+    """Of the numbers: another one with each control process."""
+    number: int
+    """Of the first ending that is not among these."""
+    endings: list[Ending]
+    more: bool
+    """There are further ones."""
+
+
+class EndingsSince(msgspec.Struct, frozen=True):
+    """Worker to control: what ended that I do not know?"""
+
+    epoch: str
+    number: int
+
+
 class Granted(msgspec.Struct, frozen=True, omit_defaults=True):
     """Control to worker: what the token endpoint said, tokens or an error."""
 

@@ -76,6 +76,9 @@ class OidcProvider(Spec, frozen=True):
     """A login has to be over by then."""
     logout_path: str | None = None
     """Where browsers log out, by default `/oauth2/<name>/logout`."""
+    backchannel_logout_path: str | None = None
+    """Where the provider says that sessions ended there (OpenID Connect Back-Channel Logout), by default
+    `/oauth2/<name>/backchannel-logout`."""
     logout_at_provider: bool = True
     """End the session at the provider too, where it knows how (RP-initiated logout)."""
     after_logout: str = "/"
@@ -96,6 +99,11 @@ def logout_path(name: str, provider: OidcProvider) -> str:
     return provider.logout_path or f"/oauth2/{name}/logout"
 
 
+def backchannel_logout_path(name: str, provider: OidcProvider) -> str:
+    """Where the provider says that sessions ended there."""
+    return provider.backchannel_logout_path or f"/oauth2/{name}/backchannel-logout"
+
+
 def cookie_name(name: str, provider: OidcProvider) -> str:
     """Of the session's cookie, without what stands before it over https."""
     return provider.session.cookie or f"kairos_{name}"
@@ -110,7 +118,8 @@ def own_cookies(names: Sequence[str]) -> re.Pattern[bytes]:
 
 def paths(providers: dict[str, OidcProvider]) -> list[str]:
     """What the gateway answers itself."""
-    return [path(name, provider) for name, provider in providers.items() for path in (callback_path, logout_path)]
+    own = (callback_path, logout_path, backchannel_logout_path)
+    return [path(name, provider) for name, provider in providers.items() for path in own]
 
 
 def check(providers: dict[str, OidcProvider], keys: Path, found: Findings, *, insecure_dev: bool = False) -> None:
@@ -132,7 +141,7 @@ def check(providers: dict[str, OidcProvider], keys: Path, found: Findings, *, in
             )
     taken = paths(providers)
     if len(set(taken)) < len(taken):
-        found.error(keys, "every callback_path and logout_path must be another one")
+        found.error(keys, "every callback_path, logout_path and backchannel_logout_path must be another one")
 
 
 def _check_addresses(name: str, provider: OidcProvider, keys: Path, found: Findings) -> None:
@@ -145,7 +154,8 @@ def _check_addresses(name: str, provider: OidcProvider, keys: Path, found: Findi
             found.error((*keys, "redirect_url"), problem)
         elif urlsplit(provider.redirect_url).path != callback_path(name, provider):
             found.error((*keys, "redirect_url"), f"its path must be callback_path, {callback_path(name, provider)}")
-    for key, path in (("callback_path", provider.callback_path), ("logout_path", provider.logout_path)):
+    for key in ("callback_path", "logout_path", "backchannel_logout_path"):
+        path = getattr(provider, key)
         if path is not None and (not _PATH.fullmatch(path) or "//" in path or "/." in path):
             found.error((*keys, key), "must be a literal path that starts with '/'")
     after = provider.after_logout

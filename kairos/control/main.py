@@ -48,6 +48,7 @@ from kairos.control.backends import Backends
 from kairos.control.bans import Bans
 from kairos.control.caches import Caches
 from kairos.control.commands import Commands
+from kairos.control.endings import EndedSessions
 from kairos.control.health import HealthChecker
 from kairos.control.http import Handler, Request, Responder, Response, Router
 from kairos.control.keysets import KeySets
@@ -62,7 +63,7 @@ from kairos.control.rotation import Housekeeper
 from kairos.control.tickets import TicketKeys
 from kairos.control.watch import FileWatch
 from kairos.storage.revisions import Revisions
-from kairos.storage.state import BACKENDS, REVISIONS
+from kairos.storage.state import BACKENDS, ENDINGS, REVISIONS
 from kairos.telemetry import log as telemetry
 from kairos.telemetry.log import adopt, configure, get_logger
 from kairos.telemetry.prometheus import GatewayCollector
@@ -116,6 +117,7 @@ class Control:
         self._backends = Backends(boot.scoreboard, self._checker, folder / BACKENDS if folder else None)
         self._key_sets = KeySets(boot.scoreboard, folder)
         self._providers = Providers()
+        self._endings = EndedSessions(folder / ENDINGS if folder else None, self._ended)
         self._tickets = TicketKeys(boot.scoreboard)
         self._bans = Bans(boot.scoreboard)
         self._limits = Limits(boot.scoreboard)
@@ -152,7 +154,7 @@ class Control:
         own: dict[str, dict[str, Handler]] = {METRICS_PATH: {"GET": self._metrics}}
         own[keysets.PATH] = {"POST": self._key_sets.answer}
         (listener,) = self._boot.listeners
-        return await _serve(listener, Router({**own, **self._providers.routes()}))
+        return await _serve(listener, Router({**own, **self._providers.routes(), **self._endings.routes()}))
 
     def _manage_when_wanted(self) -> None:
         """At once where there is an admin port, else with the first command: it takes time and memory to load."""
@@ -175,6 +177,11 @@ class Control:
         self._management = module.Management(self._commands, self._config, self._folder, local, self._boot.scoreboard)
         self._management.start()
         self._management.apply(self._config, self._collector.assignment)
+
+    def _ended(self) -> None:
+        """Workers are to ask which sessions ended. The only writer of the cell."""
+        page = self._boot.scoreboard.page
+        page.set(cells.H_ENDED, page.get(cells.H_ENDED) + 1)
 
     def _metrics(self, request: Request) -> Response:
         return Response(*self._collector.expose(request.accept))
@@ -251,6 +258,7 @@ class Control:
                 self._backends.take_up()
                 self._manage_when_wanted()
                 self._rotate(allowed=True)
+                self._endings.take_up()
                 self._say(Listening())
             case Abort(revision) if self._prepared is not None and self._prepared.revision == revision:
                 self._prepared = None
@@ -268,6 +276,7 @@ class Control:
             self._watch.stop()
         self._key_sets.step_down()
         self._rotate(allowed=False)
+        self._endings.step_down()
         await asyncio.gather(self._outliers.close(), self._checker.close())
         if self._management is not None:
             await self._management.step_down()
@@ -304,6 +313,7 @@ class Control:
         self._caches.apply(config)
         self._key_sets.apply(config)
         self._providers.apply(config)
+        self._endings.apply(config)
         self._tickets.apply(config)
         self._collector.certificates = ends_of(config)
         if self._management is not None:

@@ -4,6 +4,7 @@
     DIR/admin.sock     where the running gateway is managed
     DIR/revisions/     configurations that were in use, see revisions.py
     DIR/backends.json  what operators set for backends
+    DIR/endings.json   sessions of logins that were ended before their time
 
 The lock belongs to the open file, so whoever inherits the descriptor holds it as well: an upgrade hands it on without a
 moment in which it is free. Children must close theirs, or they would hold the folder for a gateway that is gone.
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 ADMIN_SOCKET = "admin.sock"
 REVISIONS = "revisions"
 BACKENDS = "backends.json"
+ENDINGS = "endings.json"
 _LOCK = "lock"
 
 

@@ -113,6 +113,7 @@ WORKER_COUNTERS = (
     (cells.W_ACCESS_DENIED, "kairos_access_denied", "Requests from networks that may not use their route"),
     (cells.W_BANS, "kairos_bans", "Addresses banned because they failed too often"),
     (cells.W_BANNED, "kairos_banned_requests", "Requests refused during a ban"),
+    (cells.W_OIDC_LOGINS, "kairos_oidc_logins", "Logins completed"),
     (cells.W_PROXY_REFUSED, "kairos_proxy_protocol_refused", "Connections without the PROXY header they should have"),
 )
 _HANDSHAKES = (
@@ -127,6 +128,24 @@ _HANDSHAKE_FAILURES = (
     (cells.W_TLS_REJECTED, "rejected_by_client"),
     (cells.W_TLS_UNKNOWN_NAME, "unknown_name"),
     (cells.W_TLS_PROTOCOL, "protocol"),
+)
+_LOGIN_FAILURES = (
+    (cells.W_OIDC_STATE, "state"),
+    (cells.W_OIDC_DENIED, "denied"),
+    (cells.W_OIDC_ANSWER, "answer"),
+    (cells.W_OIDC_CODE, "code"),
+    (cells.W_OIDC_TOKEN, "token"),
+    (cells.W_OIDC_UNAVAILABLE, "unavailable"),
+)
+_RENEWALS = (
+    (cells.W_OIDC_RENEWED, "renewed"),
+    (cells.W_OIDC_NOT_RENEWED, "ended"),
+    (cells.W_OIDC_RENEWAL_FAILED, "failed"),
+)
+_LOGOUTS = (
+    (cells.W_OIDC_LOGOUTS, "browser"),
+    (cells.W_OIDC_ENDED, "provider"),
+    (cells.W_OIDC_NOT_ENDED, "refused"),
 )
 _WORKER_GAUGES = (
     (cells.W_REVISION, "kairos_worker_config_revision", "Configuration revision a worker serves", 1),
@@ -161,6 +180,7 @@ class GatewayCollector(Collector):
         yield from _limits(self.scoreboard, reading)
         yield from _workers(self.scoreboard)
         yield from _tls(reading, self.certificates)
+        yield from _logins(reading)
         yield from _cache(self.scoreboard)
         yield from _upstreams(reading)
         yield from _backends(reading)
@@ -392,6 +412,17 @@ def _tls(reading: _Reading, certificates: Iterable[tuple[str, float]]) -> Iterat
     for path, end in certificates:
         ends.add_metric([path], end)
     yield ends
+
+
+def _logins(reading: _Reading) -> Iterator[Metric]:
+    """At OpenID providers."""
+    families = (
+        ("kairos_oidc_login_failures", "Logins that failed", "reason", _LOGIN_FAILURES),
+        ("kairos_oidc_renewals", "Renewals of sessions", "result", _RENEWALS),
+        ("kairos_oidc_logouts", "Logouts, by who asked for them; refused: what only said so", "by", _LOGOUTS),
+    )
+    for name, help_, label, rows in families:
+        yield _counters(name, help_, [label], (([value], reading.worker[cell]) for cell, value in rows))
 
 
 def _retries(reading: _Reading) -> Iterator[tuple[list[str], int]]:

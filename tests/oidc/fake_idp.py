@@ -11,9 +11,10 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -22,6 +23,7 @@ import uvloop
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from kairos.config.model import Config
+from kairos.control.endings import EndedSessions
 from kairos.control.http import Responder, Router
 from kairos.control.oidc import Providers
 from tests.support.net import Peer, ScriptedOrigin, read_request
@@ -82,6 +84,18 @@ class FakeIdp:
             "id_token_signing_alg_values_supported": ["RS256", "HS256"],
         } | self.metadata  # fmt: skip
 
+    def logout_token(self, **changes: Any) -> str:
+        """A good one, but for some claims; None leaves one out."""
+        now = time.time()
+        event: dict[str, Any] = {"http://schemas.openid.net/event/backchannel-logout": {}}
+        good = {
+            "iss": self.issuer, "aud": "us", "iat": now, "exp": now + 120, "jti": token_hex(8), "events": event,
+        }  # fmt: skip
+        claims = {name: value for name, value in (good | changes).items() if value is not None}
+        headers = {"kid": self.kid, "typ": "logout+jwt"}
+        signing: dict[str, Any] = {"key": self.key, "algorithm": "RS256", "headers": headers} | self.signing
+        return jwt.encode(claims, **signing)
+
     def jwk(self) -> dict[str, Any]:
         numbers = self.key.public_key().public_numbers()
 
@@ -118,8 +132,9 @@ def at_hash(token: str) -> str:
 
 
 @contextlib.contextmanager
-def control(config: Config) -> Iterator[str]:
-    """What workers ask of the control process for logins, on a unix socket; its path."""
+def control(config: Config, file: Path | None = None, changed: Callable[[], None] = lambda: None) -> Iterator[str]:
+    """What workers ask of the control process for logins, on a unix socket; its path. It would count H_ENDED up where
+    `changed` is called."""
     over, ready = threading.Event(), threading.Event()
     with tempfile.TemporaryDirectory(prefix="kairos-test-") as folder:
         path = str(Path(folder) / "control.sock")
@@ -127,12 +142,20 @@ def control(config: Config) -> Iterator[str]:
         async def serve() -> None:
             providers = Providers()
             providers.apply(config)
-            router = Router(providers.routes())
-            server = await asyncio.get_running_loop().create_unix_server(lambda: Responder(router), path)
+            router = Router({**providers.routes(), **EndedSessions(file, changed).routes()})
+            peers: list[Responder] = []
+
+            def accepted() -> Responder:
+                peers.append(Responder(router))
+                return peers[-1]
+
+            server = await asyncio.get_running_loop().create_unix_server(accepted, path)
             ready.set()
             while not over.is_set():
                 await asyncio.sleep(0.01)
             server.close()
+            for peer in peers:
+                peer._transport.abort()
             await providers.close()
 
         def run() -> None:

@@ -68,7 +68,8 @@ def served() -> Iterator[Gateway]:
     port = free_port()
     with origin(telling) as backend, gateway(configuration(f"http://127.0.0.1:{port}", backend.url), workers=2) as g:
         base = f"http://127.0.0.1:{g.port}"
-        arguments = [str(port), f"{base}/oauth2/corp/callback {base}/again/callback", f"{base}/public/bye"]
+        callbacks = f"{base}/oauth2/corp/callback {base}/again/callback"
+        arguments = [str(port), callbacks, f"{base}/public/bye", f"{base}/oauth2/again/backchannel-logout"]
         command = ["node", str(PROVIDER / "provider.mjs"), *arguments]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as provider:
             try:
@@ -142,6 +143,22 @@ def test_logging_out_here_and_there(served: Gateway) -> None:
     confirmed = browser.follow(browser.submit(browser.follow(page), logout="yes"))
     assert told(confirmed)["target"].startswith("/bye")
     assert browser.request(url(served, "/app/x")).status == 302
+
+
+def test_a_logout_at_the_provider_ends_the_session_of_every_client_of_it(served: Gateway) -> None:
+    """The browser logs out of one; the provider tells the other, and every worker knows."""
+    browser = TestBrowser()
+    log_in(browser, served, "/app/x", "joe")
+    log_in(browser, served, "/renewed/x", "joe")
+    kept = dict(browser.jars[f"127.0.0.1:{served.port}"])
+    page = browser.follow(browser.request(url(served, "/oauth2/corp/logout")))
+    browser.follow(browser.submit(page, logout="yes"))
+    assert 'kairos_oidc_logouts_total{by="provider"} 1.0' in served.metrics()
+    for path in ["/app/x", "/renewed/x"] * 4:
+        thief = TestBrowser({f"127.0.0.1:{served.port}": dict(kept)})
+        assert thief.request(url(served, path)).status == 302
+    log_in(browser, served, "/renewed/x", "joe")
+    assert told(browser.request(url(served, "/renewed/x")))["x-user"] == "joe"
 
 
 def test_another_site_logs_nobody_out(served: Gateway) -> None:

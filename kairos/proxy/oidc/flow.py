@@ -10,7 +10,7 @@ import re
 import secrets
 from base64 import urlsafe_b64encode
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from kairos.proxy.oidc.session import Attempt
@@ -26,15 +26,21 @@ _TARGET = re.compile(rb"/[\x21-\x7e]*")
 MAX_TARGET = 2048
 
 
+Cause = Literal["state", "denied", "answer", "code", "token", "unavailable"]
+_CAUSES: dict[str, Cause] = {"login_denied": "denied", "auth_unavailable": "unavailable"}
+
+
 class LoginError(Exception):
     """A login that cannot be completed: a row of the error table, and what the user may know."""
 
-    def __init__(self, kind: str, detail: str, reason: str = "") -> None:
+    def __init__(self, kind: str, detail: str, reason: str = "", cause: Cause = "answer") -> None:
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
         self.reason = reason
         """For the log."""
+        self.cause: Cause = _CAUSES.get(kind, cause)
+        """For metrics."""
 
 
 def begin(target: str, redirect_uri: str, ends: float) -> Attempt:
@@ -70,16 +76,25 @@ def with_query(url: str, query: Mapping[str, str]) -> str:
     return url + ("&" if urlsplit(url).query else "?") + urlencode(query)
 
 
+def form_value(body: bytes, name: str) -> str:
+    """Of a form; empty where it is not there, or more than once."""
+    return _values(body).get(name, "")
+
+
+def _values(text: bytes) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=32)
+    except ValueError:
+        return {}
+    names = [name for name, _ in pairs]
+    return {name: value for name, value in pairs if names.count(name) == 1}
+
+
 class Callback:
     """What came back in the address of the callback. A parameter that is repeated is none (RFC 6749 section 3.1)."""
 
     def __init__(self, query: bytes) -> None:
-        try:
-            pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=32)
-        except ValueError:
-            pairs = []
-        names = [name for name, _ in pairs]
-        self._values = {name: value for name, value in pairs if names.count(name) == 1}
+        self._values = _values(query)
 
     @property
     def state(self) -> str:
@@ -92,9 +107,9 @@ class Callback:
             LoginError: it does not, or the provider says no.
         """
         if attempt is None or not hmac.compare_digest(self.state.encode(), attempt.state.encode()):
-            raise LoginError("login_failed", "This browser has no such login under way: begin anew")
+            raise LoginError("login_failed", "This browser has no such login under way: begin anew", cause="state")
         if now >= attempt.ends:
-            raise LoginError("login_failed", "The login took too long: begin anew")
+            raise LoginError("login_failed", "The login took too long: begin anew", cause="state")
         self._check_issuer(metadata)
         error = self._values.get("error")
         if error is not None:

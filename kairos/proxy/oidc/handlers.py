@@ -1,4 +1,6 @@
-"""The two paths of a provider that the gateway answers itself: where logins come back to, and where they end."""
+"""The paths of a provider that the gateway answers itself: where logins come back to, and where they end: for the
+browser, and for the provider, which tells of it.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kairos.config.oidc import callback_path, logout_path
+from kairos._speedups import cells
+from kairos.config.oidc import backchannel_logout_path, callback_path, logout_path
 from kairos.proxy.exchange import Handler, Response
 from kairos.proxy.oidc import cookies
 from kairos.proxy.oidc.browser import Browser, no_store
-from kairos.proxy.oidc.flow import Callback, LoginError, with_query
+from kairos.proxy.oidc.flow import Callback, LoginError, form_value, with_query
 from kairos.proxy.oidc.provider import Opened, Provider
 from kairos.telemetry.log import get_logger
 
@@ -19,16 +22,26 @@ if TYPE_CHECKING:
 
     from kairos.config.model import Config, Method
     from kairos.proxy.exchange import Exchange
+    from kairos.proxy.oidc.flow import Cause
     from kairos.proxy.oidc.session import Session
     from kairos.proxy.site import Services
 
 log = get_logger("oidc")
+FAILURES: dict[Cause, int] = {
+    "state": cells.W_OIDC_STATE, "denied": cells.W_OIDC_DENIED, "answer": cells.W_OIDC_ANSWER,
+    "code": cells.W_OIDC_CODE, "token": cells.W_OIDC_TOKEN, "unavailable": cells.W_OIDC_UNAVAILABLE,
+}  # fmt: skip
+MAX_TOKEN = 16_384
+"""Bytes of the form that a logout token comes in."""
+FORM = b"application/x-www-form-urlencoded"
 
 
 def provider_of(name: str, config: Config, services: Services) -> Provider:
     """The provider of this name, the same over reloads that leave its entry alone."""
     spec = config.oidc[name]
-    return services.kept(("oidc", name, msgspec.json.encode(spec)), lambda: Provider(name, spec))
+    board = services.board
+    worker = board.worker_block(services.slot)
+    return services.kept(("oidc", name, msgspec.json.encode(spec)), lambda: Provider(name, spec, board.page, worker))
 
 
 def endpoints(config: Config, services: Services) -> Iterator[tuple[str, list[Method], Handler]]:
@@ -37,6 +50,7 @@ def endpoints(config: Config, services: Services) -> Iterator[tuple[str, list[Me
         provider = provider_of(name, config, services)
         yield callback_path(name, spec), ["GET"], LoginCallback(provider, services)
         yield logout_path(name, spec), ["GET", "POST"], Logout(provider, services)
+        yield backchannel_logout_path(name, spec), ["POST"], BackchannelLogout(provider, services)
 
 
 class LoginCallback(Handler):
@@ -65,10 +79,12 @@ class LoginCallback(Handler):
             session = await self._provider.redeem(self._services, attempt, code)
             lines = self._cookies(browser, session)
         except LoginError as error:
+            self._provider.count(FAILURES[error.cause])
             if not x.finished:
                 log.info("login failed", provider=self._provider.name, detail=error.detail, reason=error.reason)
                 x.fail_as(error.kind, error.detail, [no_store(), *browser.attempt_over(state)])
             return None
+        self._provider.count(cells.W_OIDC_LOGINS)
         headers = [(b"Location", attempt.target.encode()), no_store(), *browser.attempt_over(state), *lines]
         return Response(303, b"", headers)
 
@@ -97,11 +113,21 @@ class Logout(Handler):
         opened = None if text is None else self._provider.open(text)
         headers = [no_store(), *browser.session_over()]
         if opened is not None:
+            self._provider.count(cells.W_OIDC_LOGOUTS)
             self._provider.revoke_soon(self._services, opened.session)
+            await self._end_copies(opened)
         if x.header(b"sec-fetch-mode") not in (None, b"navigate"):
             return Response(204, b"", headers)
         location = await self._goodbye(browser, None if opened is None else opened.session)
         return Response(303, b"", [(b"Location", location.encode()), *headers])
+
+    async def _end_copies(self, opened: Opened) -> None:
+        """Whoever kept the cookie keeps nothing. The browser loses it even where nobody can be told."""
+        *_, own = opened.marks
+        try:
+            await self._provider.end(self._services, own)
+        except LoginError as error:
+            log.warning("copies of a session go on", provider=self._provider.name, reason=error.reason)
 
     async def _goodbye(self, browser: Browser, session: Session | None) -> str:
         """Where the browser goes now (OpenID Connect RP-Initiated Logout 1.0 section 2)."""
@@ -119,3 +145,38 @@ class Logout(Handler):
         if session.tokens.id_token is not None:
             query["id_token_hint"] = session.tokens.id_token
         return with_query(endpoint, query)
+
+
+class BackchannelLogout(Handler):
+    """The provider says that sessions ended (OpenID Connect Back-Channel Logout 1.0 section 2.8)."""
+
+    def __init__(self, provider: Provider, services: Services) -> None:
+        self._provider = provider
+        self._services = services
+
+    def handle(self, x: Exchange) -> Response | Awaitable[Response | None]:
+        if (x.header(b"content-type") or b"").partition(b";")[0].strip().lower() != FORM:
+            return self._refused("The token comes in a form")
+        return self._end(x)
+
+    async def _end(self, x: Exchange) -> Response | None:
+        try:
+            raw = form_value(await x.read(MAX_TOKEN), "logout_token")
+            new = bool(raw) and await self._provider.told_of(self._services, raw)
+        except ValueError:
+            return self._refused("The form is too large")
+        except LoginError as error:
+            if error.kind == "auth_unavailable":
+                x.fail_as(error.kind, error.detail, [no_store()])
+                return None
+            return self._refused(error.detail)
+        if not new:
+            return self._refused("The token was used before" if raw else "There is no logout_token in the form")
+        self._provider.count(cells.W_OIDC_ENDED)
+        return Response(200, b"", [no_store()])
+
+    def _refused(self, why: str) -> Response:
+        self._provider.count(cells.W_OIDC_NOT_ENDED)
+        log.warning("a logout of the provider is refused", provider=self._provider.name, reason=why)
+        body = msgspec.json.encode({"error": "invalid_request", "error_description": why})
+        return Response(400, body, [(b"Content-Type", b"application/json"), no_store()])

@@ -5,11 +5,12 @@
     none, a page        302 to the provider, with the login's cookie
     none, a script      401
 
-A cookie that is damaged, forged, of an old key or over is as good as none.
+A cookie that is damaged, forged, of an old key, over or ended elsewhere is as good as none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from kairos.config.oidc import callback_path
@@ -20,8 +21,6 @@ from kairos.proxy.oidc.browser import Browser, is_secure, no_store
 from kairos.proxy.oidc.flow import LoginError, authorization_url, begin, is_navigation, safe_target
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from kairos.proxy.exchange import Exchange
     from kairos.proxy.identity import Identity
     from kairos.proxy.oidc.provider import Opened, Provider
@@ -42,6 +41,20 @@ class Login(Authenticator):
         """Who has no credential is sent to log in."""
 
     def authenticate(self, x: Exchange) -> Identity | Awaitable[Identity | Refusal | None] | None:
+        if self._provider.endings.behind and self._provider.cookie.encode() in (x.header(b"cookie") or b""):
+            return self._caught_up(x)
+        return self._judge(x)
+
+    async def _caught_up(self, x: Exchange) -> Identity | Refusal | None:
+        """Once it is known which sessions ended."""
+        try:
+            await self._provider.catch_up(self._services)
+        except LoginError as error:
+            return Refusal(error.kind, error.detail)
+        found = self._judge(x)
+        return await found if isinstance(found, Awaitable) else found
+
+    def _judge(self, x: Exchange) -> Identity | Awaitable[Identity | Refusal | None] | None:
         secure = is_secure(x, self._provider)
         known = self._provider.familiar(x.header(b"cookie") or b"", secure=secure)
         if known is not None:
@@ -64,8 +77,9 @@ class Login(Authenticator):
         if text is None:
             return b"", None
         opened = self._provider.open(text)
-        over = opened is not None and opened.session.over(self._provider.spec.session, self._provider.wall())
-        return text, None if over else opened
+        if opened is None or opened.session.over(self._provider.spec.session, self._provider.wall()):
+            return text, None
+        return text, None if self._provider.ended(opened) else opened
 
     def _welcome(self, x: Exchange, browser: Browser, text: bytes, opened: Opened) -> Identity:
         if opened.value != text:
@@ -85,7 +99,7 @@ class Login(Authenticator):
             if ends is not None and self._provider.wall() < ends:
                 return opened.identity
             return Refusal(error.kind, error.detail)
-        if renewed is not None:
+        if renewed is not None and not self._provider.ended(renewed):
             return self._welcome(x, browser, text, renewed)
         for line in cookies.clear_lines(browser.session_name, secure=browser.secure, sent=browser.sent):
             x.add_response_header("Set-Cookie", line)

@@ -11,20 +11,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from kairos.config.discovery import CodeGrant, Granted, Known, RefreshGrant
+from kairos._speedups import cells
+from kairos.config.discovery import CodeGrant, Ending, Endings, Granted, Known, RefreshGrant
 from kairos.config.jose import JwkError, KeySet, read_set
 from kairos.config.oidc import cookie_name, own_cookies
 from kairos.proxy.filters.authn.token import TokenError
 from kairos.proxy.identity import Identity
+from kairos.proxy.oidc import endings
 from kairos.proxy.oidc.flow import LoginError
 from kairos.proxy.oidc.sealing import Sealer
 from kairos.proxy.oidc.session import Session, Tokens, attempt_of, encode, session_of
-from kairos.proxy.oidc.tokens import UnknownKeyError, algorithms, id_claims, session_claims
+from kairos.proxy.oidc.tokens import UnknownKeyError, algorithms, id_claims, logout_claims, session_claims
 from kairos.proxy.site import ControlError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kairos._speedups.cells import Page
     from kairos.config.discovery import Metadata
     from kairos.config.oidc import OidcProvider
     from kairos.proxy.edits import Edits
@@ -44,12 +47,13 @@ NO_ANSWER = "The identity provider cannot be asked at the moment"
 class Opened:
     """A session, who it makes of a request, and the cookie's value it now has."""
 
-    __slots__ = ("good_until", "identity", "session", "value")
+    __slots__ = ("good_until", "identity", "marks", "session", "value")
 
     def __init__(self, session: Session, value: bytes, spec: OidcProvider) -> None:
         self.session = session
         self.value = value
         self.good_until = session.good_until(spec.session)
+        self.marks = endings.marks_of(session)
         self.identity = Identity(session.subject, "oidc", session.claims, realm=spec.issuer, key=session)
 
 
@@ -65,13 +69,18 @@ class Familiar(NamedTuple):
 class Provider:
     """One of the section `oidc`; kept over reloads that leave its entry alone."""
 
-    def __init__(self, name: str, spec: OidcProvider, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, name: str, spec: OidcProvider, page: Page, worker: int, wall: Callable[[], float] = time.time
+    ) -> None:
         self.name = name
         self.spec = spec
         self.cookie = cookie_name(name, spec)
         self.own_cookies = own_cookies([self.cookie])
         self.always_secure = spec.session.secure == "always"
         self.wall = wall
+        self.endings = endings.Endings(page)
+        self._page = page
+        self._worker = worker
         self._sealer = Sealer(spec.session.secrets, "oidc")
         self._metadata: Metadata | None = None
         self._keys: KeySet | None = None
@@ -123,27 +132,32 @@ class Provider:
         granted = await self._control(services, "POST", "/code", msgspec.json.encode(grant), Granted)
         _raise(granted)
         if granted.id_token is None:
-            raise LoginError("login_failed", "The identity provider sent no ID token")
+            raise LoginError("login_failed", "The identity provider sent no ID token", cause="token")
         claims = await self._believed(services, granted.id_token, granted, attempt.nonce)
         now = self.wall()
         return Session(claims["sub"], claims, now, now, self._tokens(granted, None, now))
 
     async def _believed(self, services: Services, raw: str, granted: Granted, nonce: str | None) -> dict[str, Any]:
-        """The claims for a session; the provider's keys are looked at again where they do not have the token's."""
-        metadata = await self.metadata(services)
-        try:
-            try:
-                claims = self._claims(raw, metadata, granted, nonce)
-            except UnknownKeyError:
-                await self._learn(services, "POST", "/keys")
-                claims = self._claims(raw, metadata, granted, nonce)
-            return session_claims(claims, granted.userinfo)
-        except TokenError as error:
-            raise LoginError("login_failed", "The identity provider's ID token is not valid", str(error)) from error
+        """The claims for a session."""
 
-    def _claims(self, raw: str, metadata: Metadata, granted: Granted, nonce: str | None) -> dict[str, Any]:
+        def judge(metadata: Metadata, keys: KeySet) -> dict[str, Any]:
+            return id_claims(raw, self.spec, metadata, keys, granted, nonce, self.wall())
+
+        try:
+            return session_claims(await self._judged(services, judge), granted.userinfo)
+        except TokenError as error:
+            message = "The identity provider's ID token is not valid"
+            raise LoginError("login_failed", message, str(error), "token") from error
+
+    async def _judged(self, services: Services, judge: Callable[[Metadata, KeySet], dict[str, Any]]) -> dict[str, Any]:
+        """A token's claims; the provider's keys are looked at again where they do not have the token's."""
+        metadata = await self.metadata(services)
         assert self._keys is not None
-        return id_claims(raw, self.spec, metadata, self._keys, granted, nonce, self.wall())
+        try:
+            return judge(metadata, self._keys)
+        except UnknownKeyError:
+            await self._learn(services, "POST", "/keys")
+            return judge(metadata, self._keys)
 
     def _tokens(self, granted: Granted, before: Tokens | None, now: float) -> Tokens:
         return Tokens(
@@ -167,7 +181,8 @@ class Provider:
             tokens = msgspec.structs.replace(session.tokens, id_token=None)
             return self.sealed(msgspec.structs.replace(session, tokens=tokens))
         if len(text) > MAX_COOKIES:
-            raise LoginError("login_failed", "The identity provider says too much of this user to fit into cookies")
+            message = "The identity provider says too much of this user to fit into cookies"
+            raise LoginError("login_failed", message, cause="token")
         return text
 
     def open(self, text: bytes) -> Opened | None:
@@ -227,7 +242,14 @@ class Provider:
             task = asyncio.ensure_future(self._renewed(services, text, session))
             self._renewing[text] = task
             task.add_done_callback(lambda _: self._renewing.pop(text, None))
+            task.add_done_callback(self._count_renewal)
         return await asyncio.shield(task)
+
+    def _count_renewal(self, task: asyncio.Task[Opened | None]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            self.count(cells.W_OIDC_RENEWAL_FAILED)
+        else:
+            self.count(cells.W_OIDC_RENEWED if task.result() is not None else cells.W_OIDC_NOT_RENEWED)
 
     async def _renewed(self, services: Services, text: bytes, session: Session) -> Opened | None:
         grant = RefreshGrant(session.tokens.refresh_token or "")
@@ -240,7 +262,10 @@ class Provider:
         if granted.id_token is not None:
             claims = await self._believed(services, granted.id_token, granted, None)
             if claims["sub"] != session.subject:
-                raise LoginError("login_failed", "The identity provider renewed the session as somebody else's")
+                message = "The identity provider renewed the session as somebody else's"
+                raise LoginError("login_failed", message, cause="token")
+            if "sid" in session.claims:  # by which it may end; not every provider says it again
+                claims.setdefault("sid", session.claims["sid"])
         now = self.wall()
         renewed = Session(session.subject, claims, session.began, now, self._tokens(granted, session.tokens, now))
         return self.rewrite(text, renewed)
@@ -259,6 +284,60 @@ class Provider:
             await self._control(services, "POST", "/revoke", grant, Granted)
         except LoginError:
             return
+
+    # -- sessions that end before their time ----------------------------------------------------------------------
+
+    def ended(self, opened: Opened) -> bool:
+        """Whether it is one of them, as far as is known here."""
+        return self.endings.has(opened.marks, opened.session.began)
+
+    async def catch_up(self, services: Services) -> None:
+        """Learn which sessions ended.
+
+        Raises:
+            LoginError: nobody says.
+        """
+
+        async def ask(body: bytes) -> Endings:
+            return await self._control(services, "POST", "/ended", body, Endings)
+
+        for _ in range(2):  # what was asked before this request came may be too old for it
+            if self.endings.behind:
+                await self.endings.catch_up(ask, self.wall())
+                self._familiar.clear()
+
+    async def end(self, services: Services, who: str, jti: str = "") -> bool:
+        """End sessions, everywhere. False: this token did so before.
+
+        Raises:
+            LoginError: the control process cannot be told.
+        """
+        now = self.wall()
+        ending = Ending(who, now, now + self.spec.session.lifetime, jti)
+        return await self._control(services, "POST", "/end", msgspec.json.encode(ending), bool)
+
+    async def told_of(self, services: Services, raw: str) -> bool:
+        """End what a logout token names: one session, or all of a user. False: it did so before.
+
+        Raises:
+            LoginError: it is not the provider's, or nobody can tell now.
+        """
+
+        def judge(metadata: Metadata, keys: KeySet) -> dict[str, Any]:
+            return logout_claims(raw, self.spec, metadata, keys, self.wall())
+
+        try:
+            claims = await self._judged(services, judge)
+        except TokenError as error:
+            raise LoginError("login_failed", f"The logout token {error}", cause="token") from error
+        who = endings.mark(*(("sid", claims["sid"]) if "sid" in claims else ("sub", claims["sub"])))
+        return await self.end(services, who, endings.mark("jti", claims["jti"]))
+
+    # -- counting -------------------------------------------------------------------------------------------------
+
+    def count(self, cell: int) -> None:
+        """One more, of this worker."""
+        self._page.add(self._worker + cell, 1)
 
     # -- logins under way -----------------------------------------------------------------------------------------
 
@@ -281,6 +360,7 @@ def _raise(granted: Granted) -> None:
     if granted.error == "unavailable":
         raise LoginError("auth_unavailable", NO_ANSWER)
     if granted.error == "replayed":
-        raise LoginError("login_failed", "This login was completed already: begin anew")
+        raise LoginError("login_failed", "This login was completed already: begin anew", cause="state")
     if granted.error is not None:
-        raise LoginError("login_failed", "The identity provider did not accept the login: begin anew", granted.error)
+        message = "The identity provider did not accept the login: begin anew"
+        raise LoginError("login_failed", message, granted.error, "code")
