@@ -16,6 +16,74 @@ from kairos.client.transport import AsyncTransport, given, quoted
 class AsyncOperations(AsyncTransport):
     """A method for each operation."""
 
+    async def search_audit(
+        self,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        target: str | None = None,
+        outcome: Literal["done", "refused", "failed"] | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        text: str | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> models.Page:
+        """What was done, and tried. `action` may be the start of one, `text` stands anywhere; times in ISO 8601."""
+        return await self.call(
+            models.Page,
+            "GET",
+            "/api/audit",
+            query=given(
+                {
+                    "actor": actor,
+                    "action": action,
+                    "target": target,
+                    "outcome": outcome,
+                    "since": since,
+                    "until": until,
+                    "text": text,
+                    "before": before,
+                    "limit": limit,
+                }
+            ),
+        )
+
+    async def export_audit(
+        self,
+        *,
+        format: Literal["jsonl", "csv"] | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        target: str | None = None,
+        outcome: Literal["done", "refused", "failed"] | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        text: str | None = None,
+    ) -> str:
+        """All entries that fit, oldest first: a JSON object a line, or CSV."""
+        return await self.call(
+            str,
+            "GET",
+            "/api/audit/export",
+            query=given(
+                {
+                    "format": format,
+                    "actor": actor,
+                    "action": action,
+                    "target": target,
+                    "outcome": outcome,
+                    "since": since,
+                    "until": until,
+                    "text": text,
+                }
+            ),
+        )
+
+    async def verify_audit(self) -> models.Verdict:
+        """Walk along the chain of hashes: what was changed, removed or put in shows."""
+        return await self.call(models.Verdict, "GET", "/api/audit/verify")
+
     async def list_backends(self) -> list[models.BackendStatus]:
         """All backends of the configuration in use."""
         return await self.call(list[models.BackendStatus], "GET", "/api/backends")

@@ -74,6 +74,24 @@ class CheckStatus(Struct, frozen=True, kw_only=True):
     last_seconds: float
 
 
+class Entry(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    number: int
+    time: float
+    node: str
+    actor: str
+    method: str
+    address: str
+    action: str
+    target: str
+    outcome: Literal["done", "refused", "failed"]
+    detail: dict[str, Any]
+    request_id: str
+    previous: str
+    hash: str
+
+
 class Lifted(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -96,6 +114,13 @@ class LimitsStatus(Struct, frozen=True, kw_only=True):
     limits: list[LimitStatus]
     tables: list[TableStatus]
     redis_down: int
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    entries: list[Entry]
+    next: int | None
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -189,6 +214,17 @@ class Upgraded(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
     pid: int
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    intact: bool
+    entries: int
+    number: int
+    hash: str
+    broken_at: int | None = None
+    reason: str = ""
 
 
 class WorkerStatus(Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ Level = Literal["debug", "info", "warning", "error"]
 COMPONENTS = (
     "supervisor", "worker", "control",
     "proxy", "upstream", "access", "auth", "jwt", "keys", "oidc", "limits", "cache", "redis", "validation", "plugins",
-    "health", "accesslog", "api", "storage", "management", "history",
+    "health", "accesslog", "api", "storage", "management", "history", "audit", "users",
 )  # fmt: skip
 """Parts of the gateway with a level of their own; others go by `log.level`. Their order is that of the level's cells:
 what is new goes to the end."""

@@ -19,6 +19,9 @@ MASK = "***"
 SECRET_KEYS = frozenset({
     "secret", "secrets", "client_secret", "api_key", "password", "sentinel_password", "key_hash", "password_hash",
 })  # fmt: skip
+CREDENTIALS = SECRET_KEYS | {
+    "new_password", "token", "id_token", "access_token", "refresh_token", "private_key", "cookie",
+}  # fmt: skip
 SECRET_HEADERS = re.compile(r"(?i)(.*-)?(authorization|cookie|token|secret|api-?key|password)")
 SECRET_FIELDS = frozenset({"allow_headers"})
 _FIELDS = SECRET_FIELDS | {"headers"}
@@ -42,6 +45,17 @@ def masked_text(text: ConfigText) -> Any:
 def masked_plain(value: Any) -> Any:
     """Plain values that nothing was resolved in: a reference alone, which gives nothing away, is shown as written."""
     return _masked(value, references=True)
+
+
+def hidden(value: Any) -> Any:
+    """Any plain value as it may be written down: what people send, besides what a configuration has."""
+    return _masked(_without_credentials(value))
+
+
+def _without_credentials(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: MASK if item and key in CREDENTIALS else _without_credentials(item) for key, item in value.items()}
+    return [_without_credentials(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _masked(value: Any, *, references: bool = False) -> Any:

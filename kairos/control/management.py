@@ -12,6 +12,7 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING
 
+from kairos.control.access.audit import Audit
 from kairos.control.api.app import make_app
 from kairos.control.api.listeners import Server
 from kairos.control.history.history import History
@@ -48,7 +49,9 @@ class Management:
         self._local = local
         self.database = Database(config.storage.url) if config.storage.url else _embedded(folder)
         self._history = History(board, self.database, node_name(config))
-        self.app = make_app({"commands": commands, "database": self.database, "history": self._history})
+        self.audit = Audit(self.database, node_name(config))
+        things = {"commands": commands, "database": self.database, "history": self._history, "audit": self.audit}
+        self.app = make_app(things)
         self._servers: list[Server] = []
         self._port = AdminPort(self)
         self._tasks: list[asyncio.Task[None]] = []
@@ -77,6 +80,7 @@ class Management:
         await asyncio.gather(self._port.close(), *(server.close() for server in self._servers))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._history.close(LAST_SAMPLE_S)
+        await self.audit.close()
         await self.database.close()
 
     async def _open_database(self) -> None:
@@ -90,6 +94,7 @@ class Management:
                     log.error("no database; trying again", url=self.database.shown, error=str(error))
                 told = True
                 await asyncio.sleep(RETRY_S)
+        self.audit.start()
         if told:
             log.info("the database works", url=self.database.shown)
 

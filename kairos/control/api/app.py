@@ -6,10 +6,12 @@ line in RESOURCES. OpenAPI is made from the handlers' types and docstrings.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar, Response, Router
 from litestar.di import Provide
+from litestar.exceptions.base_exceptions import LitestarDeprecationWarning
 from litestar.handlers import HTTPRouteHandler
 from litestar.handlers.base import BaseRouteHandler
 from litestar.openapi.config import OpenAPIConfig
@@ -19,9 +21,10 @@ from litestar.openapi.spec import Components, SecurityScheme
 from msgspec import Struct
 
 from kairos import __version__
-from kairos.control.api import backends, backup, cache, docs, gateway, limits, problems, revisions
+from kairos.control.api import audit, backends, backup, cache, docs, gateway, limits, problems, revisions
 from kairos.control.api.authentication import Authentication
 from kairos.control.api.guards import forgotten, public
+from kairos.control.api.recording import Recording
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 MAX_BODY = 12 * 1024 * 1024  # a whole configuration, escaped
 _PROBLEM: Any = problems.MEDIA_TYPE
-RESOURCES = (gateway, backends, limits, cache, revisions, backup)
+RESOURCES = (gateway, backends, limits, cache, revisions, backup, audit)
 DESCRIPTION = """Manages a running Kairos gateway.
 
 Send a token (`Authorization: Bearer kairos_...`), or log in for a session's cookie. Errors are problem+json."""
@@ -62,7 +65,18 @@ def make_app(things: Mapping[str, Any], authenticators: Sequence[Authenticator] 
     """`things` are what handlers may ask for, by name."""
     handlers = all_handlers()
     assert wanted(handlers) <= things.keys(), f"nobody gives {wanted(handlers) - things.keys()}"
-    app = Litestar(
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LitestarDeprecationWarning)  # things by name and type: as we want them
+        app = _litestar(handlers, things, authenticators)
+    assert not (silent := forgotten(app)), f"say which permission is needed: {silent}"
+    app.asgi_handler = Recording(app.asgi_handler, things.get("audit"))
+    return app
+
+
+def _litestar(
+    handlers: Sequence[BaseRouteHandler], things: Mapping[str, Any], authenticators: Sequence[Authenticator]
+) -> Litestar:
+    return Litestar(
         route_handlers=[*handlers, docs.page, docs.start, docs.document, docs.assets],
         dependencies={name: Provide(_given(thing), sync_to_thread=False) for name, thing in things.items()},
         middleware=[Authentication(authenticators)],
@@ -74,8 +88,6 @@ def make_app(things: Mapping[str, Any], authenticators: Sequence[Authenticator] 
         pdb_on_exception=False,
         debug=False,
     )
-    assert not (silent := forgotten(app)), f"say which permission is needed: {silent}"
-    return app
 
 
 def all_handlers() -> list[BaseRouteHandler]:

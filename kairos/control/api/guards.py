@@ -25,15 +25,15 @@ _PERMISSION = "permission"
 _PUBLIC = "public"
 
 
-def needs(permission: Permission) -> dict[str, Any]:
-    """Keywords for a handler that only those may use who have the permission."""
+def needs(permission: Permission, *, action: str = "") -> dict[str, Any]:
+    """Keywords for a handler that only those may use who have the permission; `action` is its name in the audit log."""
     assert permission in PERMISSIONS
-    return {"opt": {_PERMISSION: permission}, "guards": [_guard]}
+    return {"opt": {_PERMISSION: permission, "action": action}, "guards": [_guard]}
 
 
-def public() -> dict[str, Any]:
+def public(*, action: str = "") -> dict[str, Any]:
     """Keywords for a handler that anybody may use."""
-    return {"opt": {_PUBLIC: True}}
+    return {"opt": {_PUBLIC: True, "action": action}}
 
 
 def permission_of(handler: BaseRouteHandler) -> Permission | None:

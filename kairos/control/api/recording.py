@@ -1,0 +1,215 @@
+"""Every write, and every attempt that was refused, goes into the audit log: here, and nowhere else.
+
+What is recorded of a request: who, from where, what (the handler's name, or what it says with `note`), to what, how it
+ended, and the body where it is short JSON, secrets masked. Those who did not prove who they are get DAMPED entries a
+minute and address; the rest is counted, so that nobody can fill the database from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import re
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+from litestar.datastructures import MutableScopeHeaders
+
+from kairos.control.access.principal import NOBODY, Principal
+from kairos.control.api.listeners import listener_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from litestar.connection import ASGIConnection
+    from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+    from kairos.control.access.audit import Audit, Outcome
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+REFUSED = frozenset({401, 403, 421, 429})
+BODY = 8192  # bytes of a request that are kept
+DAMPED = 20
+ADDRESSES = 1000
+WINDOW_S = 60.0
+_NOTE = "kairos_note"
+_ID = "kairos_request_id"
+_GOOD_ID = re.compile(r"[\w.:=+/-]{1,64}", re.ASCII)
+
+
+class _Note(msgspec.Struct):
+    """What a handler says of its own request."""
+
+    actor: str | None = None
+    action: str | None = None
+    target: str | None = None
+    detail: dict[str, Any] | None = None
+
+
+def note(connection: ASGIConnection[Any, Any, Any, Any], detail: dict[str, Any] | None = None, **words: str) -> None:
+    """Of a request that is under way: `actor`, `action`, `target`, or a `detail` in place of its body."""
+    told: _Note = cast("dict[str, Any]", connection.scope).setdefault(_NOTE, _Note())
+    for name, word in words.items():
+        setattr(told, name, word)
+    if detail is not None:
+        told.detail = (told.detail or {}) | detail
+
+
+def address_of(scope: Scope) -> str:
+    """Where a request comes from: an address, or `local`."""
+    client = scope.get("client")
+    return "local" if listener_of(scope) == "local" else (client[0] if client else "")
+
+
+def request_id_of(scope: Scope) -> str:
+    """What this request is called in the audit log, and in the answer's X-Request-Id."""
+    return str(cast("dict[str, Any]", scope).get(_ID, ""))
+
+
+class Recording:
+    """Around the app."""
+
+    def __init__(self, app: ASGIApp, audit: Audit | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app = app
+        self._audit = audit
+        self._damper = Damper(clock)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self._app(scope, receive, send)
+        request = _Request(scope, receive, send)
+        try:
+            await self._app(scope, request.receive, request.send)
+        except Exception:
+            request.status = request.status or 500
+            raise
+        finally:
+            if self._audit is not None:
+                self._record(self._audit, scope, request)
+
+    def _record(self, audit: Audit, scope: Scope, request: _Request) -> None:
+        principal: Principal = scope.get("user") or NOBODY
+        status = request.status or 499
+        refused = status in REFUSED
+        if method_of(scope) in READING and not (refused and (principal is not NOBODY or _tried(scope))):
+            return
+        address = address_of(scope)
+        if principal is NOBODY:
+            for others, count in self._damper.ended():
+                audit.record(NOBODY, "audit.damped", "", "refused", {"requests": count}, address=others)
+            if not self._damper.admits(address):
+                return
+        told: _Note = cast("dict[str, Any]", scope).get(_NOTE) or _Note()
+        if told.actor is not None:
+            principal = Principal(told.actor, principal.method, frozenset())
+        outcome: Outcome = "refused" if refused else "done" if status < 400 else "failed"
+        detail = {"status": status, **(request.body() if told.detail is None else told.detail)}
+        action, target = told.action or action_of(scope), told.target or target_of(scope)
+        audit.record(principal, action, target, outcome, detail, address=address, request_id=request_id_of(scope))
+
+
+class _Request:
+    """What went in and out."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.status = 0
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._data = bytearray()
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        self._id = given if _GOOD_ID.fullmatch(given) else secrets.token_hex(8)
+        cast("dict[str, Any]", scope)[_ID] = self._id
+
+    async def receive(self) -> Any:
+        message = await self._receive()
+        if message["type"] == "http.request" and len(self._data) <= BODY:
+            self._data += message.get("body", b"")[: BODY + 1]
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] in ("http.response.start", "websocket.http.response.start"):
+            self.status = message["status"]
+            MutableScopeHeaders.from_message(message).setdefault("X-Request-Id", self._id)
+        elif message["type"] == "websocket.accept":
+            self.status = 101
+        elif message["type"] == "websocket.close" and not self.status:
+            self.status = {4401: 401, 4403: 403, 4421: 421}.get(message["code"] or 0, 400)
+        await self._send(message)
+
+    def body(self) -> dict[str, Any]:
+        """Only what is JSON and short."""
+        if not self._data or len(self._data) > BODY:
+            return {"body": "too long to keep"} if self._data else {}
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return {"body": msgspec.json.decode(bytes(self._data))}
+        return {"body": "no JSON"}
+
+
+def action_of(scope: Scope) -> str:
+    """`change_backend` of backends.py is backend.change, `reload` of gateway.py is gateway.reload."""
+    handler: Any = scope.get("route_handler")
+    if handler is None or not hasattr(handler, "fn"):
+        return f"{method_of(scope).lower()} {scope['path']}"
+    if said := handler.opt.get("action"):
+        return str(said)
+    verb, _, noun = handler.fn.__name__.partition("_")
+    return f"{noun or handler.fn.__module__.rpartition('.')[2]}.{verb}"
+
+
+def target_of(scope: Scope) -> str:
+    """What stands in the path in place of parameters, or else the path."""
+    given = scope.get("path_params")
+    return "/".join(str(value) for value in given.values()) if given else scope["path"]
+
+
+def _tried(scope: Scope) -> bool:
+    """Whether there are credentials, good or not."""
+    headers = dict(scope["headers"])
+    return b"authorization" in headers or b"kairos_session=" in headers.get(b"cookie", b"")
+
+
+def method_of(scope: Scope) -> str:
+    """A WebSocket begins with a GET."""
+    return str(cast("dict[str, Any]", scope).get("method", "GET"))
+
+
+class Damper:
+    """How many entries those get who proved nothing, by address (of IPv6: by /64)."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._ends = 0.0
+        self._counts: dict[str, int] = {}
+
+    def admits(self, address: str) -> bool:
+        """One more."""
+        key = network_of(address)
+        if key not in self._counts and len(self._counts) >= ADDRESSES:
+            key = "others"
+        self._counts[key] = self._counts.get(key, 0) + 1
+        return self._counts[key] <= DAMPED
+
+    def ended(self) -> list[tuple[str, int]]:
+        """Who had more than that in the minute that is over."""
+        now = self._clock()
+        if now < self._ends:
+            return []
+        over = [(key, count - DAMPED) for key, count in self._counts.items() if count > DAMPED]
+        self._counts.clear()
+        self._ends = now + WINDOW_S
+        return over
+
+
+def network_of(address: str) -> str:
+    """Whoever has one address of a /64 has them all."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    mapped = parsed.ipv4_mapped
+    return str(mapped) if mapped else str(ipaddress.ip_network((parsed, 64), strict=False))
