@@ -15,5 +15,7 @@ cdef class CacheStore:
 
     cdef uint64_t hash(self, const char* key, Py_ssize_t n) noexcept nogil
     cdef tuple lookup(self, const char* key, Py_ssize_t n, uint64_t hash)
+    cpdef int acquire(self, uint64_t mark, int64_t now_us, int64_t until_us) noexcept
+    cpdef void release(self, uint64_t mark, int64_t until_us) noexcept
     cdef bint _mark(self, uint64_t hash, bytes key, bint soft) except -1
     cdef int _note(self, uint64_t kind, uint64_t hash, int64_t now_us) except -1

@@ -631,7 +631,7 @@ cdef class CacheStore:
 
     # -- who fetches --------------------------------------------------------------------------------------------------
 
-    def acquire(self, uint64_t mark, int64_t now_us, int64_t until_us):
+    cpdef int acquire(self, uint64_t mark, int64_t now_us, int64_t until_us) noexcept:
         """Say that this one fetches: 1; somebody does already: 0; there is no room to say so: -1."""
         cdef Fill* f = &header_of(self.base).fill[mark % FILLS]
         cdef int64_t held = load_us(&f.until)
@@ -647,7 +647,7 @@ cdef class CacheStore:
         cdef Fill* f = &header_of(self.base).fill[mark % FILLS]
         return load_us(&f.until) > now_us and load64(&f.hash) == mark
 
-    def release(self, uint64_t mark, int64_t until_us):
+    cpdef void release(self, uint64_t mark, int64_t until_us) noexcept:
         """It was fetched, or given up. `until_us` is what was said to acquire()."""
         cdef Fill* f = &header_of(self.base).fill[mark % FILLS]
         if load64(&f.hash) == mark:

@@ -23,6 +23,8 @@ FOREVER: Final = 1 << 31
 """Seconds; larger numbers mean this one (RFC 9111 section 1.2.2)."""
 HEURISTIC: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501))
 """Statuses that may be kept although nothing says how long (RFC 9110 section 15.1); 206 is never stored."""
+FOR_ALL: Final = (b"public", b"s-maxage", b"must-revalidate")
+"""Directives with which answers to Authorization may be stored (RFC 9111 section 3.5)."""
 UNDERSTOOD: Final = frozenset(
     (
         *range(200, 206), *range(300, 304), 307, 308, *range(400, 418), *range(421, 427), 428, 429, 431, 451,
@@ -298,17 +300,17 @@ def refusal(status: int, request: Fields, fields: Fields, what: Said, rules: Rul
         return "private"
     if b"no-store" in directives(values(request, b"cache-control")):
         return "request-no-store"
-    shared = not cc.keys().isdisjoint((b"public", b"s-maxage", b"must-revalidate"))
+    shared = not cc.keys().isdisjoint(FOR_ALL)
     if (identified or first(request, b"authorization") is not None) and not shared:
         return "authorization"
     if vary(fields) is None:
         return "vary-star"
-    if first(fields, b"set-cookie") is not None and not _cookie_allowed(cc, rules):
+    if first(fields, b"set-cookie") is not None and not cookie_allowed(cc, rules):
         return "set-cookie"
     return ""
 
 
-def _cookie_allowed(cc: Directives, rules: Rules) -> bool:
+def cookie_allowed(cc: Directives, rules: Rules) -> bool:
     """Whoever sets cookies for all must say so: most did not mean it."""
     if rules.set_cookie == "explicit":
         return b"public" in cc or b"s-maxage" in cc

@@ -264,6 +264,7 @@ cdef class Exchange:
     cdef bint fresh_only                # never on a pooled connection
     cdef const char* flag
     cdef const char* detail
+    cdef const char* cached             # what the cache did, for the log; NULL: none was asked
     cdef char request_id[40]            # generated, where the client sent none that may be kept
     cdef bint own_id
     cdef readonly bint finished

@@ -1263,6 +1263,7 @@ cdef class Exchange:
         r.user_agent = _text(self.base, head.user_agent)
         r.referer = _text(self.base, head.referer)
         r.flag = self.flag
+        r.cache = self.cached
         r.detail = self.detail
         self.runtime.log.write(&r)
         return 0

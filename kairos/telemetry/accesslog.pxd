@@ -38,6 +38,7 @@ cdef struct AccessRecord:           # zero it, then set what is known
     Text user_agent
     Text referer
     const char* flag                # "UF", "UT", "UC", "UPE", "DC", "DPE", "NR", "LR"; NULL or "-": nothing to say
+    const char* cache               # "hit", "miss"; NULL: no cache was asked
     const char* detail              # "via_upstream", "route_not_found"; NULL: none
 
 

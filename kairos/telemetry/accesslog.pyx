@@ -27,11 +27,11 @@ cdef enum:  # most bytes of a field, before escaping
     MAX_TLS = 2048  # tls_fields(), escaped; a server name has 255 bytes at most
     MAX_USER_AGENT = 512
     MAX_REFERER = 1024
-    MAX_WORD = 64  # scheme, flag, detail
+    MAX_WORD = 64  # scheme, flag, cache, detail
     MAX_SECRET = 64  # redacted parameter name
     # An escape is at most six bytes; 1024 hold all keys, numbers and marks.
     MAX_LINE = 6 * (
-        MAX_CLIENT + MAX_METHOD + MAX_HOST + MAX_TARGET + MAX_REQUEST_ID + MAX_USER_AGENT + MAX_REFERER + 3 * MAX_WORD
+        MAX_CLIENT + MAX_METHOD + MAX_HOST + MAX_TARGET + MAX_REQUEST_ID + MAX_USER_AGENT + MAX_REFERER + 4 * MAX_WORD
     ) + 2 * MAX_NAME + MAX_TLS + 1024
 
 cdef enum:  # classes of query bytes
@@ -476,6 +476,7 @@ cdef class AccessLog:
             p = put(self._url(put(p, b',"referer":"'), r.referer, MAX_REFERER, &cut), b'"')
         if r.flag != NULL and r.flag[0] != c'-':
             p = put_word(p, b',"flag":"', r.flag)
+        p = put_word(p, b',"cache":"', r.cache)
         p = put_word(p, b',"detail":"', r.detail)
         if cut:
             p = put(p, b',"truncated":true')
@@ -617,6 +618,7 @@ _TEXTS = {
 _WORDS = {
     "scheme": <char*>&_layout.scheme - <char*>&_layout,
     "flag": <char*>&_layout.flag - <char*>&_layout,
+    "cache": <char*>&_layout.cache - <char*>&_layout,
     "detail": <char*>&_layout.detail - <char*>&_layout,
     "retried_for": <char*>&_layout.retried_for - <char*>&_layout,
 }

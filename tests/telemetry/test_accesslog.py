@@ -40,6 +40,7 @@ REQUEST = {
     "user_agent": "curl/8",
     "referer": "https://example.com/",
     "flag": "UC",
+    "cache": "miss",
     "detail": "via_upstream",
 }
 COMBINED = re.compile(
@@ -105,6 +106,7 @@ def test_a_json_line_says_all_that_is_known():
         "user_agent": "curl/8",
         "referer": "https://example.com/",
         "flag": "UC",
+        "cache": "miss",
         "detail": "via_upstream",
     }
 

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import re
 import time
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -33,8 +33,10 @@ from kairos._speedups.cells import (
     R_CACHE_VALIDATED,
 )  # fmt: skip
 from kairos.proxy import cachecontrol as cc
-from kairos.proxy.cachecontrol import ANYTHING, Rules
+from kairos.proxy.cachecontrol import Rules, Said
+from kairos.proxy.edits import Edits, addition
 from kairos.proxy.exchange import BodyPipe, Response
+from kairos.proxy.fields import RESPONSE_OWN
 from kairos.proxy.filters import cachehit
 from kairos.proxy.filters.cacheentry import (
     Entry,
@@ -47,7 +49,7 @@ from kairos.proxy.filters.cacheentry import (
     to_monotonic,
     to_unix,
 )  # fmt: skip
-from kairos.proxy.filters.cachehit import MARKER, PASS, CacheHit
+from kairos.proxy.filters.cachehit import APART, MARKER, PASS, CacheHit, Look
 from kairos.rediscache import Put, RedisCache
 from kairos.telemetry.log import get_logger
 
@@ -64,8 +66,8 @@ log = get_logger("cache")
 SAFE = frozenset(("OPTIONS", "TRACE"))
 POLL_S: Final = 0.01
 """How often those who wait look whether another worker has it."""
-REMEMBERED: Final = 1024
-"""Markers, and values of varying fields, that are not worked out anew."""
+_WORDS = {"stale": "expired", "request": "refresh"}
+"""For the log, of what is asked upstream."""
 _CONDITIONS = ("If-None-Match", "If-Modified-Since")
 _NOT_ASKED = frozenset((b"range", b"if-range", b"if-match", b"if-unmodified-since", b"if-none-match", b"host"))
 _FILES = {
@@ -75,42 +77,6 @@ _FILES = {
     b"webm": b"video/", b"mp3": b"audio/", b"wasm": b"wasm", b"txt": b"text/plain", b"xml": b"xml",
 }  # fmt: skip
 """What the type of a file holds that ends so, for guard_types."""
-
-
-class Look:
-    """What a request's look into the cache found, until it is answered."""
-
-    __slots__ = (
-        "asked", "asks", "change", "collapsed", "done", "entry", "held", "needs", "passed", "request", "stores",
-        "there", "unix", "url", "validates", "wanted", "why", "writes",
-    )  # fmt: skip
-
-    def __init__(self, url: bytes, request: Fields, asks: int) -> None:
-        self.url = url
-        self.request = request
-        self.asks = asks
-        self.asked = monotonic_us()
-        self.unix = time.time()
-        self.wanted = ANYTHING
-        self.why = "uri-miss"
-        self.entry: Entry | None = None
-        self.needs: frozenset[bytes] = frozenset()
-        """What tells it apart beside Vary."""
-        self.passed = False
-        """Nobody is to wait for it."""
-        self.held = 0
-        """Until when it is said to be fetched by this one, 0: it is not."""
-        self.validates = False
-        """The upstream was asked whether `entry` is still good."""
-        self.stores = True
-        self.collapsed = False
-        self.change = False
-        """An unsafe method."""
-        self.there: dict[bytes, tuple[bytes, bytes, bool]] = {}
-        """What Redis had."""
-        self.writes: list[Put | bytes] = []
-        """What Redis is to have, and the keys of what it is to forget."""
-        self.done = False
 
 
 class _Wait:
@@ -235,18 +201,20 @@ class Cache(CacheHit):
         slow = cachehit.COOKIE if spec.cookies == "bypass" else 0
         assert site.board.cache is not None
         self._redis = _redis_of(site, spec)
-        super().__init__(site.board.cache if self._redis is None else None, plain, spec.status_header, slow)
+        hidden = frozenset(name.lower().encode() for name in spec.strip)
+        self._rules = rules_of(spec)
+        self._keeper = site.kept(("cache",), Keeper)
+        store = site.board.cache if self._redis is None else None
+        special = hidden.union(self._rules.targeted)
+        super().__init__(store, plain, spec.status_header, slow, special, self._keeper.waiters)
         self._store = site.board.cache
         self._spec = spec
-        self._rules = rules_of(spec)
         self._services: Services = site.services
-        self._keeper = site.kept(("cache",), Keeper)
-        self._collapse_us = int(spec.collapse * 1e6)
-        self._hidden = frozenset(name.lower().encode() for name in spec.strip)
+        self.collapse_us = int(spec.collapse * 1e6)
+        self._hidden = hidden
         self._by = Distinctions(spec)
-        self._markers: dict[bytes, Marker] = {}
-        self._parts: dict[tuple[bytes, tuple[bytes, ...]], bytes] = {}
-        self._most = min(spec.max_entry, self._store.max_entry - 4096)
+        self.most = min(spec.max_entry, self._store.max_entry - 4096)
+        self.guards = spec.guard_types
 
     # -- a request ----------------------------------------------------------------------------------------------------
 
@@ -285,31 +253,45 @@ class Cache(CacheHit):
     def _get(self, look: Look, key: bytes) -> tuple[bytes, bytes, bool] | None:
         return self._store.get(key) if self._redis is None else look.there.get(key)
 
-    def variant(self, x: Exchange, url: bytes, marker: bytes) -> bytes | None:
-        """See CacheHit. What was worked out before is remembered: clients have few values of such fields."""
-        made = self._markers.get(marker)
-        if made is None:
-            if len(self._markers) >= REMEMBERED:
-                self._markers.clear()
-            made = self._markers[marker] = Marker.of(marker)
-        if len(made.specs) != 1:
-            return None
-        parts = []
-        for name in made.specs[0]:
-            if name.startswith(b":"):
-                return None
-            parts.append(self._part_of_key(name, tuple(x.header_values(name))))
-        return b"\n".join((url, made.nonce.hex().encode(), b"\n".join(parts)))
+    def marked(self, marker: bytes) -> tuple[bytes, tuple[bytes, ...]] | tuple[()]:
+        """See CacheHit."""
+        made = Marker.of(marker)
+        if len(made.specs) != 1 or any(name.startswith(b":") for name in made.specs[0]):
+            return ()
+        return b"\n" + made.nonce.hex().encode() + b"\n", tuple(made.specs[0])
 
-    def _part_of_key(self, name: bytes, lines: tuple[bytes, ...]) -> bytes:
-        part = self._parts.get((name, lines))
-        if part is None:
-            if len(self._parts) >= REMEMBERED:
-                self._parts.clear()
-            part = cc.variant([(name, line) for line in lines], (name,))
-            if len(part) < 1024:
-                self._parts[name, lines] = part
-        return part
+    def parted(self, name: bytes, lines: list[bytes]) -> bytes:
+        """See CacheHit."""
+        return cc.variant([(name, line) for line in lines], (name,))
+
+    def judge(self, control: bytes) -> int:
+        """See CacheHit."""
+        what = Said(cc.directives([control]), own=False)
+        words = what.directives
+        verdict = 0 if words.keys().isdisjoint(cc.FOR_ALL) else cachehit.SHARED
+        if cc.cookie_allowed(words, self._rules):
+            verdict |= cachehit.COOKIES
+        if b"must-understand" in words:
+            return cachehit.ASK
+        if b"no-store" in words:
+            return verdict | cachehit.NO_STORE
+        if b"private" in words and words[b"private"] is None:
+            return verdict | cachehit.PRIVATE
+        return verdict | self._freshness(what)
+
+    def _freshness(self, what: Said) -> int:
+        """Of what may be stored, whether it would be of any use."""
+        stale = cc.staleness(what, self._rules)
+        given = cc.explicit_lifetime([], what, 0.0)
+        if stale.while_revalidate or stale.if_error or self._rules.override_ttl is not None or given:
+            return cachehit.STORED
+        if given is not None:
+            return cachehit.ZERO
+        return cachehit.STORED if self._rules.ttl_by_status or self._rules.default_ttl else cachehit.SILENT
+
+    def saying(self, status: int, reason: str) -> Edits:
+        """See CacheHit."""
+        return Edits([addition("Cache-Status", _told("uri-miss", status, stored=False, detail=reason), RESPONSE_OWN)])
 
     def _passes(self, asks: int) -> bool:
         return bool(asks & cachehit.COOKIE) and self._spec.cookies == "bypass"
@@ -320,6 +302,7 @@ class Cache(CacheHit):
             return
         look.why = "bypass"
         look.stores = False
+        self.mark(x, "bypass")
         self._note(x, look)
         self.count(x, R_CACHE_BYPASSED)
 
@@ -378,14 +361,25 @@ class Cache(CacheHit):
 
     def _is_first(self, x: Exchange, look: Look, entry: Entry | None) -> bool:
         """Whether to ask upstream now: nobody else does, or it is of no use to wait."""
-        conditional = entry is None and look.asks & cachehit.CONDITIONS
-        if look.passed or not self._collapse_us or conditional or look.asks & cachehit.RANGE or x.method == "HEAD":
+        if look.passed or not self.collapse_us or self._waits_for_nothing(x, look, entry):
             return True
         now = monotonic_us()
-        got = self._store.acquire(self._mark(look), now, now + self._collapse_us)
+        got = self._store.acquire(self._mark(look), now, now + self.collapse_us)
         if got == 1:
-            look.held = now + self._collapse_us
+            look.held = now + self.collapse_us
         return got != 0
+
+    def _waits_for_nothing(self, x: Exchange, look: Look, entry: Entry | None) -> bool:
+        """Whether what others fetch would not do for it."""
+        conditional = entry is None and bool(look.asks & cachehit.CONDITIONS)
+        return conditional or bool(look.asks & cachehit.RANGE) or x.method == "HEAD" or self._is_apart(x, look)
+
+    def _is_apart(self, x: Exchange, look: Look) -> bool:
+        """Whether who is known does not wait for others: such answers could not be stored lately."""
+        if not look.asks & cachehit.AUTHORIZATION and x.identity is None:
+            return False
+        found = self._get(look, look.url + APART)
+        return found is not None and Entry.of(found).is_fresh(monotonic_us())
 
     def _mark(self, look: Look) -> int:
         return self._store.hash_of(look.url)
@@ -393,7 +387,7 @@ class Cache(CacheHit):
     async def _wait(self, x: Exchange, look: Look) -> Response | None:
         """Until the one that fetches it has it, has given up or takes too long."""
         mark = self._mark(look)
-        until = look.asked + self._collapse_us
+        until = look.asked + self.collapse_us
         while True:
             await self._keeper.turn(mark)
             now = monotonic_us()
@@ -413,7 +407,7 @@ class Cache(CacheHit):
         """Ask upstream: whether the entry is still good, where there is one with a validator."""
         look.entry = entry
         look.asked = monotonic_us()
-        look.unix = time.time()
+        self.mark(x, _WORDS.get(look.why, "miss"))
         if look.asks & cachehit.OVERRIDES:
             for sent in {name.lower() for name, _ in x.headers} & cachehit.OVERRIDING:
                 x.set_request_header(sent.decode(), None)
@@ -435,10 +429,8 @@ class Cache(CacheHit):
 
     # -- a response ---------------------------------------------------------------------------------------------------
 
-    def on_response(self, x: Exchange) -> Response | None:
-        look = None if x.notes is None else cast("Look | None", x.notes.get(self))
-        if look is None or look.done:
-            return None
+    def responded(self, x: Exchange, look: Look) -> Response | None:
+        """See CacheHit."""
         if look.change:
             self._changed(x, look)
             return None
@@ -493,12 +485,12 @@ class Cache(CacheHit):
             if reason:
                 self._not_stored(look, status, reason)
             else:
-                x.add_body_pipe(Tap(self, x, look, status, fields, self._most), tap=True)
+                x.add_body_pipe(Tap(self, x, look, status, fields, self.most), tap=True)
         for name in self._hidden:
             if x.response_header(name) is not None:
                 x.set_response_header(name.decode(), None)
         if self.tells:
-            x.add_response_header("Cache-Status", _told(look, status, stored=not reason, detail=reason))
+            x.add_response_header("Cache-Status", _told(look.why, status, stored=not reason, detail=reason))
         if reason:
             self.settle(look)
 
@@ -513,7 +505,7 @@ class Cache(CacheHit):
         if not cachehit.is_delimited(x):
             return "undelimited"
         length = cc.first(fields, b"content-length")
-        if length is not None and int(length) > self._most:
+        if length is not None and int(length) > self.most:
             return "too-large"
         if self._spec.guard_types and not _is_of_its_type(look.url, fields):
             return "type"
@@ -532,7 +524,11 @@ class Cache(CacheHit):
 
     def _not_stored(self, look: Look, status: int, reason: str) -> None:
         """What was stored is not the latest any more; and nobody is to wait for the next one, while it is like this."""
-        if not look.stores or reason == "authorization" or status == 304 or status == 206:
+        if not look.stores or status == 304 or status == 206:
+            return
+        if reason == "authorization":
+            if look.held and self._redis is None:
+                self._write(look, look.url + APART, of_pass(monotonic_us()), b"", [])
             return
         if look.entry is not None and status < 500:
             self._drop(look)
@@ -643,26 +639,23 @@ class Cache(CacheHit):
         finally:
             self._release(look)
 
+    def wake(self, mark: int) -> None:
+        """See CacheHit."""
+        self._keeper.wake(mark)
+
     def _release(self, look: Look) -> None:
         if look.held:
             mark = self._mark(look)
             self._store.release(mark, look.held)
             look.held = 0
-            self._keeper.wake(mark)
-
-    def forget(self, x: Exchange) -> None:
-        """The exchange is over, however it ended."""
-        look = None if x.notes is None else x.notes.get(self)
-        if look is not None and not look.done:
-            self.settle(look)
+            self.wake(mark)
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
     def _serve(self, x: Exchange, look: Look, entry: Entry, now: int, asked: int | None = None) -> Response:
         """The entry as the client wants it: whole, a part, or word that it has it. `asked`: what the upstream said."""
         stored_at = time.time() - (now - entry.stored) / 1e6
-        self.mark_hit(x, "cache_hit" if asked is None and entry.is_fresh(now) else "cache_stale" if asked != 304
-                      else "cache_validated")  # fmt: skip
+        self.mark_hit(x, "revalidated" if asked == 304 else "hit" if asked is None and entry.is_fresh(now) else "stale")
         tail = b"Age: %d\r\n" % max(0, (now - entry.born) // 1_000_000)
         if self.tells:
             tail += b"Cache-Status: %s\r\n" % _told_hit(look, entry, now, asked)
@@ -703,7 +696,7 @@ class Cache(CacheHit):
 
     async def _ask(self, look: Look, entry: Entry, plan: Plan, target: bytes, headers: Fields, client: bytes) -> None:
         try:
-            answer = await self._services.fetch(plan, "GET", target, headers, limit=self._most, client=client)
+            answer = await self._services.fetch(plan, "GET", target, headers, limit=self.most, client=client)
             self._absorb(look, entry, answer)
         finally:
             self.settle(look)
@@ -829,9 +822,9 @@ def _is_of_its_type(url: bytes, fields: Fields) -> bool:
     return expected is None or expected in (cc.first(fields, b"content-type") or b"").lower()
 
 
-def _told(look: Look, status: int, stored: bool, detail: str) -> bytes:
+def _told(why: str, status: int, stored: bool, detail: str) -> bytes:
     """Cache-Status of an answer that the upstream gave."""
-    text = f"kairos; fwd={look.why}; fwd-status={status}"
+    text = f"kairos; fwd={why}; fwd-status={status}"
     text += "; stored" if stored else f"; detail={detail}" if detail not in ("", "bypass", "method") else ""
     return text.encode()
 

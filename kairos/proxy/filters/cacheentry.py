@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from kairos.proxy import cachecontrol as cc
-from kairos.proxy.filters.cachehit import EXPLICIT_STALE, MARKER, META_BYTES, NEVER_STALE, PASS, VALIDATE, pack, unpack
+from kairos.proxy.filters.cachehit import (
+    EXPLICIT_STALE,
+    MARKER,
+    META_BYTES,
+    NEVER_STALE,
+    PASS,
+    PASS_US,
+    VALIDATE,
+    pack,
+    unpack,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,8 +31,6 @@ if TYPE_CHECKING:
     from kairos.proxy.cachecontrol import Fields, Rules
 
 MARKER_US = 366 * 86_400_000_000
-PASS_US = 10_000_000
-"""How long nobody waits for answers that could not be stored lately."""
 SPECS = 4
 """Sets of fields a resource may vary by, of which the latest are remembered."""
 
