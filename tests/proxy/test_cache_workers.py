@@ -23,7 +23,7 @@ def test_workers_share_it_and_a_killed_one_leaves_it() -> None:
             os.kill(worker, signal.SIGKILL)
             gate.wait(lambda: gate.get("/a")[1] == b"hello", "answer")
             assert len(script.requests) == 1
-            assert gate.admin("POST", "/v1/cache/purge", {"tags": ["red"]}) == (200, {"purged": 1})
+            assert gate.admin("POST", "/api/cache/purge", {"tags": ["red"]}) == (200, {"purged": 1})
             for _ in range(20):
                 gate.get("/a")
             assert len(script.requests) == 2
