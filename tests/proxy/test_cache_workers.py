@@ -27,5 +27,5 @@ def test_workers_share_it_and_a_killed_one_leaves_it() -> None:
             for _ in range(20):
                 gate.get("/a")
             assert len(script.requests) == 2
-            assert gate.admin("GET", "/v1/cache")[1]["entries"] == 1
+            assert gate.admin("GET", "/api/cache")[1]["entries"] == 1
             assert "kairos_cache_stored_total" in gate.metrics()
