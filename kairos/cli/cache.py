@@ -41,17 +41,17 @@ def _purged(answer: Any) -> Iterable[str]:
 
 
 @cache.command()
-@click.option("--url", help="One URL, with all its variants.")
+@click.argument("page", metavar="[URL]", required=False)
 @click.option("--prefix", help="All URLs that begin so.")
 @click.option("--tag", "tags", multiple=True, help="All with this Surrogate-Key or Cache-Tag; may be repeated.")
 @click.option("--all", "everything", is_flag=True, help="Everything.")
 @click.option("--soft", is_flag=True, help="Keep it, but have it validated before its next use.")
 @talks(_purged)
 def purge(
-    client: Client, url: str | None, prefix: str | None, tags: tuple[str, ...], everything: bool, soft: bool
+    client: Client, page: str | None, prefix: str | None, tags: tuple[str, ...], everything: bool, soft: bool
 ) -> Any:
-    """Throw responses out, by URL, prefix or tag.
+    """Throw responses out: one URL with all its variants, or by prefix or tag.
 
     Holds at once for every worker; what is being fetched meanwhile is not stored either.
     """
-    return client.purge_cache(url=url, prefix=prefix, tags=list(tags) or None, all=everything, soft=soft)
+    return client.purge_cache(url=page, prefix=prefix, tags=list(tags) or None, all=everything, soft=soft)

@@ -15,9 +15,7 @@ ports that a test really uses; $PID is the gateway's supervisor. The origins are
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import inspect
 import json
 import os
 import re
@@ -41,7 +39,6 @@ from kairos.cli.gateway import EPILOG
 from kairos.config.load import judged, loads
 from kairos.config.log import COMPONENTS
 from kairos.config.model import Backend, Route
-from kairos.control import api
 from kairos.proxy.errors import KINDS
 from kairos.scoreboard import Capacity, Scoreboard, Series
 from kairos.telemetry.log import FIELDS
@@ -315,21 +312,6 @@ def verbs(group: click.Group, words: str = "kairos") -> Iterator[str]:
 def test_every_command_is_listed() -> None:
     listed = [name for row in table("operations.md", "| command | does |") for name in row[0].split(", ")]
     assert sorted(listed) == sorted(map(code, verbs(manage.main)))
-
-
-def test_every_path_of_the_admin_socket_is_listed() -> None:
-    routes = ast.parse(inspect.getsource(api.router)).body[0]
-    expected = [
-        [ast.literal_eval(path), [ast.literal_eval(method) for method in methods.keys if method is not None]]
-        for found in ast.walk(routes)
-        if isinstance(found, ast.Dict)
-        for path, methods in zip(found.keys, found.values, strict=True)
-        if path is not None and isinstance(methods, ast.Dict)
-    ]
-    listed = [
-        [row[0].strip("`"), row[1].replace("`", "").split(", ")] for row in table("operations.md", "| path | methods |")
-    ]
-    assert listed == expected
 
 
 def test_fields_and_components_of_the_program_log_are_listed() -> None:
