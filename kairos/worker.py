@@ -50,8 +50,8 @@ from kairos.proxy.snapshot import Origins, Revision, Snapshot
 from kairos.proxy.upstream.dial import use_resolver
 from kairos.proxy.wire import Clock
 from kairos.resolver import Resolver
-from kairos.telemetry.accesslog import AccessLog
-from kairos.telemetry.log import configure, get_logger
+from kairos.telemetry.accesslog import AccessLog, SaidRing
+from kairos.telemetry.log import configure, get_logger, show_lines
 
 if TYPE_CHECKING:
     from kairos.channel import WorkerBoot
@@ -74,6 +74,7 @@ KILL_S = 1.0
 def main(boot: WorkerBoot) -> None:
     """Run until drained. The exit code tells the supervisor how it went."""
     configure(boot.config.log, node=boot.config.storage.node)
+    show_lines(SaidRing(boot.scoreboard, boot.slot).write)
     faulthandler.enable()  # for the SIGABRT of a supervisor that finds the loop stuck
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides, even when a terminal signals the group
     gc.collect()

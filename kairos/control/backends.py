@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Condition = Literal["healthy", "unhealthy", "draining", "maintenance", "ejected"]
 
 _OPERATORS = cells.OUT_DRAIN | cells.OUT_MAINTENANCE
-_BREAKER: dict[int, Literal["closed", "open", "half_open"]] = {
+BREAKER_STATES: dict[int, Literal["closed", "open", "half_open"]] = {
     breaker.CLOSED: "closed", breaker.OPEN: "open", breaker.HALF_OPEN: "half_open",
 }  # fmt: skip
 
@@ -103,7 +103,7 @@ class Backends:
             if key not in self._users:
                 _write(upstream, NOTHING)
                 continue
-            if key not in self._upstreams and (found := _found(upstream)) != NOTHING:
+            if key not in self._upstreams and (found := override_of(upstream)) != NOTHING:
                 self._overrides[key] = found  # of a control process before this one
             _write(upstream, self._overrides.get(key, NOTHING))
         self._upstreams = {key: upstream for key, upstream in known.items() if key in self._users}
@@ -174,13 +174,13 @@ class Backends:
 
     def _status(self, upstream: Upstream) -> BackendStatus:
         totals, now = upstream.totals(), monotonic_us()
-        override = _found(upstream)
+        override = override_of(upstream)
         return BackendStatus(
             key=upstream.key,
             routes=self._users[upstream.key],
             state=_condition(upstream, now),
             weight=override.weight,
-            breaker=_BREAKER[upstream.breaker.state],
+            breaker=BREAKER_STATES[upstream.breaker.state],
             breaker_forced=override.breaker if override.breaker != "auto" else None,
             ejected_for=max(upstream.get(cells.SU_SKIP_UNTIL_US) - now, 0) / 1e6,
             in_flight=totals[cells.U_IN_FLIGHT],
@@ -230,7 +230,7 @@ def _write(upstream: Upstream, override: Override) -> None:
     upstream.put_back(_OPERATORS & ~why)
 
 
-def _found(upstream: Upstream) -> Override:
+def override_of(upstream: Upstream) -> Override:
     """What the cells say; both bits are there when a control process died on the way from one to the other."""
     out, forced = upstream.get(cells.SU_OUT), upstream.get(cells.SU_FORCED)
     weight = upstream.get(cells.SU_WEIGHT)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kairos.config.log import LogFile
+    from kairos.control.tail import Tail
     from kairos.scoreboard import Scoreboard
 
 STDOUT = "-"
@@ -42,9 +43,12 @@ def open_log(path: str) -> int:
 class LogWriter:
     """start(), then switch() and reopen() at any time, then stop()."""
 
-    def __init__(self, scoreboard: Scoreboard, path: str, spec: LogFile) -> None:
+    def __init__(self, scoreboard: Scoreboard, path: str, spec: LogFile, tail: Tail | None = None) -> None:
         self._page = scoreboard.page
         self._reader = LogReader(scoreboard)
+        self._tail = tail
+        self._unseen = [0] * len(self._reader)
+        """Lines for watchers that had no room in a worker's ring, as far as that was told."""
         self._wanted = (path, spec)
         self._path = path
         self._rotation: Rotation | None = None
@@ -93,6 +97,8 @@ class LogWriter:
     def _pass(self) -> float:
         """Write out every ring once; how long to wait before the next time."""
         taken = 0
+        if self._tail is not None:
+            self._show(self._tail)
         try:
             self._write()
             for slot in range(len(self._reader)):
@@ -109,10 +115,27 @@ class LogWriter:
 
     def _take(self, slot: int) -> memoryview:
         try:
-            return memoryview(self._reader.drain(slot))
+            lines = self._reader.drain(slot)
         except RuntimeError as error:
             log.error("access-log lines are lost", error=str(error))
             return memoryview(b"")
+        if self._tail is not None and self._tail.complete:
+            self._tail.requests.add(lines)
+        return memoryview(lines)
+
+    def _show(self, tail: Tail) -> None:
+        """What is said in the program's log, and requests that workers tell of for watchers only, whatever the disk."""
+        try:
+            for slot in range(-1, len(self._reader)):
+                tail.program.add(self._reader.drain_said(slot))
+            for slot in range(len(self._reader)) if tail.asks_workers else ():
+                lines, unseen = self._reader.drain_tail(slot)
+                tail.requests.add(lines)
+                if lost := unseen - self._unseen[slot]:
+                    self._unseen[slot] = unseen
+                    tail.requests.lose(lost)
+        except RuntimeError as error:
+            log.error("lines for watchers are lost", error=str(error))
 
     def _write(self) -> None:
         if self._stale.is_set():

@@ -49,6 +49,14 @@ from kairos.control.bans import Bans
 from kairos.control.caches import Caches
 from kairos.control.commands import Commands
 from kairos.control.endings import EndedSessions
+from kairos.control.events import (
+    ControlStarted,
+    EventBus,
+    LogLevelsChanged,
+    ReloadFailed,
+    RevisionInUse,
+    UpgradeEnded,
+)
 from kairos.control.health import HealthChecker
 from kairos.control.http import Handler, Request, Responder, Response, Router
 from kairos.control.keysets import KeySets
@@ -60,18 +68,21 @@ from kairos.control.outlier import OutlierDetector
 from kairos.control.requests import Requests
 from kairos.control.revisions import Keeper
 from kairos.control.rotation import Housekeeper
+from kairos.control.tail import Tail
 from kairos.control.tickets import TicketKeys
+from kairos.control.transitions import Transitions
 from kairos.control.watch import FileWatch
 from kairos.storage.revisions import Revisions
 from kairos.storage.state import BACKENDS, ENDINGS, REVISIONS
 from kairos.telemetry import log as telemetry
-from kairos.telemetry.log import adopt, configure, get_logger
+from kairos.telemetry.log import adopt, configure, get_logger, show_lines
 from kairos.telemetry.prometheus import GatewayCollector
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
+    from kairos.config.log import Level
     from kairos.config.model import Config
     from kairos.config.text import ConfigText
     from kairos.control.management import Management
@@ -103,11 +114,15 @@ class Control:
         self._stepping_down: asyncio.Task[None] | None = None
         self._asking: set[asyncio.Task[None]] = set()
         self._collector = GatewayCollector(boot.scoreboard, boot.series, per_route=boot.config.metrics.per_route)
-        self._log = LogWriter(boot.scoreboard, _log_path(boot.config), boot.config.access_log)
+        self._tail = Tail(boot.scoreboard)
+        show_lines(self._tail.program.add)
+        self._events = EventBus()
+        self._log = LogWriter(boot.scoreboard, _log_path(boot.config), boot.config.access_log, self._tail)
         self._housekeeper = Housekeeper()
         self._log.on_rotated = self._housekeeper.look
         self._rotate(allowed=not boot.standby)
         self._levels = LogLevels(boot.scoreboard)
+        self._levels.on_change = self._tell_levels
         self._checker = HealthChecker(boot.scoreboard)
         self._outliers = OutlierDetector(boot.scoreboard)
         folder = Path(boot.control.state_dir) if boot.control and boot.control.state_dir else None
@@ -120,6 +135,7 @@ class Control:
         self._endings = EndedSessions(folder / ENDINGS if folder else None, self._ended)
         self._tickets = TicketKeys(boot.scoreboard)
         self._bans = Bans(boot.scoreboard)
+        self._transitions = Transitions(boot.scoreboard, self._events, bans=self._bans, why_down=self._why_down)
         self._limits = Limits(boot.scoreboard)
         self._caches = Caches(boot.scoreboard)
         self._requests = Requests(self._say)
@@ -133,9 +149,12 @@ class Control:
     async def run(self) -> None:
         """Serve and obey; returns once the last lines are written."""
         reader, self._channel = await asyncio.open_unix_connection(sock=self._boot.channel)
+        self._tail.start()
         self._log.start()
         self._tickets.start()
         self._apply(self._boot.config, self._boot.series)
+        self._events.publish(ControlStarted(pid=os.getpid()))
+        self._transitions.start()
         server = await self._serve()
         self._say(Ready(os.getpid()))
         if not self._boot.standby:
@@ -207,7 +226,7 @@ class Control:
         if self._stepping_down is not None:
             await self._stepping_down
         endings = [self._outliers.close(), self._checker.close(), self._key_sets.close(), self._providers.close()]
-        endings.append(self._tickets.close())
+        endings += [self._tickets.close(), self._transitions.close()]
         endings.append(self._end_management())
         endings.append(asyncio.to_thread(self._log.stop, patience))
         endings.append(asyncio.to_thread(self._housekeeper.stop, min(patience, STOP_TIMEOUT)))
@@ -250,8 +269,10 @@ class Control:
             case ReloadResult():
                 self._commands.note(message)
                 self._requests.reloaded(message)
+                self._tell_reload(message)
             case UpgradeResult():
                 self._requests.upgraded(message)
+                self._events.publish(UpgradeEnded(pid=message.pid, problem=message.problem))
                 if message.pid:
                     self._stepping_down = asyncio.create_task(self._step_down())
             case Listen(borrowed=True):
@@ -264,6 +285,17 @@ class Control:
                 self._prepared = None
             case ReopenLogs():
                 self._log.reopen()
+
+    def _tell_reload(self, result: ReloadResult) -> None:
+        if result.problems:
+            self._events.publish(ReloadFailed(revision=result.revision, problems=result.problems))
+
+    def _tell_levels(self, levels: dict[str, Level], seconds: float | None) -> None:
+        self._events.publish(LogLevelsChanged(levels=levels, seconds=seconds))
+
+    def _why_down(self, key: str) -> str:
+        status = self._checker.status(key)
+        return status.last_reason if status is not None else ""
 
     def _rotate(self, *, allowed: bool) -> None:
         """Only one of two gateways rotates files."""
@@ -292,6 +324,7 @@ class Control:
 
     def _commit(self, prepared: Prepare) -> None:
         self._prepared = None
+        self._events.publish(RevisionInUse(revision=prepared.revision))
         self._collector.assignment = prepared.series
         self._collector.per_route = prepared.config.metrics.per_route
         configure(prepared.config.log, node=prepared.config.storage.node)
@@ -319,6 +352,8 @@ class Control:
         if self._management is not None:
             self._management.apply(config, series)
         self._levels.apply(config.log)
+        self._tail.apply(complete=config.access_log.complete)
+        self._transitions.apply(config, series, self._collector.certificates)
         self._housekeeper.apply((config.log.file, config.log), (_log_path(config), config.access_log))
         if self._watch is not None:
             self._watch.look_beside([*tls_files(config), *policy_files(config)])

@@ -62,7 +62,8 @@ from kairos.supervisor.plan import CONTROL, Phase, Plan, Revision
 from kairos.supervisor.sockets import Asked, ControlSocket, ListenError, Listeners
 from kairos.supervisor.state import GatewayState
 from kairos.supervisor.upgrade import Accepting, Booted, Command, Failed, Go, Gone, Heir, Predecessor, Serving
-from kairos.telemetry.log import configure, get_logger, open_log, share_levels, write_levels
+from kairos.telemetry.accesslog import SaidRing
+from kairos.telemetry.log import configure, get_logger, open_log, share_levels, show_lines, write_levels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping
@@ -260,6 +261,7 @@ class Arbiter:
         self._scoreboard = _scoreboard(config)
         share_levels(self._scoreboard.page, self._scoreboard.levels)
         write_levels(config.log)
+        show_lines(SaidRing(self._scoreboard, -1).write)
         self._series = Series(self._scoreboard)
         self._numbers = self._last_number(loaded)
         self._current = self._version(loaded, "start")

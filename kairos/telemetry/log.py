@@ -230,6 +230,13 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 
 _write: Callable[[str], None] = _StreamLines(sys.stderr)
+_shown: Callable[[bytes], object] | None = None
+
+
+def show_lines(show: Callable[[bytes], object]) -> None:
+    """Hand this process's lines also to whoever watches: JSON with the end of the line, whatever the format."""
+    global _shown
+    _shown = show
 
 
 # --- what a line looks like -----------------------------------------------------------------------------------------
@@ -238,15 +245,14 @@ _write: Callable[[str], None] = _StreamLines(sys.stderr)
 def _processors(node: str, *, readable: bool, colors: bool) -> list[Processor]:
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
     shared: list[Processor] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, _add_pid]
-    if readable:
-        return [*shared, stamp, structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time")]
 
     def add_node(_logger: Any, _method: str, event: EventDict) -> EventDict:
         event["node"] = node
         return event
 
-    renderer = structlog.processors.JSONRenderer(_json)
-    return [*shared, add_node, stamp, structlog.processors.format_exc_info, renderer]
+    if readable:
+        return [*shared, stamp, _show, structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time")]
+    return [*shared, add_node, stamp, structlog.processors.format_exc_info, _show, _as_json]
 
 
 def _add_pid(_logger: Any, _method: str, event: EventDict) -> EventDict:
@@ -254,9 +260,16 @@ def _add_pid(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return event
 
 
-def _json(event: dict[str, Any], **options: Any) -> str:
-    first = {name: event.pop(name) for name in FIELDS if name in event}
-    return orjson.dumps({**first, **event}, default=options.get("default")).decode()
+def _show(logger: Any, method: str, event: EventDict) -> EventDict:
+    if _shown is not None:
+        plain = structlog.processors.format_exc_info(logger, method, dict(event))
+        _shown(_as_json(logger, method, plain).encode() + b"\n")
+    return event
+
+
+def _as_json(_logger: Any, _method: str, event: EventDict) -> str:
+    first = {name: event[name] for name in FIELDS if name in event}
+    return orjson.dumps({**first, **event}, default=repr).decode()
 
 
 # --- libraries ------------------------------------------------------------------------------------------------------
