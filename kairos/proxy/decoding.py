@@ -1,4 +1,4 @@
-"""Request bodies without their content codings, for policies that look into them; all others pass them as they are.
+"""Bodies without their content codings, for policies that look into them; all others pass them as they are.
 
 What a few bytes can blow up to is bounded twice: by the caller's limit, and by RATIO once SLACK is passed. The output
 is made in pieces, so a bomb costs no more than the limit. One coding at most: stacked ones are refused (415), and so is
@@ -12,7 +12,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from kairos.proxy.exchange import Exchange
 
@@ -62,13 +62,26 @@ def content_coding(x: Exchange) -> bytes:
     Raises:
         DecodeError: there are more than one, or it is not known.
     """
-    fields = [value for name, value in x.headers if name.lower() == b"content-encoding"]
+    return _one_coding(x.headers)
+
+
+def response_coding(x: Exchange) -> bytes:
+    """The same of the upstream's response.
+
+    Raises:
+        DecodeError: see content_coding().
+    """
+    return _one_coding(x.response_headers)
+
+
+def _one_coding(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    fields = [value for name, value in headers if name.lower() == b"content-encoding"]
     named = [item.strip().lower() for field in fields for item in field.split(b",")]
     codings = [name for name in named if name not in (b"", b"identity")]
     if len(codings) > 1:
-        raise DecodeError("unsupported_media_type", "Request bodies may have one content coding, not several")
+        raise DecodeError("unsupported_media_type", "A body may have one content coding, not several")
     if codings and codings[0] not in _DECODERS:
-        raise DecodeError("unsupported_media_type", f"Content codings of requests are {KNOWN.decode()}")
+        raise DecodeError("unsupported_media_type", f"Content codings may be {KNOWN.decode()}")
     return codings[0] if codings else b""
 
 
@@ -84,7 +97,7 @@ def decode(data: bytes, coding: bytes, limit: int, ratio: int = RATIO) -> bytes:
                 raise (
                     _too_large(limit)
                     if size > limit
-                    else DecodeError("payload_too_large", f"Request body grows to more than {ratio} times its size")
+                    else DecodeError("payload_too_large", f"The body grows to more than {ratio} times its size")
                 )
     except DecodeError:
         raise
@@ -94,11 +107,11 @@ def decode(data: bytes, coding: bytes, limit: int, ratio: int = RATIO) -> bytes:
 
 
 def _too_large(limit: int) -> DecodeError:
-    return DecodeError("payload_too_large", f"Request body is larger than the {limit} bytes this route takes")
+    return DecodeError("payload_too_large", f"The body is larger than the {limit} bytes this route takes")
 
 
 def _broken(coding: bytes) -> DecodeError:
-    return DecodeError("bad_body", f"Request body is not valid {coding.decode()}")
+    return DecodeError("bad_body", f"The body is not valid {coding.decode()}")
 
 
 class _Decoder(Protocol):

@@ -10,7 +10,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import brotli
 import pytest
+from backports import zstd
 
 from tests.support.gateway import route
 from tests.support.inprocess import InProcess, serving
@@ -395,6 +397,56 @@ def test_responses_that_the_rules_cannot_be_applied_to_are_not_shown(response, c
                 else:
                     assert body == response.partition(b"\r\n\r\n")[2]
                 assert gate.reports == []
+
+
+CODED = [("gzip", gzip.compress, gzip.decompress), ("br", brotli.compress, brotli.decompress),
+         ("zstd", zstd.compress, zstd.decompress), ("x-gzip", gzip.compress, gzip.decompress)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("coding", "write", "read"), CODED, ids=[name for name, _, _ in CODED])
+def test_a_body_that_comes_compressed_all_the_same_is_rewritten_and_stays_so(coding: str, write: Any, read: Any):
+    body = write(b'{"secret": 1, "a": "' + b"x" * 500 + b'"}')
+    fields = ("Content-Type: application/json", f"Content-Encoding: {coding}", 'ETag: "1"')
+    with origin(answering(answer(body, *fields))) as o:
+        config = {"routers": [route("/t", o.url, response_transformation={"body": {"remove": ["/secret"]}})]}
+        with serving(config) as gate:
+            head, got = gate.get("/t", "Accept-Encoding: gzip, br, zstd")
+    assert json.loads(read(got)) == {"a": "x" * 500}
+    assert f"Content-Encoding: {coding}".encode() in head
+    assert b"ETag" not in head
+
+
+BOMB = b'{"a": "' + b"x" * 200_000 + b'"}'
+
+
+@pytest.mark.parametrize("others", ["reject", "pass"])
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(b'{"a": 1}')[:-6]),
+        ("br", b"\xff\xff\xff"),
+        ("zstd", gzip.compress(b"{}")),
+        ("gzip", gzip.compress(BOMB)),
+        ("zstd", zstd.compress(BOMB)),
+        ("gzip", gzip.compress(b"<html>")),
+        ("deflate", b"x"),
+        ("gzip, br", b"x"),
+    ],
+    ids=["cut", "no brotli", "no zstd", "a gzip bomb", "a zstd bomb", "no JSON in it", "deflate", "two"],
+)
+def test_compressed_bodies_that_cannot_be_read_pass_or_not(coding: str, body: bytes, others: str):
+    rules = {"remove": ["/secret"], "limit": 100_000, "others": others}
+    fields = ("Content-Type: application/json", f"Content-Encoding: {coding}")
+    with origin(answering(answer(body, *fields))) as o:
+        config = {"routers": [route("/t", o.url, response_transformation={"body": rules})]}
+        with serving(config) as gate:
+            head, got = gate.get("/t")
+            if others == "pass":
+                assert got == body
+                assert f"Content-Encoding: {coding}".encode() in head
+            else:
+                assert head.startswith(b"HTTP/1.1 502 ")
+            assert gate.reports == []
 
 
 @pytest.mark.parametrize("body", [b"{nope", b'"' + b"x" * 200 + b'"'])

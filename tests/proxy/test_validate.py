@@ -494,7 +494,12 @@ def echoes(status: str, body: bytes) -> Any:
 def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     lines: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(validate, "LOG_EVERY_S", 0.0)
-    monkeypatch.setattr(validate.log, "warning", lambda event, **more: lines.append((event, more)), raising=False)
+
+    class Log:
+        def warning(self, event: str, **more: Any) -> None:
+            lines.append((event, more))
+
+    monkeypatch.setattr(validate, "log", Log())
     return lines
 
 
@@ -512,6 +517,38 @@ def test_what_is_only_reported_passes_and_is_counted(said: list[Any]) -> None:
         gate.wait(lambda: gate.route_cell(R_INVALID) == 4, "four reports")
     assert [more["code"] for _, more in said] == ["invalid_body", "bad_body", "invalid_request", "invalid_body"]
     assert said[0][1]["errors"] == [{"pointer": "#/name", "detail": 'the value is not of type "string"'}]
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "reported"),
+    [
+        (b"gzip", gzip.compress(b'{"name": 3}'), "invalid_body"),
+        (b"br", brotli.compress(b'{"name": 3}'), "invalid_body"),
+        (b"gzip", gzip.compress(b'{"name": "x"}'), None),
+        (b"gzip", gzip.compress(b'{"name": "x"}')[:-4], "bad_body"),
+        (b"gzip", gzip.compress(b'{"name": "' + b"x" * 5000 + b'"}'), None),
+        (b"gzip, br", b"x", None),
+        (b"rot13", b"x", None),
+    ],
+    ids=["gzip", "br", "fits", "broken", "too large", "two", "unknown"],
+)
+def test_compressed_responses_are_looked_into(
+    document: str, said: list[Any], coding: bytes, body: bytes, reported: str | None
+) -> None:
+    def script(peer: Peer) -> None:
+        head = b"HTTP/1.1 201 X\r\nContent-Type: application/json\r\nContent-Encoding: %b\r\nContent-Length: %d\r\n\r\n"
+        while read_request(peer):
+            peer.send(head % (coding, len(body)) + body)
+
+    filter_ = made(openapi={"file": document, "responses": "log"}, max_body=1000)
+    with (
+        origin(script) as o,
+        in_process(Chain("/v1/pets", route("/v1/pets", o.url, methods=["POST"]), filter_)) as gate,
+    ):
+        s = Stage(gate)
+        assert s.send({"name": "x"}, path="/v1/pets") == (201, body)
+        gate.wait(lambda: gate.route_cell(R_INVALID) == (reported is not None), "count")
+    assert [more["code"] for _, more in said] == ([reported] if reported else [])
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class BodyRules(Spec, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=MAX_BODY)] = 1024 * 1024
     """Largest body, which is held in memory whole."""
     others: Literal["reject", "pass"] = "reject"
-    """What happens to a body that is no JSON, encoded (gzip) or too large."""
+    """What happens to a body that is no JSON, of a content coding that is not known, or too large."""
 
 
 class RequestTransformation(Spec, frozen=True):
@@ -157,7 +157,7 @@ def _check_body(rules: BodyRules, keys: Path, found: Findings, allowed: frozense
     if rules.template is None and not rules.set and not rules.remove:
         found.warning(keys, "does nothing: give a template, or what is set or removed")
     if rules.others == "pass":
-        found.hint((*keys, "others"), "a body that is sent compressed, or as another type, is not edited")
+        found.hint((*keys, "others"), "a body that is sent as another type, or too large, is not edited")
 
 
 def check_json(value: Any, keys: Path, found: Findings, allowed: frozenset[str] = REQUEST) -> None:

@@ -6,12 +6,13 @@ before them made. A route with header rules alone gets the compiled filter and p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kairos.config.policies.transform import NO_BODY
 from kairos.config.values import REQUEST, RESPONSE
+from kairos.proxy.codings import ENCODERS, encoded
 from kairos.proxy.conditions import predicate
-from kairos.proxy.decoding import DecodeError, decoded_body
+from kairos.proxy.decoding import DecodeError, decode, decoded_body, response_coding
 from kairos.proxy.edits import Edits, edit
 from kairos.proxy.exchange import BodyPipe, Exchange, Filter
 from kairos.proxy.fields import REQUEST_OWN, RESPONSE_OWN
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from kairos.config.policies.transform import BodyRules, RequestTransformation, ResponseTransformation, StatusRule
+    from kairos.proxy.codings import Coding
     from kairos.proxy.conditions import Predicate
     from kairos.proxy.exchange import Response
     from kairos.proxy.filters.rules import Target
@@ -183,19 +185,34 @@ class ResponseBodyTransform(ResponseTransform):
         length = x.response_header(b"content-length")
         if length == b"0":
             return
-        plain = x.response_header(b"content-encoding") in (None, b"identity")
+        coding = _coding(x)
         fits = length is None or int(length) <= self._limit
-        if plain and fits and is_json(x.response_header(b"content-type")):
-            x.add_body_pipe(_Rewrite(self._rewriter, x, self._limit, self._passes))
+        if coding is not None and fits and is_json(x.response_header(b"content-type")):
+            x.add_body_pipe(_Rewrite(self._rewriter, x, self._limit, self._passes, coding))
             x.add_response_edits(_STALE)
         elif not self._passes:
             x.fail_as("upstream_body")
 
 
-class _Rewrite(BodyPipe):
-    """Holds the body until it is whole."""
+_LEVELS: dict[Coding, int] = {"zstd": 1, "gzip": 1, "br": 1}
+"""Rewritten bodies are encoded once, for one client."""
 
-    def __init__(self, rewriter: Rewriter, x: Exchange, limit: int, passes: bool) -> None:
+
+def _coding(x: Exchange) -> Coding | Literal[""] | None:
+    """The body's content coding, "" for none; None: it cannot be undone and made anew."""
+    try:
+        name = response_coding(x).decode().removeprefix("x-")
+    except DecodeError:
+        return None
+    return name if name in ENCODERS else None if name else ""
+
+
+class _Rewrite(BodyPipe):
+    """Holds the body until it is whole. It leaves in the coding it came in: then one that cannot be read may pass."""
+
+    def __init__(self, rewriter: Rewriter, x: Exchange, limit: int, passes: bool, coding: Coding | Literal[""]) -> None:
+        self._coding = coding
+        self._limit = limit
         self._rewriter = rewriter
         self._x = x
         self._left = limit
@@ -221,7 +238,11 @@ class _Rewrite(BodyPipe):
     def finish(self) -> bytes:
         if self._passing:
             return b""
+        body = b"".join(self._pieces)
         try:
-            return self._rewriter.rewrite(self._x, b"".join(self._pieces))
-        except ValueError:
+            if not self._coding:
+                return self._rewriter.rewrite(self._x, body)
+            made = self._rewriter.rewrite(self._x, decode(body, self._coding.encode(), self._limit))
+        except (ValueError, DecodeError):
             return self._give_up()
+        return encoded(self._coding, _LEVELS[self._coding], [made])

@@ -23,7 +23,7 @@ from kairos.config.documents import MAX_DETAIL, Found
 from kairos.config.parameters import ABSENT, Parameter, Shape, Unreadable
 from kairos.config.policies.validation import openapi_of, schema_of
 from kairos.config.regex import Regex
-from kairos.proxy.decoding import DecodeError, content_coding, decode, decoded_body
+from kairos.proxy.decoding import DecodeError, content_coding, decode, decoded_body, response_coding
 from kairos.proxy.exchange import BodyPipe, Exchange, Filter
 from kairos.telemetry.log import get_logger
 
@@ -492,7 +492,7 @@ class _Responses(Validate):
 
     def on_response(self, x: Exchange) -> None:
         operation: Operation | None = (x.notes or {}).get((self, "operation"))
-        if operation is None or not x.from_upstream or x.response_header(b"content-encoding") is not None:
+        if operation is None or not x.from_upstream:
             return
         status = str(x.status)
         names = (status, status[0] + "XX", "DEFAULT")
@@ -501,11 +501,19 @@ class _Responses(Validate):
         media = media_of(kind, body) if body is not None else None
         if media is None or media.validator is None or not is_json(kind) or x.method == "HEAD":
             return
+        try:
+            coding = response_coding(x)
+        except DecodeError:  # of another kind, or several: nobody here can look into it
+            return
         validator = media.validator
 
         def held_against(data: bytes) -> None:
             try:
-                judge_json(data, validator, self.spec)
+                judge_json(decode(data, coding, self.spec.max_body) if coding else data, validator, self.spec)
+            except DecodeError as error:
+                if error.kind == "bad_body":  # one that is too large is not judged without a coding either
+                    x.count(R_INVALID)
+                    self.report("response does not fit", x, error)
             except Misfit as misfit:
                 x.count(R_INVALID)
                 self.report("response does not fit", x, misfit)
