@@ -14,6 +14,7 @@ from kairos.config import oidc, redis
 from kairos.config.check_listeners import check_listeners
 from kairos.config.check_logs import check_logs
 from kairos.config.check_routes import check_routes, check_tls
+from kairos.config.fields import REQUEST_OWN, field_problem
 from kairos.config.networks import check_networks
 from kairos.config.policies import cache, check_policies, effective, jwt, ratelimit
 from kairos.config.policies.auth import SECTIONS
@@ -33,6 +34,7 @@ def check(config: Config, *, insecure_dev: bool = False) -> list[Problem]:
     found = Findings()
     _check_jwt(config, found, insecure_dev=insecure_dev)
     _check_oidc(config, found, insecure_dev=insecure_dev)
+    _check_identity(config, found)
     _check_methods(config, found)
     _check_server(config, found)
     _check_networks(config, found)
@@ -104,6 +106,14 @@ def _check_methods(config: Config, found: Findings) -> None:
             if section is not None and getattr(policies, section) is None:
                 message = f"its auth wants the method {method}, but no section {section} holds for this route"
                 found.error(("routers", at), message)
+
+
+def _check_identity(config: Config, found: Findings) -> None:
+    """Names that can be taken out."""
+    for at, name in enumerate(config.headers.identity):
+        problem = field_problem(name, "", REQUEST_OWN)
+        if problem is not None:
+            found.error(("headers", "identity", at), problem)
 
 
 def _check_server(config: Config, found: Findings) -> None:

@@ -155,6 +155,10 @@ class Paths(Spec, frozen=True):
 class Headers(Spec, frozen=True):
     """Which header names pass."""
 
+    identity: list[str] = field(default_factory=list)
+    """Request headers by which backends know callers, beside those that `claims_to_headers`,
+    `forward_auth.response_headers` and transformations with claims name: what a client sends under any of them reaches
+    no backend, on any route."""
     underscores: bool = False
     """Let names through that hold `_` or other characters outside A-Z a-z 0-9 and `-`: applications that fold
     `-` and `_` together can be fooled by them, so they are dropped unless this is set."""

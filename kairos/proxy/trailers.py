@@ -1,4 +1,6 @@
-"""Trailer fields: only those announced in Trailer, and never what belongs in a head (RFC 9110 section 6.5)."""
+"""Trailer fields: only those announced in Trailer, and never what belongs in a head (RFC 9110 section 6.5), nor of
+requests what the gateway itself says there: some recipients put both together.
+"""
 
 from __future__ import annotations
 
@@ -23,3 +25,9 @@ def announced(section: bytes | None, names: bytes | None) -> bytes | None:
     allowed = {name.strip().lower() for name in names.split(b",")} - _FORBIDDEN
     kept = [line for line in section.splitlines(keepends=True) if line.partition(b":")[0].lower() in allowed]
     return b"".join(kept) or None
+
+
+def unedited(section: bytes, names: bytes) -> bytes:
+    """The lines of a section that are of none of these names (lower case, with commas between)."""
+    own = frozenset(names.split(b","))
+    return b"".join(line for line in section.splitlines(keepends=True) if line.partition(b":")[0].lower() not in own)

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from kairos._speedups import cells
 from kairos._speedups.cells import H_ENDED
@@ -288,7 +289,8 @@ def test_what_is_over_anyway_is_forgotten_first_then_the_oldest(monkeypatch: pyt
     assert ledger.since(130) == ([], 130)
 
 
-def test_a_list_that_cannot_be_read_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_list_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "endings.json").write_text("nonsense")
-    EndedSessions(tmp_path / "endings.json", lambda: None)
-    assert "cannot be read" in capsys.readouterr().out
+    with capture_logs() as logs:
+        EndedSessions(tmp_path / "endings.json", lambda: None)
+    assert ["cannot be read" in entry["event"] for entry in logs] == [True]

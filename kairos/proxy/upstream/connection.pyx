@@ -21,11 +21,12 @@ from kairos._speedups.http1 cimport (
     C_CLOSE, C_DATA, C_END, C_ERROR, C_KEEP_ALIVE, C_UPGRADE, Chunks, Head, NEED_MORE,
     has_token, scan_response, worth_scanning,
 )
+from kairos.proxy.edits cimport edit_lines
 from kairos.proxy.exchange cimport Exchange, Runtime, Slices, Target, add_slice, clear_slices, gather, joined
 from kairos.proxy.upstream.attempt cimport account, leave, tell
 from kairos.proxy.wire cimport iovec, monotonic_us, readable, receive
 
-from kairos.proxy.trailers import announced
+from kairos.proxy.trailers import announced, unedited
 from kairos.proxy.proxy_protocol import write as write_proxy
 from kairos.proxy.upstream.dial import DialError, dial
 from kairos.telemetry.log import get_logger
@@ -311,6 +312,8 @@ cdef class UpstreamConnection(Upstream):
 
     cdef int request_end(self, Exchange x, bytes trailers) except -1:
         if x.sends_chunks():
+            if trailers and x.request_edits is not None:
+                trailers = unedited(trailers, edit_lines(x.request_edits)[0])
             tail = b"0\r\n" + (trailers or b"") + b"\r\n"
             self.send(PyBytes_AS_STRING(tail), len(tail))
         if self.x is x:

@@ -43,8 +43,14 @@ def build(site: Site) -> Filter | None:
         return Authenticate([], Judge(Auth()), claim_edits({}, {}, reserved), optional=True) if reserved else None
     methods = [METHODS[name](site) for name in spec.methods]
     anonymous = claim_edits({}, spec.claims_to_headers, reserved) if reserved else None
-    judge = Judge(spec, reserved)
+    judge = Judge(spec, [name for name in reserved if name.lower() not in _told_by_service(spec, site)])
     return Authenticate(methods, judge, anonymous, optional=spec.optional, forward=spec.forward_credentials)
+
+
+def _told_by_service(spec: Auth, site: Site) -> frozenset[str]:
+    """What method `forward` tells the backend by itself, and takes out where another one decides (lower case)."""
+    service = site.policies.forward_auth if "forward" in spec.methods else None
+    return frozenset() if service is None else frozenset(map(str.lower, service.response_headers))
 
 
 class Judge:
