@@ -13,8 +13,6 @@ from kairos.config.identity import aligned, same
 from kairos.config.writing import INDENT, json_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from kairos.config.identity import Step
     from kairos.config.spans import Member, Node
 
@@ -103,24 +101,22 @@ class Editor:
             raise TooFineError
 
     def _map(self, node: Node, old: Plain, new: Plain) -> None:
-        own = own_keys(node, old, new)
-        kept = {at for at, member in enumerate(node.members) if member.merge or member.key in new}
-        added = {
-            key: item for key, item in new.items() if key not in own and (key not in old or not same(item, old[key]))
-        }
-        for member, key in renamed(node.members, old, new, added):
-            self.put(member.start, member.key_end, self.key(key))
-            kept.add(node.members.index(member))
-            del added[key]
-        for at in sorted(kept):
-            member = node.members[at]
-            if not member.merge and member.key in new:
-                self.change(member.node, old[member.key], new[member.key])
+        stays, added = sorted_out(node, old, new)
+        for member, key in stays:
+            if key is not None:
+                self._member(member, key)
+                self.change(member.node, old[member.key], new[key])
         at = node.members[0].start
         written = [self.member(key, item, at) for key, item in added.items()]
         if any("\n" in text for text in written) and "\n" not in self.text[node.start : node.end]:
             raise TooFineError  # would not look like anything
+        kept = {node.members.index(member) for member, _ in stays}
         self._members(node, kept, {len(node.members): written})
+
+    def _member(self, member: Member, key: str) -> None:
+        """The key of a member that stays."""
+        if member.key != key:
+            self.put(member.start, member.key_end, self.key(key))
 
     def _list(self, node: Node, old: list[Any], new: list[Any]) -> None:
         kept: set[int] = set()
@@ -243,25 +239,32 @@ def steps(old: list[Any], new: list[Any]) -> list[Step]:
     return found
 
 
-def own_keys(node: Node, old: Plain, new: Plain) -> set[str]:
-    """The keys that stand in a mapping itself; those merged into it can be overridden, not taken away."""
+def sorted_out(node: Node, old: Plain, new: Plain) -> tuple[list[tuple[Member, str | None]], Plain]:
+    """The members of a mapping that stay, with the keys they then have (none for a merge), and what is added."""
     own = {member.key for member in node.members if not member.merge}
     if any(key not in own and key not in new for key in old):
+        raise TooFineError  # what is merged in can be overridden, not taken away
+    added = {key: item for key, item in new.items() if key not in own and not (key in old and same(item, old[key]))}
+    stays: list[tuple[Member, str | None]] = []
+    for member in node.members:
+        key = None if member.merge else member.key if member.key in new else _renamed(member.key, old, added)
+        if member.merge or key is not None:
+            stays.append((member, key))
+            added.pop(key or "", None)
+    if not stays:
         raise TooFineError
-    return own
+    return stays, added
 
 
-def renamed(members: list[Member], old: Plain, new: Plain, added: Plain) -> Iterator[tuple[Member, str]]:
-    """Members whose value moves to another key."""
-    fresh = dict(added)
-    for member in members:
-        if member.merge or member.key in new:
-            continue
-        for key, item in fresh.items():
-            if item not in (None, True, False) and same(old[member.key], item):
-                yield member, key
-                del fresh[key]
-                break
+def _renamed(key: str, old: Plain, added: Plain) -> str | None:
+    """Which new key has the value of one that goes: the same one, or settings under a longer or shorter name."""
+    for name, item in added.items():
+        both = isinstance(item, dict) and isinstance(old[key], dict) and bool(item)
+        if both and (name.startswith(key) or key.startswith(name)):
+            return name
+        if item not in (None, True, False) and same(old[key], item):
+            return name
+    return None
 
 
 def _unit(text: str) -> str:

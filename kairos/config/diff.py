@@ -14,7 +14,7 @@ from msgspec import UNSET, Struct, UnsetType
 from kairos.config.documents import joined
 from kairos.config.identity import matched, same
 from kairos.config.mask import MASK, masked_plain
-from kairos.config.writing import dumps
+from kairos.config.writing import dumps, without_needless_nulls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,13 +39,14 @@ class Difference(Struct, frozen=True):
 
 def differences(before: Plain, after: Plain) -> list[Difference]:
     """Everything that differs, in the order of the documents."""
-    return [_told(found) for found in _members((), before, after, masked_plain(before), masked_plain(after), "")]
+    return [_told(found) for found in _all(before, after)]
 
 
 def text_diff(before: Plain, after: Plain, names: tuple[str, str] = ("before", "after"), context: int = 3) -> str:
     """A unified diff of the masked documents in YAML; empty where they say the same."""
+    before, after = without_needless_nulls(before), without_needless_nulls(after)
     old, new = masked_plain(before), masked_plain(after)
-    for found in _members((), before, after, old, new, ""):
+    for found in _all(before, after):
         if found.before == MASK and found.after == MASK:
             _put(new, found.keys, CHANGED)
     new = _in_order_of(new, old)
@@ -64,6 +65,11 @@ class _Found(Struct, frozen=True):
 
 
 _NOTHING: Any = object()
+
+
+def _all(before: Plain, after: Plain) -> Iterator[_Found]:
+    before, after = without_needless_nulls(before), without_needless_nulls(after)
+    yield from _members((), before, after, masked_plain(before), masked_plain(after), "")
 
 
 def _told(found: _Found) -> Difference:
@@ -130,13 +136,19 @@ def _put(document: Any, keys: Path, value: Any) -> None:
     document[keys[-1]] = value
 
 
-def _in_order_of(new: Plain, old: Plain) -> Plain:
-    """Sections and routes in the old document's order, as far as it has them: their order means nothing."""
-    ordered = {key: new[key] for key in [*old, *new] if key in new}
-    routes, held = new.get("routers"), old.get("routers")
-    if isinstance(routes, list) and isinstance(held, list):
-        ordered["routers"] = _routes_in_order(routes, held)
-    return ordered
+def _in_order_of(new: Any, old: Any, keys: Path = ()) -> Any:
+    """Keys and routes in the old document's order, as far as it has them: their order means nothing."""
+    if isinstance(new, dict) and isinstance(old, dict):
+        return {
+            key: _in_order_of(new[key], old.get(key), (*keys, key))
+            for key in [*old, *(key for key in new if key not in old)]
+            if key in new
+        }
+    if not isinstance(new, list) or not isinstance(old, list):
+        return new
+    routes = _routes_in_order(new, old) if keys == ("routers",) else new
+    pairs = zip(routes, matched(old, routes), strict=True)
+    return [item if at is None else _in_order_of(item, old[at], (*keys, at)) for item, at in pairs]
 
 
 def _routes_in_order(routes: list[Any], held: list[Any]) -> list[Any]:

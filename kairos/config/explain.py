@@ -258,7 +258,7 @@ class Explainer:
             route.load_balancing_strategy if len(route.backends) > 1 else None,
             list(_destinations(route, policies)),
             candidates,
-            list(_notes(route, policies, config)),
+            list(_notes(route, policies, request)),
         )  # fmt: skip
 
 
@@ -417,6 +417,8 @@ def _stages(route: Route, policies: Policies, config: Config, request: Request) 
 
 def _set_by(name: str, route: Route, config: Config) -> Literal["route", "group", "all"] | None:
     """Whose setting is in force."""
+    if name == "auth" and route.auth_required and route.auth is None:
+        return "route"
     group = config.groups.get(route.group) if route.group is not None else None
     levels: list[tuple[Literal["route", "group", "all"], Any]] = [("route", route), ("group", group), ("all", config)]
     for level, holder in levels:
@@ -496,7 +498,7 @@ def _shares(backends: list[Backend], route: Route, variant: str | None, part: fl
         yield Destination(key, backend.weight, round(share, 4), backend.max_requests, variant)
 
 
-def _notes(route: Route, policies: Policies, config: Config) -> Iterator[str]:
+def _notes(route: Route, policies: Policies, request: Request) -> Iterator[str]:
     """What else may decide, and is not told from the request alone."""
     if route.load_balancing_strategy == "ip_hash" and len(route.backends) > 1:
         yield "ip_hash: the client's address decides which backend"
@@ -504,5 +506,6 @@ def _notes(route: Route, policies: Policies, config: Config) -> Iterator[str]:
         yield "split: conditions of variants go before weights"
     if policies.access is not None and (policies.access.allow_files or policies.access.deny_files):
         yield "access: lists in files were not looked at"
-    if route.protocol == "http" and not route.upgrade:
+    upgrade = any(name.lower() == "upgrade" for name in request.headers)
+    if upgrade and route.protocol == "http" and not route.upgrade:
         yield "WebSocket handshakes are refused: the route has neither protocol websocket nor upgrade"

@@ -12,7 +12,6 @@ from kairos.config.problems import Findings
 from kairos.config.syntax import parse
 
 if TYPE_CHECKING:
-    from kairos.config.model import Config
     from kairos.config.text import ConfigText
 
 MASK = "***"
@@ -30,8 +29,8 @@ _REFERENCE = re.compile(r"\$\{(?:file:[^{}]+|[A-Za-z_][A-Za-z0-9_]*)\}")
 _PASSWORD = re.compile(r"(?<=://)([^/@\s]*:)?[^/@\s]+(?=@)")
 
 
-def masked(config: Config) -> dict[str, Any]:
-    """The canonical form, without what equals the defaults."""
+def masked(config: msgspec.Struct) -> dict[str, Any]:
+    """The canonical form of a Config or a part of it, without what equals the defaults."""
     shown: dict[str, Any] = _masked(msgspec.to_builtins(config))
     return shown
 

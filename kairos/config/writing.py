@@ -208,6 +208,14 @@ def without_nulls(value: Any, keys: Path = ()) -> Any:
     return value
 
 
+def without_needless_nulls(value: Any) -> Any:
+    """Without keys whose null says no more than leaving them out."""
+    if isinstance(value, dict):
+        kept = {key: item for key, item in value.items() if item is not None or key in needs_null()}
+        return {key: without_needless_nulls(item) for key, item in kept.items()}
+    return list(map(without_needless_nulls, value)) if isinstance(value, list) else value
+
+
 @cache
 def needs_null() -> frozenset[str]:
     """Keys where null says something else than leaving the key out."""

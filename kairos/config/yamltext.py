@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kairos.config.bracketed import Editor, TooFineError, own_keys, renamed, steps
+from kairos.config.bracketed import Editor, TooFineError, sorted_out, steps
 from kairos.config.identity import same
 from kairos.config.spans import tree
 from kairos.config.writing import yaml_item, yaml_line, yaml_lines, yaml_member
@@ -110,23 +110,13 @@ class YamlEditor(Editor):
     # -- mappings in block style
 
     def _block_map(self, node: Node, old: Plain, new: Plain) -> None:
-        own = own_keys(node, old, new)
-        kept = [member for member in node.members if member.merge or member.key in new]
-        added = {
-            key: item for key, item in new.items() if key not in own and (key not in old or not same(item, old[key]))
-        }
-        for member, key in renamed(node.members, old, new, added):
-            self.put(member.start, member.key_end, yaml_line(key))
-            kept.append(member)
-            del added[key]
-        if not kept:
-            raise TooFineError
-        kept.sort(key=lambda member: member.start)
+        stays, added = sorted_out(node, old, new)
         column = node.members[0].start - self.line_start(node.members[0].start)
-        for member in kept:
-            if not member.merge and member.key in new:
-                self.value(member.node, old[member.key], new[member.key], Place(self.colon(member), column))
-        self._remove_lines(node.members, kept)
+        for member, key in stays:
+            if key is not None:
+                self._member(member, key)
+                self.value(member.node, old[member.key], new[key], Place(self.colon(member), column))
+        self._remove_lines(node.members, [member for member, _ in stays])
         lines = [line for key, item in added.items() for line in yaml_member(key, item)]
         self.append_lines(node.members[-1].end, lines, " " * column)
 

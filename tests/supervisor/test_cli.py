@@ -282,7 +282,7 @@ def test_show_masks_secrets_and_loads_again(shell):
 def test_show_of_a_bad_file(shell):
     shell.write(BAD, "bad.json")
     code, out, err = shell.kairos("config", "show", "bad.json")
-    assert (code, out) == (2, "")
+    assert (code, out) == (1, "")
     assert "bad.json:3: error: sever" in err
 
 
