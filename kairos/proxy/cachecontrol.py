@@ -22,7 +22,7 @@ Directives = dict[bytes, bytes | None]
 FOREVER: Final = 1 << 31
 """Seconds; larger numbers mean this one (RFC 9111 section 1.2.2)."""
 HEURISTIC: Final = frozenset((200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501))
-"""Statuses that may be kept although nothing says how long (RFC 9110 section 15.1); 206 is never stored."""
+"""Statuses that may be kept although nothing says how long (RFC 9110 section 15.1); 206 needs a word."""
 FOR_ALL: Final = (b"public", b"s-maxage", b"must-revalidate")
 """Directives with which answers to Authorization may be stored (RFC 9111 section 3.5)."""
 UNDERSTOOD: Final = frozenset(
@@ -286,11 +286,14 @@ def lifetime(status: int, fields: Fields, what: Said, rules: Rules, now: float, 
     return min(rules.heuristic_max, max(0.0, (now if sent is None else sent) - changed) * rules.heuristic)
 
 
-def refusal(status: int, request: Fields, fields: Fields, what: Said, rules: Rules, identified: bool = False) -> str:
-    """Why a complete answer to a GET must not be stored; empty: it may. `identified`: the gateway knows who asked."""
+def refusal(
+    status: int, request: Fields, fields: Fields, what: Said, rules: Rules, identified: bool = False, part: bool = False
+) -> str:
+    """Why an answer to a GET must not be stored; empty: it may. `identified`: the gateway knows who asked; `part`: it
+    is the one that was asked for."""
     cc = what.directives
-    if status < 200 or status in (206, 304):
-        return "status"
+    if status < 200 or status in (304, 416) or (status == 206 and not part):
+        return "status"  # 416 is about the one client's range, and would be given to all
     if b"must-understand" in cc:
         if status not in UNDERSTOOD:
             return "must-understand"
@@ -488,6 +491,38 @@ def part(request: Fields, status: int, stored: Fields, size: int) -> tuple[int, 
     if high and stop <= start:
         return "whole"
     return (start, min(stop, size)) if start < size else "none"
+
+
+def one_range(request: Fields) -> bytes | None:
+    """The one range of bytes that is asked for on no condition, the same always written alike; None: there is none."""
+    lines = values(request, b"range")
+    if len(lines) != 1 or first(request, b"if-range") is not None:
+        return None
+    match = _RANGE.fullmatch(lines[0])
+    if match is None or match.group(1) == match.group(2) == b"":
+        return None
+    return b"-".join(number and number.lstrip(b"0").rjust(1, b"0") for number in match.groups())
+
+
+_CONTENT_RANGE = re.compile(rb"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
+
+
+def answers_range(wanted: bytes, fields: Fields) -> bool:
+    """Whether a 206 is the part that was asked for (see one_range), and says how long it is."""
+    lines = values(fields, b"content-range")
+    match = _CONTENT_RANGE.fullmatch(lines[0].strip(b" \t")) if len(lines) == 1 else None
+    if match is None:
+        return False
+    start, last = int(match.group(1)), int(match.group(2))
+    size = None if match.group(3) == b"*" else int(match.group(3))
+    low, _, high = wanted.partition(b"-")
+    if not low:
+        right = size is not None and last == size - 1 and start == max(0, size - int(high))
+    else:
+        end = last if not high else int(high)
+        right = start == int(low) and (last == end or (last < end and size == last + 1))
+        right = right and (bool(high) or size == last + 1)
+    return right and start <= last and first(fields, b"content-length") == b"%d" % (last - start + 1)
 
 
 def _if_range(request: Fields, stored: Fields) -> bool:

@@ -296,7 +296,9 @@ for _status in (
         given("Expires: {now-900}", "Last-Modified: {now-9999}", status=_status),
         asked(status=_status),
     )
-case("206 is not stored", given(FRESH, "Content-Range: bytes 0-3/10", status=206, body="0123"), asked())
+case(
+    "206 nobody asked for is not stored", given(FRESH, "Content-Range: bytes 0-3/10", status=206, body="0123"), asked()
+)
 case("must-understand and a known status", given("Cache-Control: max-age=100, no-store, must-understand"), hit())
 case("must-understand and 404", given("Cache-Control: max-age=100, no-store, must-understand", status=404), hit())
 case(
@@ -934,6 +936,94 @@ case(
         fields=(FRESH, "Content-Range: bytes 0-3/10"),
     ),
     asked(**_ALL),
+)
+_RANGE = "Range: bytes=2-4"
+_SOME: dict[str, Any] = {"status": 206, "body": "234", "fields": (FRESH, "Content-Range: bytes 2-4/10", ETAG)}
+case(
+    "part: the same range",
+    asked(_RANGE, **_SOME),
+    hit("Range: bytes=02-004", gets="234", has=("Content-Range: bytes 2-4/10", "Age: 0"), **_PART),
+    asked("Range: bytes=3-4"),
+    asked("Range: bytes=2-"),
+)
+case("part: not for who wants all", asked(_RANGE, **_SOME), asked(**_ALL), hit(_RANGE, gets="234", **_PART))
+case("part: others beside it", asked(_RANGE, **_SOME), asked("Range: bytes=0-1"), hit(_RANGE, gets="234", **_PART))
+case("part: a condition", asked(_RANGE, **_SOME), hit(_RANGE, 'If-None-Match: "v1"', **_304))
+case("part: not with If-Range", asked(_RANGE, **_SOME), asked(_RANGE, 'If-Range: "v1"'))
+case("part: not to If-Range", asked(_RANGE, 'If-Range: "v1"', **_SOME), asked(_RANGE))
+case("part: the whole goes first", asked(_RANGE, **_SOME), given(FRESH, **_ALL), hit(_RANGE, gets="234", **_PART))
+case(
+    "part: and is not lost by one",
+    given(FRESH, **_ALL),
+    asked(_RANGE, "Cache-Control: no-cache", **_SOME),
+    hit(gets="0123456789"),
+)
+case("part: without a lifetime", asked(_RANGE, **(_SOME | {"fields": "Content-Range: bytes 2-4/10"})), asked(_RANGE))
+case(
+    "part: private",
+    asked(_RANGE, **(_SOME | {"fields": ("Cache-Control: private", "Content-Range: bytes 2-4/10")})),
+    asked(_RANGE),
+)
+case("part: known by name", asked(_RANGE, _AUTH, **_SOME), asked(_RANGE))
+case("part: POST ends it", asked(_RANGE, **_SOME), asked(method="POST"), asked(_RANGE))
+for _name, _given, _line in (
+    ("another", "Range: bytes=2-4", "Content-Range: bytes 3-5/10"),
+    ("less", "Range: bytes=2-8", "Content-Range: bytes 2-4/10"),
+    ("of another length", "Range: bytes=2-5", "Content-Range: bytes 2-5/10"),
+    ("none", "Range: bytes=2-4", "X-Range: bytes 2-4/10"),
+    ("two", "Range: bytes=2-4,6-7", "Content-Range: bytes 2-4/10"),
+    ("of other units", "Range: bytes=2-4", "Content-Range: lines 2-4/10"),
+    ("not up to the end", "Range: bytes=2-", "Content-Range: bytes 2-4/10"),
+    ("not from the end", "Range: bytes=-3", "Content-Range: bytes 2-4/10"),
+):
+    case(f"part: {_name}", asked(_given, **(_SOME | {"fields": (FRESH, _line)})), asked(_given))
+for _name, _given, _line in (
+    ("up to the end", "Range: bytes=2-", "Content-Range: bytes 2-4/5"),
+    ("beyond the end", "Range: bytes=2-99", "Content-Range: bytes 2-4/5"),
+    ("from the end", "Range: bytes=-3", "Content-Range: bytes 2-4/5"),
+    ("more than all from the end", "Range: bytes=-99", "Content-Range: bytes 0-2/3"),
+    ("of nobody knows how much", "Range: bytes=2-4", "Content-Range: bytes 2-4/*"),
+):
+    case(
+        f"part: {_name}",
+        asked(_given, **(_SOME | {"fields": (FRESH, _line)})),
+        hit(_given, gets="234", has=_line, **_PART),
+    )
+case(
+    "part: validated",
+    asked(_RANGE, **(_SOME | {"fields": (*STALE, "Content-Range: bytes 2-4/10", ETAG)})),
+    valid(_RANGE, fields=(FRESH, ETAG), sent=('If-None-Match: "v1"', _RANGE), gets="234", **_PART),
+    hit(_RANGE, gets="234", has="Content-Range: bytes 2-4/10", **_PART),
+)
+case(
+    "part: stale while it is validated it is not, for that asks for all",
+    asked(
+        _RANGE,
+        **(
+            _SOME
+            | {
+                "fields": (
+                    "Cache-Control: max-age=10, stale-while-revalidate=99",
+                    "Age: 20",
+                    "Content-Range: bytes 2-4/10",
+                )
+            }
+        ),
+    ),
+    asked(_RANGE),
+)
+case(
+    "part: Vary",
+    asked(_RANGE, "Foo: 1", **(_SOME | {"fields": (FRESH, "Vary: Foo", "Content-Range: bytes 2-4/10")})),
+    hit(_RANGE, "Foo: 1", gets="234", **_PART),
+    asked(_RANGE, "Foo: 2"),
+)
+case("416 is for nobody else", asked("Range: bytes=99-", status=416, fields=FRESH), asked(**_ALL))
+case(
+    "416 leaves what is stored",
+    given(*STALE, ETAG),
+    asked("Range: bytes=99-", status=416, fields=FRESH),
+    valid(gets="body 1"),
 )
 case("range: the origin gives all", given(FRESH, lines="Range: bytes=0-3", **_ALL), hit(gets="0123456789"))
 case("range: of a stale one", given(*STALE, ETAG, **_ALL), valid("Range: bytes=1-2", gets="12", **_PART))

@@ -68,6 +68,8 @@ POLL_S: Final = 0.01
 """How often those who wait look whether another worker has it."""
 _WORDS = {"stale": "expired", "request": "refresh"}
 """For the log, of what is asked upstream."""
+RANGE: Final = b":range"
+"""Pseudo-field of the range that is asked for: parts (206) are told apart by it."""
 _CONDITIONS = ("If-None-Match", "If-Modified-Since")
 _NOT_ASKED = frozenset((b"range", b"if-range", b"if-match", b"if-unmodified-since", b"if-none-match", b"host"))
 _FILES = {
@@ -231,6 +233,8 @@ class Cache(CacheHit):
             x.upstream_target = target
         look.needs, pseudo = self._by.of(x, asks)
         look.request = look.request + pseudo
+        if asks & cachehit.RANGE and x.method == "GET" and (part := cc.one_range(look.request)) is not None:
+            look.request.append((RANGE, part))
         if self._redis is not None:
             return self._consult(x, look, self._redis)
         outcome = self._judge(x, look, self._find(look))
@@ -256,9 +260,10 @@ class Cache(CacheHit):
     def marked(self, marker: bytes) -> tuple[bytes, tuple[bytes, ...]] | tuple[()]:
         """See CacheHit."""
         made = Marker.of(marker)
-        if len(made.specs) != 1 or any(name.startswith(b":") for name in made.specs[0]):
+        whole = [spec for spec in made.specs if RANGE not in spec]
+        if len(whole) != 1 or any(name.startswith(b":") for name in whole[0]):
             return ()
-        return b"\n" + made.nonce.hex().encode() + b"\n", tuple(made.specs[0])
+        return b"\n" + made.nonce.hex().encode() + b"\n", tuple(whole[0])
 
     def parted(self, name: bytes, lines: list[bytes]) -> bytes:
         """See CacheHit."""
@@ -312,7 +317,14 @@ class Cache(CacheHit):
         x.notes[self] = look
 
     def _find(self, look: Look) -> Entry | None:
-        """The latest stored response that this request may get, fresh or not."""
+        """The latest stored response that this request may get, fresh or not: the whole before the part it wants."""
+        entry = self._found(look)
+        if entry is None and cc.first(look.request, RANGE) is not None:
+            look.needs |= {RANGE}
+            entry = self._found(look)
+        return entry
+
+    def _found(self, look: Look) -> Entry | None:
         found = self._get(look, look.url)
         if found is None:
             return None
@@ -349,6 +361,7 @@ class Cache(CacheHit):
             and not want.validated
             and want.max_age is None
             and not want.min_fresh
+            and entry.status != 206
             and entry.may_be_stale(now, entry.revalidate)
         ):
             self._revalidate(x, look, entry)
@@ -468,7 +481,7 @@ class Cache(CacheHit):
             entry.status, merged, self._hidden, age, now, unix, self._rules, bool(look.asks & cachehit.COOKIE)
         )
         current = Entry.of((meta, entry.body, False))
-        if self._refusal(look, entry.status, merged):
+        if self._refusal(look, entry.status, merged, part=entry.status == 206):
             self._drop(look)
         else:
             self._put(look, merged, current)
@@ -494,11 +507,13 @@ class Cache(CacheHit):
         if reason:
             self.settle(look)
 
-    def _refusal(self, look: Look, status: int, fields: Fields, x: Exchange | None = None) -> str:
+    def _refusal(self, look: Look, status: int, fields: Fields, x: Exchange | None = None, part: bool = False) -> str:
         """Why RFC 9111 and the policy forbid to store it."""
         what = cc.said(fields, self._rules)
         identified = bool(look.asks & cachehit.AUTHORIZATION) or (x is not None and x.identity is not None)
-        return cc.refusal(status, look.request, fields, what, self._rules, identified)
+        wanted = cc.first(look.request, RANGE)
+        part = part or (wanted is not None and cc.answers_range(wanted, fields))
+        return cc.refusal(status, look.request, fields, what, self._rules, identified, part)
 
     def _unfit(self, x: Exchange, look: Look, status: int, fields: Fields) -> str:
         """Why it is of no use, or not to be trusted to be whole or what it seems."""
@@ -524,7 +539,7 @@ class Cache(CacheHit):
 
     def _not_stored(self, look: Look, status: int, reason: str) -> None:
         """What was stored is not the latest any more; and nobody is to wait for the next one, while it is like this."""
-        if not look.stores or status == 304 or status == 206:
+        if not look.stores or status in (206, 304, 416):
             return
         if reason == "authorization":
             if look.held and self._redis is None:
@@ -579,8 +594,11 @@ class Cache(CacheHit):
     def _put(self, look: Look, fields: Fields, entry: Entry) -> bool:
         """In its place: under the URL alone, or under what tells it apart."""
         tags = cc.tags(fields)
-        spec = tuple(sorted({*(cc.vary(fields) or ()), *look.needs}))
+        needs = look.needs | {RANGE} if entry.status == 206 else look.needs - {RANGE}
+        spec = tuple(sorted({*(cc.vary(fields) or ()), *needs}))
         found = self._get(look, look.url)
+        if entry.status == 206 and found is not None and _is_whole(Entry.of(found), entry.stored):
+            return False
         there = Marker.of(found[1]) if found is not None and Entry.of(found).flags & MARKER else None
         if not spec and (there is None or not there.has_pseudo):
             return self._write(look, look.url, entry.meta, entry.body, tags)
@@ -784,6 +802,11 @@ def _suits(entry: Entry, want: Wanted, now: int) -> bool:
         return entry.fresh - age >= want.min_fresh * 1_000_000
     stale = not entry.purged and not entry.flags & (cachehit.EXPLICIT_STALE | cachehit.VALIDATE)
     return stale and want.max_stale > 0 and entry.may_be_stale(now, want.max_stale * 1e6)
+
+
+def _is_whole(entry: Entry, now: int) -> bool:
+    """Whether it is a fresh response, of which no part is worth more."""
+    return not entry.flags & (MARKER | PASS) and entry.is_fresh(now)
 
 
 def _stands_in(entry: Entry, status: int, answered: bool) -> bool:
