@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]  # fmt: skip
+ProofAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 KEY_SOURCES = ("secret", "public_key", "public_key_file", "jwks_file", "jwks_url")
 DEFAULT_SECRET = "please-change-this-secret"
 DEFAULT_NAMES = {"header": "Authorization", "cookie": "access_token", "query": "access_token", "websocket": "bearer"}
@@ -81,6 +82,21 @@ class TokenSource(Spec, frozen=True):
     """Of the header, cookie or query parameter, or the subprotocol that stands before the token."""
 
 
+class Dpop(Spec, frozen=True):
+    """Tokens bound to a key of the client's (`cnf.jkt`) are good only with a proof made for the request (RFC 9449)."""
+
+    required: bool = False
+    """Refuse tokens that are bound to nothing, neither a key nor a client certificate."""
+    algorithms: list[ProofAlgorithm] = field(default_factory=lambda: ["ES256", "EdDSA", "PS256", "RS256"])
+    """Signatures of proofs that are taken."""
+    max_age: Annotated[float, Meta(gt=0, le=3_600)] = 60.0
+    """How old a proof may be (`iat`)."""
+    skew: Annotated[float, Meta(ge=0, le=600)] = 5.0
+    """How far a client's clock may be ahead."""
+    origin: str | None = None
+    """`https://api.example.com`, as clients know the gateway, where it cannot be told from the request."""
+
+
 class Jwt(JwtProvider, frozen=True, kw_only=True):
     """Tokens of routes with the method jwt."""
 
@@ -88,6 +104,8 @@ class Jwt(JwtProvider, frozen=True, kw_only=True):
     """Several issuers, instead of the one described here."""
     sources: list[TokenSource] = field(default_factory=lambda: [TokenSource("header")])
     """Where tokens are looked for; two different ones in a request are refused."""
+    dpop: Dpop | None = None
+    """Proofs of possession; absent means that tokens bound to a key are taken like any others."""
     max_token_bytes: Annotated[int, Meta(ge=256, le=65_536)] = 8192
     """Longer tokens are refused unread."""
     cache_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] = 8192
@@ -120,6 +138,19 @@ def check(spec: Jwt, keys: Path, found: Findings, *, insecure_dev: bool = False)
         _check_source(source, (*keys, "sources", at), found)
     if not spec.sources:
         found.error((*keys, "sources"), "lists no place where tokens stand")
+    if spec.dpop is not None:
+        _check_dpop(spec.dpop, (*keys, "dpop"), found)
+        if not any(source.in_ == "header" and source.name in (None, "Authorization") for source in spec.sources):
+            found.error((*keys, "sources"), "tokens with a proof stand in Authorization: add {in: header}")
+
+
+def _check_dpop(spec: Dpop, keys: Path, found: Findings) -> None:
+    if not spec.algorithms:
+        found.error((*keys, "algorithms"), "must name at least one algorithm")
+    if spec.origin is not None:
+        parts = urlsplit(spec.origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/") or parts.query:
+            found.error((*keys, "origin"), f"'{spec.origin}' is no origin: write https://name")
 
 
 def _places(spec: Jwt, keys: Path) -> Iterator[tuple[Path, JwtProvider]]:

@@ -20,7 +20,7 @@ from kairos.proxy.filters.authenticate cimport Authenticator
 from kairos.proxy.wire cimport unix_us
 
 from kairos.proxy.filters.authenticate import Refusal
-from kairos.proxy.filters.authn.carried import token_in
+from kairos.proxy.filters.authn.carried import TWO, token_in
 from kairos.proxy.filters.authn.verify import INVALID, Verified
 from kairos.proxy.identity import Identity
 
@@ -32,8 +32,13 @@ NO_TOKEN = Refusal("unauthorized", NO_BEARER, CHALLENGE + b', error="invalid_req
 RENEW_PAUSE = 0.5
 
 
-def holder(Exchange x, identity):
-    """The identity of a token that is bound to a certificate, where the client has shown that one (RFC 8705)."""
+def holder(Exchange x, identity, proofs):
+    """The identity of a token that came without a proof: of one that is bound to a certificate, where the client has
+    shown that one (RFC 8705)."""
+    if identity.key is None:
+        return identity if proofs is None or not proofs.required else proofs.unbound
+    if isinstance(identity.key, str):
+        return proofs.bearer
     certificate = x.client_certificate
     if certificate is None or not hmac.compare_digest(hashlib.sha256(certificate).digest(), identity.key):
         return INVALID
@@ -44,11 +49,12 @@ def holder(Exchange x, identity):
 cdef class Bearer(Authenticator):
     """Made by jwt.build."""
 
-    def __init__(self, verifier, TokenCache cache, places, Page page):
+    def __init__(self, verifier, TokenCache cache, places, Page page, proofs=None):
         self.verifier = verifier
         self.cache = cache
         self.places = None if places is None else tuple(places)
         self.page = page
+        self.proofs = proofs
         if verifier.remotes:
             self.cell = page.at(H_KEYS, 1)
             for remote in verifier.remotes:
@@ -65,6 +71,8 @@ cdef class Bearer(Authenticator):
         cdef Py_ssize_t n = field.end - field.start
         if self.cell != NULL and atomic_load(self.cell) != self.generation:
             self._renew()
+        if self.proofs is not None and n > 5 and equals(p, 5, b"dpop ", 5):
+            return self._proven(x, p[5:n].lstrip(b" "))
         if self.places is not None:
             return self._elsewhere(x)
         if n < 6 or not equals(p, 6, b"bearer", 6):
@@ -93,12 +101,25 @@ cdef class Bearer(Authenticator):
         """The caller, if nobody else holds the token: one that is bound to a certificate is good with that alone."""
         outcome = self._known(token, n)
         if type(outcome) is Identity:
-            return outcome if outcome.key is None else holder(x, outcome)
+            return outcome if outcome.key is None and self.proofs is None else holder(x, outcome, self.proofs)
         return outcome if isinstance(outcome, Refusal) else self._check_later(x, outcome)
 
     async def _check_later(self, Exchange x, awaitable):
         outcome = await awaitable
-        return holder(x, outcome) if isinstance(outcome, Identity) and outcome.key is not None else outcome
+        return holder(x, outcome, self.proofs) if isinstance(outcome, Identity) else outcome
+
+    cdef object _proven(self, Exchange x, bytes token):
+        """The caller, if a proof comes with the token (RFC 9449), and no other token."""
+        if self.places is not None and token_in(x, self.places) is not None:
+            return TWO
+        outcome = self._known(token, len(token))
+        if type(outcome) is Identity:
+            return self.proofs.judge(x, token, outcome)
+        return outcome if isinstance(outcome, Refusal) else self._prove_later(x, token, outcome)
+
+    async def _prove_later(self, Exchange x, bytes token, awaitable):
+        outcome = await awaitable
+        return self.proofs.judge(x, token, outcome) if isinstance(outcome, Identity) else outcome
 
     cdef object _known(self, const char* token, Py_ssize_t n):
         """The caller, from memory where possible."""
@@ -143,6 +164,11 @@ cdef class Bearer(Authenticator):
     # -- what is said and passed on -----------------------------------------------------------------------------------
 
     cpdef object withhold(self, Exchange x):
+        if self.proofs is not None and equals(
+                x.base + x.head.authorization.start, min(5, x.head.authorization.end - x.head.authorization.start),
+                b"dpop ", 5):
+            x.set_request_header("Authorization", None)
+            x.set_request_header("DPoP", None)
         if self.places is not None:
             for place in self.places:
                 place.withhold(x)
@@ -162,4 +188,6 @@ cdef class Bearer(Authenticator):
         return NO_BEARER
 
     cpdef bytes challenge(self):
-        return CHALLENGE
+        if self.proofs is None:
+            return CHALLENGE
+        return self.proofs.challenge if self.proofs.required else CHALLENGE + b", " + self.proofs.challenge

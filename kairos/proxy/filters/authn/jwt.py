@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kairos.config.policies.jwt import Jwt, JwtProvider
     from kairos.proxy.exchange import Runtime
     from kairos.proxy.filters.authenticate import Authenticator
+    from kairos.proxy.filters.authn.dpop import Proofs
     from kairos.proxy.filters.authn.remote import RemoteKeys
     from kairos.proxy.site import Services, Site
 
@@ -59,7 +60,16 @@ def _bearer(spec: Jwt, site: Site) -> Authenticator:
     plain = spec.sources == [TokenSource("header")]
     cache = TokenCache(spec.cache_tokens, secrets.randbits(64)) if spec.cache_tokens else None
     places = None if plain else [Place(source) for source in spec.sources]
-    return Bearer(Verifier(spec, partial(_remote, site)), cache, places, site.board.page)
+    return Bearer(Verifier(spec, partial(_remote, site)), cache, places, site.board.page, _proofs(spec, site))
+
+
+def _proofs(spec: Jwt, site: Site) -> Proofs | None:
+    if spec.dpop is None:
+        return None
+    from kairos.proxy.filters.authn.dpop import Proofs
+    from kairos.proxy.filters.authn.signature import Nonces
+
+    return Proofs(spec.dpop, Nonces(site.board, spec.dpop.max_age + spec.dpop.skew))
 
 
 def _remote(site: Site, provider: JwtProvider) -> RemoteKeys:

@@ -115,6 +115,7 @@ class Provider:
         self._types = tuple(name.lower() for name in spec.types)
         self._rules = Rules(spec.claims)
         self._bound = spec.certificate_bound
+        self._proven = section.dpop is not None
         self._revoked = Revoked(spec.revocations_file)
         matched = [name for name, wanted in (("iss", self.issuers), ("aud", self._audiences)) if wanted]
         required = {"exp", *spec.required_claims, *matched}
@@ -145,9 +146,17 @@ class Provider:
             raise TokenError(f"has a claim {broken.claim} that does not do")
         if claims in self._revoked:
             raise TokenError("is revoked")
-        holder = bound_to(claims) if self._bound else None
+        holder = self._holder(claims)
         identity = Identity(claims.get("sub", ""), METHOD, claims, realm=claims.get("iss", self._name), key=holder)
         return Verified(identity, min(claims["exp"] + self._leeway, time.time() + self._kept))
+
+    def _holder(self, claims: dict[str, Any]) -> bytes | str | None:
+        """What whoever shows the token has to have: a client certificate (bytes), a key (text), or nothing."""
+        certificate = bound_to(claims) if self._bound else None
+        key = key_of(claims) if self._proven else None
+        if certificate is not None and key is not None:
+            raise TokenError("is bound to two things")
+        return certificate if key is None else key
 
     def _decoded(self, raw: bytes, token: Token, key: VerifyKey) -> dict[str, Any]:
         try:
@@ -170,15 +179,29 @@ def bound_to(claims: dict[str, Any]) -> bytes | None:
     Raises:
         TokenError: it cannot be one.
     """
+    return _confirmed(claims, "x5t#S256")
+
+
+def key_of(claims: dict[str, Any]) -> str | None:
+    """Thumbprint of the key that has to sign a proof for each request (RFC 9449 section 6.1).
+
+    Raises:
+        TokenError: it cannot be one.
+    """
+    return None if _confirmed(claims, "jkt") is None else str(claims["cnf"]["jkt"])
+
+
+def _confirmed(claims: dict[str, Any], method: str) -> bytes | None:
+    """A SHA-256 digest among what a token is bound to (RFC 7800)."""
     confirmation = claims.get("cnf")
-    if not isinstance(confirmation, dict) or "x5t#S256" not in confirmation:
+    if not isinstance(confirmation, dict) or method not in confirmation:
         return None
     try:
-        digest = base64url(confirmation["x5t#S256"])
+        digest = base64url(confirmation[method])
     except (ValueError, TypeError):
         digest = b""
     if len(digest) != 32:
-        raise TokenError("is bound to no certificate there could be")
+        raise TokenError(f"is bound to a {method} that there cannot be")
     return digest
 
 
