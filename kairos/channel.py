@@ -6,7 +6,7 @@ the reader then drops the peer, for a stream out of step cannot be put right.
 
     supervisor → child   Prepare → Commit or Abort;  Listen;  Drain;  Stop;  ReopenLogs
     child → supervisor   Ready;  Ack or Nack (to Prepare);  Listening (to Listen);  Drained
-    control ↔ supervisor ReloadRequest → ReloadResult;  UpgradeRequest → UpgradeResult
+    control ↔ supervisor ReloadRequest → ReloadResult (→ Settled);  UpgradeRequest → UpgradeResult
 
 Rules for a child: `Ready` comes first and once; every `Prepare` is answered, by `Ack` or `Nack`; a `Commit` or
 `Abort` of a revision it does not hold is ignored; the end of the stream means the supervisor is gone, and is obeyed
@@ -28,11 +28,17 @@ from kairos.config.text import ConfigText  # noqa: TC001
 from kairos.scoreboard import Assignment  # noqa: TC001
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kairos.config.load import Loaded
     from kairos.scoreboard import Scoreboard
 
 MAX_FRAME = 64 * 1024 * 1024
 """Far above any configuration; only a stream out of step asks for more."""
 _LENGTH = 4
+
+OVERTAKEN = "another configuration came into use first"
+"""The problem of a `ReloadRequest` whose text replaces what is not in use any more."""
 
 EXIT_BOOT = 3
 """A child (or the gateway itself) could not boot: no port, no memory, a missing library."""
@@ -140,13 +146,27 @@ class Nack(_Message, frozen=True):
 
 
 class ReloadRequest(_Message, frozen=True):
-    """The control process asks for the configuration to be read again; answered by `ReloadResult` with its id."""
+    """The control process asks for the configuration to be read again, or for another one to be used in its place;
+    answered by `ReloadResult` with its id."""
 
     id: int
     reason: str
     """For the log: who wants it."""
     if_changed: bool = False
     """Do nothing where the file's text is that of the revision in use."""
+    text: ConfigText | None = None
+    """To be used in place of the file's, if what it `replaces` is still in use: else the answer is `OVERTAKEN`."""
+    author: str = ""
+    """Whose doing it is."""
+    above: int = 0
+    """The number of what comes of it is to be greater than that."""
+
+
+class Settled(_Message, frozen=True):
+    """Of the control process: the file says what this revision's text says, which replaced another. Until then a file
+    that says what was replaced is no news."""
+
+    revision: int
 
 
 class UpgradeRequest(_Message, frozen=True):
@@ -160,7 +180,7 @@ class Drained(_Message, frozen=True):
 
 
 ToChild = Prepare | Commit | Abort | Listen | Drain | Stop | ReopenLogs | ReloadResult | UpgradeResult
-FromChild = Ready | Ack | Nack | Listening | Drained | ReloadRequest | UpgradeRequest
+FromChild = Ready | Ack | Nack | Listening | Drained | ReloadRequest | Settled | UpgradeRequest
 Message = ToChild | FromChild
 
 _encoder = msgspec.msgpack.Encoder()
@@ -222,10 +242,14 @@ class ControlBoot:
     """The file to watch."""
     text: ConfigText
     """The revision in use, as it was read."""
+    judge: Callable[[ConfigText], Loaded]
+    """What this gateway would load of a text, its overrides included. Raises ConfigError."""
     state_dir: str
     """Where what outlives the process is kept; empty: nowhere."""
     admin: socket.socket | None
     """Where operators connect: a unix socket in the state folder."""
+    restarts: Callable[[Config], list[str]]
+    """Keys that have another value than the one in force, which only a restart changes."""
 
 
 @dataclass(frozen=True, slots=True)

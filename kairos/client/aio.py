@@ -5,7 +5,7 @@ Written by tools/client.py from the API's description: change that, not this fil
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import UNSET, UnsetType
 
@@ -147,6 +147,370 @@ class AsyncOperations(AsyncTransport):
             body=given({"url": url, "prefix": prefix, "tags": tags, "all": all, "soft": soft}),
         )
 
+    async def get_config(
+        self, *, effective: bool | None = None, format: Literal["json", "yaml", "toml"] | None = None
+    ) -> dict[str, Any]:
+        """All of it in canonical form, as it is in use: references as written, secrets masked."""
+        return await self.call(
+            dict[str, Any], "GET", "/api/config", query=given({"effective": effective, "format": format})
+        )
+
+    async def put_config(
+        self,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+        verbatim: bool | None = None,
+    ) -> models.Written:
+        """Another configuration in place of this one: JSON, YAML or TOML, by its Content-Type. Comments of the file
+        stay
+        where it says the same.
+        """
+        return await self.call(
+            models.Written,
+            "PUT",
+            "/api/config",
+            query=given({"dry_run": dry_run, "message": message, "verbatim": verbatim}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+        )
+
+    async def replace_ai(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """The model that helps to route. What is not said is what it is by default."""
+        return await self.call(
+            models.Written,
+            "PUT",
+            "/api/config/ai",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def set_ai(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """The model that helps to route. What is not said stays as it is."""
+        return await self.call(
+            models.Written,
+            "POST",
+            "/api/config/ai",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def replace_cors(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Cross-origin requests. What is not said is what it is by default."""
+        return await self.call(
+            models.Written,
+            "PUT",
+            "/api/config/cors",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def set_cors(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Cross-origin requests. What is not said stays as it is."""
+        return await self.call(
+            models.Written,
+            "POST",
+            "/api/config/cors",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def replace_jwt(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """JSON Web Tokens. What is not said is what it is by default."""
+        return await self.call(
+            models.Written,
+            "PUT",
+            "/api/config/jwt",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def set_jwt(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """JSON Web Tokens. What is not said stays as it is."""
+        return await self.call(
+            models.Written,
+            "POST",
+            "/api/config/jwt",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def replace_metrics(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Metrics for Prometheus. What is not said is what it is by default."""
+        return await self.call(
+            models.Written,
+            "PUT",
+            "/api/config/metrics",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def set_metrics(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Metrics for Prometheus. What is not said stays as it is."""
+        return await self.call(
+            models.Written,
+            "POST",
+            "/api/config/metrics",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def replace_rate_limit(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """The rate limit of all routes; null for none. What is not said is what it is by default."""
+        return await self.call(
+            models.Written,
+            "PUT",
+            "/api/config/rate-limit",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def set_rate_limit(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """The rate limit of all routes; null for none. What is not said stays as it is."""
+        return await self.call(
+            models.Written,
+            "POST",
+            "/api/config/rate-limit",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def reload_config(self) -> models.ConfigReloaded:
+        """Read the file again and put it in use, in every worker."""
+        return await self.call(models.ConfigReloaded, "POST", "/api/config/reload")
+
+    async def config_schema(self) -> dict[str, Any]:
+        """JSON Schema of the configuration."""
+        return await self.call(dict[str, Any], "GET", "/api/config/schema")
+
+    async def get_section(self, name: str) -> Any:
+        """One section as it is written, in canonical form; null where nothing is said of it."""
+        return await self.call(Any, "GET", f"/api/config/sections/{quoted(name)}")
+
+    async def put_section(
+        self,
+        name: str,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Another value for a section."""
+        return await self.call(
+            models.Written,
+            "PUT",
+            f"/api/config/sections/{quoted(name)}",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def delete_section(
+        self,
+        name: str,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Nothing said of a section: its defaults."""
+        return await self.call(
+            models.Written,
+            "DELETE",
+            f"/api/config/sections/{quoted(name)}",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+        )
+
+    async def replace_server(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Listeners and processes. `workers` holds at once, addresses with the next start: `restart_required`. What
+        is not said is what it is by default.
+        """
+        return await self.call(
+            models.Written,
+            "PUT",
+            "/api/config/server",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def set_server(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Listeners and processes. `workers` holds at once, addresses with the next start: `restart_required`. What
+        is not said stays as it is.
+        """
+        return await self.call(
+            models.Written,
+            "POST",
+            "/api/config/server",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def config_status(self) -> models.ConfigStatus:
+        """Which one is in use, since when, and whether the last reload went well."""
+        return await self.call(models.ConfigStatus, "GET", "/api/config/status")
+
+    async def validate_config(self) -> models.ConfigVerdict:
+        """Whether a configuration could be used here: JSON, YAML or TOML, by its Content-Type."""
+        return await self.call(models.ConfigVerdict, "POST", "/api/config/validate")
+
     async def show_limits(self) -> models.LimitsStatus:
         """What rate limits did, and how many keys they remember."""
         return await self.call(models.LimitsStatus, "GET", "/api/limits")
@@ -162,6 +526,125 @@ class AsyncOperations(AsyncTransport):
     async def get_revision(self, number: int) -> models.RevisionText:
         """One of them, in the canonical form: references as written, secrets masked."""
         return await self.call(models.RevisionText, "GET", f"/api/revisions/{quoted(number)}")
+
+    async def list_routes(
+        self,
+        *,
+        limit: int | None = None,
+        offset: int | None = None,
+        path: str | None = None,
+        method: str | None = None,
+        host: str | None = None,
+        protocol: str | None = None,
+        group: str | None = None,
+        backend: str | None = None,
+    ) -> models.RouteList:
+        """In the order of the configuration."""
+        return await self.call(
+            models.RouteList,
+            "GET",
+            "/api/routes",
+            query=given(
+                {
+                    "limit": limit,
+                    "offset": offset,
+                    "path": path,
+                    "method": method,
+                    "host": host,
+                    "protocol": protocol,
+                    "group": group,
+                    "backend": backend,
+                }
+            ),
+        )
+
+    async def create_route(
+        self,
+        data: dict[str, Any],
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+        at: int | None = None,
+    ) -> models.Written:
+        """One route more, at the end or as number `at`: 201, and how it is now."""
+        return await self.call(
+            models.Written,
+            "POST",
+            "/api/routes",
+            query=given({"dry_run": dry_run, "message": message, "at": at}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def validate_route(self, *, route: dict[str, Any]) -> models.RouteVerdict:
+        """Whether a route could be used, in place of the one that serves the same requests now, if there is one."""
+        return await self.call(models.RouteVerdict, "POST", "/api/routes/validate", body=given({"route": route}))
+
+    async def get_route(
+        self, path: str, *, methods: str | None = None, host: str | None = None, id: str | None = None
+    ) -> models.RouteFound:
+        """One route."""
+        return await self.call(
+            models.RouteFound,
+            "GET",
+            f"/api/routes/{quoted(path)}",
+            query=given({"methods": methods, "host": host, "id": id}),
+        )
+
+    async def replace_route(
+        self,
+        path: str,
+        data: dict[str, Any],
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+        methods: str | None = None,
+        host: str | None = None,
+        id: str | None = None,
+    ) -> models.Written:
+        """Another route in place of this one. Masks in it stand for the secrets it has."""
+        return await self.call(
+            models.Written,
+            "PUT",
+            f"/api/routes/{quoted(path)}",
+            query=given({"dry_run": dry_run, "message": message, "methods": methods, "host": host, "id": id}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    async def delete_route(
+        self,
+        path: str,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+        methods: str | None = None,
+        host: str | None = None,
+        id: str | None = None,
+    ) -> models.Written:
+        """One route less."""
+        return await self.call(
+            models.Written,
+            "DELETE",
+            f"/api/routes/{quoted(path)}",
+            query=given({"dry_run": dry_run, "message": message, "methods": methods, "host": host, "id": id}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+        )
 
     async def status(self) -> models.Status:
         """How the gateway is at this moment."""

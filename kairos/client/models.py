@@ -74,6 +74,52 @@ class CheckStatus(Struct, frozen=True, kw_only=True):
     last_seconds: float
 
 
+class ConfigReloaded(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    success: bool
+    message: str
+    version: int
+    timestamp: str
+    revision: int
+    unchanged: bool
+
+
+class ConfigStatus(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    success: bool
+    message: str
+    version: int
+    timestamp: str
+    revision: int
+    etag: str
+    source: str
+    format: Literal["json", "yaml", "toml"]
+    author: str
+    reason: str
+    restart_required: list[str]
+    problems: list[str]
+
+
+class ConfigVerdict(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    valid: bool
+    error: str | None = None
+    problems: list[Place] | None = None
+
+
+class Difference(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    op: Literal["add", "remove", "replace"]
+    path: str
+    before: Any = None
+    after: Any = None
+    route: str | None = None
+
+
 class Entry(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -121,6 +167,15 @@ class Page(Struct, frozen=True, kw_only=True):
 
     entries: list[Entry]
     next: int | None
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    severity: str
+    message: str
+    path: str = ""
+    line: int | None = None
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -172,6 +227,41 @@ class RevisionText(Struct, frozen=True, kw_only=True):
 
     revision: Stored
     config: Any
+
+
+class RouteFound(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    success: bool
+    message: str
+    route: dict[str, Any]
+    revision: int
+
+
+class RouteList(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    success: bool
+    message: str
+    routes: list[dict[str, Any]]
+    total: int
+    offset: int
+    revision: int
+
+
+class RouteToJudge(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    route: dict[str, Any]
+
+
+class RouteVerdict(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    valid: bool
+    error: str | None = None
+    problems: list[str] | None = None
+    warnings: list[str] | None = None
 
 
 class Status(Struct, frozen=True, kw_only=True):
@@ -236,3 +326,20 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     started_at: float
     connections: int
     requests: int
+
+
+class Written(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    revision: int
+    etag: str
+    changed: bool
+    dry_run: bool
+    diff: list[Difference]
+    text_diff: str
+    warnings: list[str]
+    restart_required: list[str]
+    notes: list[str] | None = None
+    success: bool
+    message: str
+    route: dict[str, Any] | None = None

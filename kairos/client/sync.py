@@ -5,7 +5,7 @@ Written by tools/client.py from the API's description: change that, not this fil
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import UNSET, UnsetType
 
@@ -147,6 +147,368 @@ class Operations(Transport):
             body=given({"url": url, "prefix": prefix, "tags": tags, "all": all, "soft": soft}),
         )
 
+    def get_config(
+        self, *, effective: bool | None = None, format: Literal["json", "yaml", "toml"] | None = None
+    ) -> dict[str, Any]:
+        """All of it in canonical form, as it is in use: references as written, secrets masked."""
+        return self.call(dict[str, Any], "GET", "/api/config", query=given({"effective": effective, "format": format}))
+
+    def put_config(
+        self,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+        verbatim: bool | None = None,
+    ) -> models.Written:
+        """Another configuration in place of this one: JSON, YAML or TOML, by its Content-Type. Comments of the file
+        stay
+        where it says the same.
+        """
+        return self.call(
+            models.Written,
+            "PUT",
+            "/api/config",
+            query=given({"dry_run": dry_run, "message": message, "verbatim": verbatim}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+        )
+
+    def replace_ai(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """The model that helps to route. What is not said is what it is by default."""
+        return self.call(
+            models.Written,
+            "PUT",
+            "/api/config/ai",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def set_ai(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """The model that helps to route. What is not said stays as it is."""
+        return self.call(
+            models.Written,
+            "POST",
+            "/api/config/ai",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def replace_cors(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Cross-origin requests. What is not said is what it is by default."""
+        return self.call(
+            models.Written,
+            "PUT",
+            "/api/config/cors",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def set_cors(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Cross-origin requests. What is not said stays as it is."""
+        return self.call(
+            models.Written,
+            "POST",
+            "/api/config/cors",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def replace_jwt(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """JSON Web Tokens. What is not said is what it is by default."""
+        return self.call(
+            models.Written,
+            "PUT",
+            "/api/config/jwt",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def set_jwt(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """JSON Web Tokens. What is not said stays as it is."""
+        return self.call(
+            models.Written,
+            "POST",
+            "/api/config/jwt",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def replace_metrics(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Metrics for Prometheus. What is not said is what it is by default."""
+        return self.call(
+            models.Written,
+            "PUT",
+            "/api/config/metrics",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def set_metrics(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Metrics for Prometheus. What is not said stays as it is."""
+        return self.call(
+            models.Written,
+            "POST",
+            "/api/config/metrics",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def replace_rate_limit(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """The rate limit of all routes; null for none. What is not said is what it is by default."""
+        return self.call(
+            models.Written,
+            "PUT",
+            "/api/config/rate-limit",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def set_rate_limit(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """The rate limit of all routes; null for none. What is not said stays as it is."""
+        return self.call(
+            models.Written,
+            "POST",
+            "/api/config/rate-limit",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def reload_config(self) -> models.ConfigReloaded:
+        """Read the file again and put it in use, in every worker."""
+        return self.call(models.ConfigReloaded, "POST", "/api/config/reload")
+
+    def config_schema(self) -> dict[str, Any]:
+        """JSON Schema of the configuration."""
+        return self.call(dict[str, Any], "GET", "/api/config/schema")
+
+    def get_section(self, name: str) -> Any:
+        """One section as it is written, in canonical form; null where nothing is said of it."""
+        return self.call(Any, "GET", f"/api/config/sections/{quoted(name)}")
+
+    def put_section(
+        self,
+        name: str,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Another value for a section."""
+        return self.call(
+            models.Written,
+            "PUT",
+            f"/api/config/sections/{quoted(name)}",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def delete_section(
+        self,
+        name: str,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Nothing said of a section: its defaults."""
+        return self.call(
+            models.Written,
+            "DELETE",
+            f"/api/config/sections/{quoted(name)}",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+        )
+
+    def replace_server(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Listeners and processes. `workers` holds at once, addresses with the next start: `restart_required`. What
+        is not said is what it is by default.
+        """
+        return self.call(
+            models.Written,
+            "PUT",
+            "/api/config/server",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def set_server(
+        self,
+        data: Any,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Listeners and processes. `workers` holds at once, addresses with the next start: `restart_required`. What
+        is not said stays as it is.
+        """
+        return self.call(
+            models.Written,
+            "POST",
+            "/api/config/server",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def config_status(self) -> models.ConfigStatus:
+        """Which one is in use, since when, and whether the last reload went well."""
+        return self.call(models.ConfigStatus, "GET", "/api/config/status")
+
+    def validate_config(self) -> models.ConfigVerdict:
+        """Whether a configuration could be used here: JSON, YAML or TOML, by its Content-Type."""
+        return self.call(models.ConfigVerdict, "POST", "/api/config/validate")
+
     def show_limits(self) -> models.LimitsStatus:
         """What rate limits did, and how many keys they remember."""
         return self.call(models.LimitsStatus, "GET", "/api/limits")
@@ -162,6 +524,125 @@ class Operations(Transport):
     def get_revision(self, number: int) -> models.RevisionText:
         """One of them, in the canonical form: references as written, secrets masked."""
         return self.call(models.RevisionText, "GET", f"/api/revisions/{quoted(number)}")
+
+    def list_routes(
+        self,
+        *,
+        limit: int | None = None,
+        offset: int | None = None,
+        path: str | None = None,
+        method: str | None = None,
+        host: str | None = None,
+        protocol: str | None = None,
+        group: str | None = None,
+        backend: str | None = None,
+    ) -> models.RouteList:
+        """In the order of the configuration."""
+        return self.call(
+            models.RouteList,
+            "GET",
+            "/api/routes",
+            query=given(
+                {
+                    "limit": limit,
+                    "offset": offset,
+                    "path": path,
+                    "method": method,
+                    "host": host,
+                    "protocol": protocol,
+                    "group": group,
+                    "backend": backend,
+                }
+            ),
+        )
+
+    def create_route(
+        self,
+        data: dict[str, Any],
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+        at: int | None = None,
+    ) -> models.Written:
+        """One route more, at the end or as number `at`: 201, and how it is now."""
+        return self.call(
+            models.Written,
+            "POST",
+            "/api/routes",
+            query=given({"dry_run": dry_run, "message": message, "at": at}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def validate_route(self, *, route: dict[str, Any]) -> models.RouteVerdict:
+        """Whether a route could be used, in place of the one that serves the same requests now, if there is one."""
+        return self.call(models.RouteVerdict, "POST", "/api/routes/validate", body=given({"route": route}))
+
+    def get_route(
+        self, path: str, *, methods: str | None = None, host: str | None = None, id: str | None = None
+    ) -> models.RouteFound:
+        """One route."""
+        return self.call(
+            models.RouteFound,
+            "GET",
+            f"/api/routes/{quoted(path)}",
+            query=given({"methods": methods, "host": host, "id": id}),
+        )
+
+    def replace_route(
+        self,
+        path: str,
+        data: dict[str, Any],
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+        methods: str | None = None,
+        host: str | None = None,
+        id: str | None = None,
+    ) -> models.Written:
+        """Another route in place of this one. Masks in it stand for the secrets it has."""
+        return self.call(
+            models.Written,
+            "PUT",
+            f"/api/routes/{quoted(path)}",
+            query=given({"dry_run": dry_run, "message": message, "methods": methods, "host": host, "id": id}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+            body=data,
+        )
+
+    def delete_route(
+        self,
+        path: str,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+        methods: str | None = None,
+        host: str | None = None,
+        id: str | None = None,
+    ) -> models.Written:
+        """One route less."""
+        return self.call(
+            models.Written,
+            "DELETE",
+            f"/api/routes/{quoted(path)}",
+            query=given({"dry_run": dry_run, "message": message, "methods": methods, "host": host, "id": id}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+        )
 
     def status(self) -> models.Status:
         """How the gateway is at this moment."""

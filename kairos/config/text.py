@@ -17,6 +17,12 @@ class ConfigText(Struct, frozen=True):
     """Of the file, as it was given."""
     reason: str
     """Why it was read: who asked."""
+    author: str = ""
+    """Whose change it is, as far as that is known."""
+    message: str = ""
+    """What they say of it."""
+    replaces: str = ""
+    """Of a change that is made here: `sha256` of the text it was made from. Empty: this was read from the file."""
 
     @property
     def sha256(self) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kairos.storage.revisions import Revisions
 
 _Result = TypeVar("_Result")
-Why = Literal["unknown", "invalid", "refused", "unavailable", "timeout"]
+Why = Literal["unknown", "bad", "invalid", "refused", "stale", "full", "unavailable", "timeout"]
 
 
 class CommandError(Exception):
@@ -172,9 +172,9 @@ class Commands:
             reloads=self._reloads(),
         )
 
-    async def reload(self, reason: str) -> Reloaded:
+    async def reload(self, reason: str, *, author: str = "") -> Reloaded:
         """Read the configuration again and put it in use. Raises CommandError."""
-        result = await _answered(self._requests.reload(reason))
+        result = await _answered(self._requests.reload(reason, author=author))
         if result.problems:
             raise CommandError("invalid", f"revision {result.revision} stays in use", result.problems)
         return Reloaded(result.revision, result.unchanged)

@@ -68,6 +68,7 @@ from kairos.control.outlier import OutlierDetector
 from kairos.control.requests import Requests
 from kairos.control.revisions import Keeper
 from kairos.control.rotation import Housekeeper
+from kairos.control.source import FileSource, InUse
 from kairos.control.tail import Tail
 from kairos.control.tickets import TicketKeys
 from kairos.control.transitions import Transitions
@@ -80,7 +81,7 @@ from kairos.telemetry.prometheus import GatewayCollector
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
     from kairos.config.log import Level
     from kairos.config.model import Config
@@ -127,6 +128,8 @@ class Control:
         self._outliers = OutlierDetector(boot.scoreboard)
         folder = Path(boot.control.state_dir) if boot.control and boot.control.state_dir else None
         self._folder = folder
+        self._source = FileSource(boot.control.config_path) if boot.control else None
+        self._in_use = InUse(boot.revision, boot.control.text, boot.config) if boot.control else None
         self._management: Management | None = None
         self._loading: asyncio.Task[None] | None = None
         self._backends = Backends(boot.scoreboard, self._checker, folder / BACKENDS if folder else None)
@@ -158,6 +161,7 @@ class Control:
         server = await self._serve()
         self._say(Ready(os.getpid()))
         if not self._boot.standby:
+            await self._settle()
             self._manage_when_wanted()
         self._watch_or_not()
         patience = await self._obey(reader)
@@ -193,7 +197,9 @@ class Control:
     async def _start_management(self, local: socket.socket | None) -> None:
         # In a thread, so that the log is written and backends are checked meanwhile.
         module = await asyncio.to_thread(importlib.import_module, "kairos.control.management")
-        self._management = module.Management(self._commands, self._config, self._folder, local, self._boot.scoreboard)
+        changes = self._changes(await asyncio.to_thread(importlib.import_module, "kairos.control.changes"))
+        board = self._boot.scoreboard
+        self._management = module.Management(self._commands, self._config, self._folder, local, board, changes)
         self._management.start()
         self._management.apply(self._config, self._collector.assignment)
 
@@ -201,6 +207,15 @@ class Control:
         """Workers are to ask which sessions ended. The only writer of the cell."""
         page = self._boot.scoreboard.page
         page.set(cells.H_ENDED, page.get(cells.H_ENDED) + 1)
+
+    async def _settle(self) -> None:
+        """Finish a change of the file that a control process before this one had begun."""
+        if self._source is None or self._in_use is None:
+            return
+        number, text = self._in_use.number, self._in_use.text
+        await asyncio.to_thread(self._source.settle, text)
+        if text.replaces:
+            self._requests.settled(number)
 
     def _metrics(self, request: Request) -> Response:
         return Response(*self._collector.expose(request.accept))
@@ -210,8 +225,19 @@ class Control:
         if self._watch is not None:
             (self._watch.start if self._config.server.watch else self._watch.stop)()
 
+    def _changes(self, module: Any) -> Any:
+        boot = self._boot.control
+        if boot is None or self._source is None or self._in_use is None:
+            return None
+        board = self._boot.scoreboard
+        return module.Changes(self._source, self._in_use, self._requests, boot.judge, boot.restarts, board)
+
     def _reload_if_changed(self) -> None:
-        task = asyncio.create_task(self._ask_for_reload())
+        self._do(self._ask_for_reload())
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Beside everything else."""
+        task = asyncio.create_task(work)
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
@@ -276,6 +302,7 @@ class Control:
                 if message.pid:
                     self._stepping_down = asyncio.create_task(self._step_down())
             case Listen(borrowed=True):
+                self._do(self._settle())
                 self._backends.take_up()
                 self._manage_when_wanted()
                 self._rotate(allowed=True)
@@ -334,6 +361,14 @@ class Control:
         self._manage_when_wanted()
         if prepared.text is not None:
             self._keep(prepared.revision, prepared.text)
+            self._note_in_use(prepared.revision, prepared.text)
+
+    def _note_in_use(self, revision: int, text: ConfigText) -> None:
+        """Whoever makes a change here sees to the file as well; one that nobody makes was begun by a predecessor."""
+        if self._in_use is not None:
+            self._in_use.note(revision, text, self._config)
+        if text.replaces and not (self._management is not None and self._management.busy):
+            self._do(self._settle())
 
     def _apply(self, config: Config, series: Assignment) -> None:
         """A configuration is in use from here on."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from kairos.config.admin import Admin
     from kairos.config.model import Config
+    from kairos.control.changes import Changes
     from kairos.control.commands import Commands
     from kairos.scoreboard import Assignment, Scoreboard
 
@@ -42,19 +43,31 @@ class Management:
     """`start` on the loop, `apply` each configuration that comes into use, then `close`."""
 
     def __init__(
-        self, commands: Commands, config: Config, folder: Path | None, local: socket.socket | None, board: Scoreboard
+        self,
+        commands: Commands,
+        config: Config,
+        folder: Path | None,
+        local: socket.socket | None,
+        board: Scoreboard,
+        changes: Changes | None = None,
     ) -> None:
         for library, component in LIBRARIES.items():
             adopt(library, component)
         self._local = local
+        self._changes = changes
         self.database = Database(config.storage.url) if config.storage.url else _embedded(folder)
         self._history = History(board, self.database, node_name(config))
         self.audit = Audit(self.database, node_name(config))
         things = {"commands": commands, "database": self.database, "history": self._history, "audit": self.audit}
-        self.app = make_app(things)
+        self.app = make_app({**things, "changes": changes})
         self._servers: list[Server] = []
         self._port = AdminPort(self)
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def busy(self) -> bool:
+        """Whether a change of the configuration is being made."""
+        return self._changes is not None and self._changes.busy
 
     def start(self) -> None:
         """What can be done at once; the rest as soon as it can."""

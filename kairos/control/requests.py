@@ -7,12 +7,13 @@ import itertools
 import os
 from typing import TYPE_CHECKING
 
-from kairos.channel import ReloadRequest, ReloadResult, UpgradeRequest, UpgradeResult
+from kairos.channel import ReloadRequest, ReloadResult, Settled, UpgradeRequest, UpgradeResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kairos.channel import FromChild
+    from kairos.config.text import ConfigText
 
 PATIENCE = 120.0  # seconds for an answer: a boot or another reload may come first
 
@@ -26,11 +27,23 @@ class Requests:
         self._reloads: dict[int, asyncio.Future[ReloadResult]] = {}
         self._upgrades: dict[int, asyncio.Future[UpgradeResult]] = {}
 
-    async def reload(self, reason: str, *, if_changed: bool = False) -> ReloadResult:
+    async def reload(self, reason: str, *, if_changed: bool = False, author: str = "") -> ReloadResult:
         """Have the configuration read again. Raises TimeoutError."""
-        number = next(self._numbers)
+        return await self._reload(ReloadRequest(next(self._numbers), reason, if_changed, author=author))
+
+    async def use(self, text: ConfigText, above: int = 0) -> ReloadResult:
+        """Have a text used that replaces the one in use; `settled` is to follow. Raises TimeoutError."""
+        request = ReloadRequest(next(self._numbers), text.reason, text=text, author=text.author, above=above)
+        return await self._reload(request)
+
+    def settled(self, revision: int) -> None:
+        """The file says what this revision says, or nothing will come of that."""
+        self._say(Settled(revision))
+
+    async def _reload(self, request: ReloadRequest) -> ReloadResult:
+        number = request.id
         answer = self._reloads[number] = asyncio.get_running_loop().create_future()
-        self._say(ReloadRequest(number, reason, if_changed))
+        self._say(request)
         try:
             return await asyncio.wait_for(answer, PATIENCE)
         finally:

@@ -23,7 +23,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -33,6 +33,7 @@ from kairos import __version__
 from kairos._speedups import cells
 from kairos.channel import (
     EXIT_LOAD,
+    OVERTAKEN,
     Ack,
     ChannelError,
     ControlBoot,
@@ -43,6 +44,7 @@ from kairos.channel import (
     Ready,
     ReloadRequest,
     ReloadResult,
+    Settled,
     UpgradeRequest,
     WorkerBoot,
     encode,
@@ -380,6 +382,8 @@ class Arbiter:
                 return self._plan.reload_asked(message, now)
             case Listening():
                 return self._plan.listening(pid, now)
+            case Settled(revision):
+                self._settle(revision)
             case UpgradeRequest(id_):
                 return self._plan.upgrade_asked(id_, now)
         return []  # Drained: the exit that follows says the same
@@ -437,8 +441,8 @@ class Arbiter:
         match action:
             case plan.Spawn(slot):
                 return self._spawn(slot)
-            case plan.Load(reason, if_changed):
-                return self._load(reason, if_changed=if_changed)
+            case plan.Load():
+                return self._load(action)
             case plan.Send(slot, message):
                 self._send(slot, encode(message))
             case plan.SendPrepare(slot, revision):
@@ -567,12 +571,12 @@ class Arbiter:
         same = hashlib.sha256(first.source.data).hexdigest() == newest.sha256
         return newest.number - 1 if same else newest.number
 
-    def _version(self, loaded: Loaded, reason: str) -> _Version:
+    def _version(self, loaded: Loaded, reason: str, author: str = "", text: ConfigText | None = None) -> _Version:
         self._numbers += 1
         series = self._series.assign(every_route(loaded.config), limit_labels(loaded.config))
         if series.full:
             self._log.warning("more routes and upstreams than the counters have room for; a restart makes room")
-        text = ConfigText(loaded.source.data, loaded.source.format, loaded.source.name, reason)
+        text = text or ConfigText(loaded.source.data, loaded.source.format, loaded.source.name, reason, author)
         return _Version(self._numbers, loaded.config, series, text, digest(loaded))
 
     def _of_number(self, number: int) -> _Version:
@@ -580,18 +584,22 @@ class Arbiter:
             return self._pending
         return self._current
 
-    def _load(self, reason: str, *, if_changed: bool) -> list[plan.Action]:
+    def _load(self, wanted: plan.Load) -> list[plan.Action]:
+        if wanted.text is not None and wanted.text.replaces != self._current.text.sha256:
+            return self._plan.load_failed([OVERTAKEN], time.monotonic())
         try:
-            loaded = self._with_certificates(self._options.load())
+            loaded = self._options.load() if wanted.text is None else self._options.load_text(wanted.text)
+            loaded = self._with_certificates(loaded)
         except ConfigError as error:
             return self._plan.load_failed([str(problem) for problem in error.problems], time.monotonic())
         except Exception as error:  # whatever a file does to the loader, the gateway goes on with what it has
             return self._plan.load_failed([f"{type(error).__name__}: {error}"], time.monotonic())
-        if if_changed and digest(loaded) == self._current.digest:
+        if wanted.text is None and not self._is_news(loaded, always=not wanted.if_changed):
             return self._plan.unchanged(time.monotonic())
         self._report(loaded.problems)
         self._warn_of_restart(loaded.config, self._listeners.asked)
-        self._pending = self._version(loaded, reason)
+        self._numbers = max(self._numbers, wanted.above)
+        self._pending = self._version(loaded, wanted.reason, wanted.author, wanted.text)
         return self._plan.loaded(self._pending.revision, time.monotonic())
 
     def _report_reload(self, asked: Iterable[int], problems: list[str], *, unchanged: bool) -> None:
@@ -612,6 +620,18 @@ class Arbiter:
     def _warn_of_restart(self, config: Config, asked: Asked) -> None:
         for name in asked.changes(Asked.of(config.server)):
             self._log.warning(f"server.{name} has changed: the listeners stay as they are until a restart")
+
+    def _settle(self, revision: int) -> None:
+        if self._current.number == revision:
+            text = replace(self._current.text, replaces="")
+            self._current = replace_fields(self._current, text=text)
+
+    def _is_news(self, loaded: Loaded, *, always: bool) -> bool:
+        """Whether a file says something else than what is in use, or what is about to take its place there."""
+        old = self._current.text.replaces
+        if old and hashlib.sha256(loaded.source.data).hexdigest() == old:
+            return False
+        return always or digest(loaded) != self._current.digest
 
     # --- upgrade --------------------------------------------------------------------------------------------------
 
@@ -736,7 +756,11 @@ class Arbiter:
         )
 
     def _boot_control(self) -> ControlBoot:
-        return ControlBoot(self._options.config_path, self._current.text, self._state.folder, self._state.admin)
+        options, state = self._options, self._state
+        restarts = partial(_restarts, self._listeners.asked, self._scoreboard)
+        return ControlBoot(
+            options.config_path, self._current.text, options.load_text, state.folder, state.admin, restarts
+        )
 
     def _become(self, boot: WorkerBoot, ours: socket.socket, unblocked: set[int | signal.Signals]) -> NoReturn:
         """The child's life. Whatever happens in it, it never returns into the supervisor's code."""
@@ -840,6 +864,14 @@ def _begin_log(config: Config) -> None:
         except OSError as error:
             raise ConfigError([Problem("error", ("log", "file"), f"cannot open {file!r}: {error.strerror}")]) from error
     configure(config.log, node=config.storage.node)
+
+
+def _restarts(asked: Asked, board: Scoreboard, config: Config) -> list[str]:
+    """Keys that have another value than when the gateway was started, and that only a restart changes."""
+    found = [f"server.{name}" for name in asked.changes(Asked.of(config.server))]
+    if (config.server.workers or cores()) > board.capacity.workers:
+        found.append("server.workers")
+    return found
 
 
 def _scoreboard(config: Config) -> Scoreboard:

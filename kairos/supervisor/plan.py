@@ -13,7 +13,8 @@ Rules:
 - Until every child was ready once, a child that exits by itself (code 3: cannot boot, 4: cannot load, or any other),
   misses its deadline or is killed repeatedly ends the whole gateway: what cannot start is reported, not retried.
 - Whoever wants a reload (HUP, the control process) while one is under way or the gateway boots waits for the next one,
-  which serves all that wait. Every reload that ends is reported once, to all who asked for it.
+  which serves all that wait; those that bring a text of their own take turns. Every reload that ends is reported once,
+  to all who asked for it.
 - A reload is prepared by every child that serves. All must agree within the deadline; a refusal, a death of a
   worker or the deadline aborts it, and nobody switches. Children born meanwhile begin with the revision in use and
   are brought up to date after the commit. Only workers' deaths count: that of control never affects traffic.
@@ -55,6 +56,8 @@ from kairos.channel import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from kairos.config.text import ConfigText
 
 CONTROL = -1
 
@@ -179,6 +182,11 @@ class Load:
 
     reason: str
     if_changed: bool = False
+    text: ConfigText | None = None
+    """What to read; None: the file."""
+    author: str = ""
+    above: int = 0
+    """The new revision's number is to be greater."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -686,13 +694,17 @@ class Plan:
         return self._maybe_load() or self._maybe_start_heir()
 
     def _maybe_load(self) -> list[Action]:
-        """Reload requests during a boot, an upgrade or another reload wait for its end; many are one."""
+        """Reload requests during a boot, an upgrade or another reload wait for its end; many that read the file are
+        one, those with a text of their own stay alone. The order is kept."""
         if not self._wanted or self.phase is not Phase.RUNNING:
             return []
-        self._asked, self._wanted = self._wanted, []
+        together = next((at for at, request in enumerate(self._wanted) if request.text is not None), len(self._wanted))
+        self._asked, self._wanted = self._wanted[: together or 1], self._wanted[together or 1 :]
         self.phase = Phase.RELOADING
         if_changed = all(request.if_changed for request in self._asked)
-        return [Announce(Phase.RELOADING), Load(self._reason(), if_changed)]
+        author = next((request.author for request in self._asked if request.author), "")
+        above = max(request.above for request in self._asked)
+        return [Announce(Phase.RELOADING), Load(self._reason(), if_changed, self._asked[0].text, author, above)]
 
     def _reason(self) -> str:
         return ", ".join(dict.fromkeys(request.reason for request in self._asked))

@@ -21,7 +21,19 @@ from litestar.openapi.spec import Components, SecurityScheme
 from msgspec import Struct
 
 from kairos import __version__
-from kairos.control.api import audit, backends, backup, cache, docs, gateway, limits, problems, revisions
+from kairos.control.api import (
+    audit,
+    backends,
+    backup,
+    cache,
+    config,
+    docs,
+    gateway,
+    limits,
+    problems,
+    revisions,
+    routes,
+)
 from kairos.control.api.authentication import Authentication
 from kairos.control.api.guards import forgotten, public
 from kairos.control.api.recording import Recording
@@ -33,7 +45,7 @@ if TYPE_CHECKING:
 
 MAX_BODY = 12 * 1024 * 1024  # a whole configuration, escaped
 _PROBLEM: Any = problems.MEDIA_TYPE
-RESOURCES = (gateway, backends, limits, cache, revisions, backup, audit)
+RESOURCES = (gateway, routes, config, backends, limits, cache, revisions, backup, audit)
 DESCRIPTION = """Manages a running Kairos gateway.
 
 Send a token (`Authorization: Bearer kairos_...`), or log in for a session's cookie. Errors are problem+json."""
@@ -47,6 +59,7 @@ ERRORS = {
     413: "Too large.",
     422: "It does not fit; `problems` has every reason.",
     429: "Too often; Retry-After says when to try again.",
+    507: "There is no room to write it.",
     503: "Something this needs does not work now; Retry-After says when to try again.",
 }
 SECURITY_HEADERS = {

@@ -12,6 +12,8 @@ from litestar import Response
 from litestar.exceptions import HTTPException, ValidationException
 from msgspec import Struct
 
+from kairos.config.editing import EditError
+from kairos.control.changes import edit_refused
 from kairos.control.commands import CommandError
 from kairos.storage.database import UnavailableError
 from kairos.telemetry.log import get_logger
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/problem+json"
 STATUS: dict[Why, int] = {
-    "unknown": 404, "invalid": 422, "refused": 409, "unavailable": 503, "timeout": 504,
+    "bad": 400, "unknown": 404, "refused": 409, "stale": 412, "invalid": 422,
+    "unavailable": 503, "timeout": 504, "full": 507,
 }  # fmt: skip
 RETRY_AFTER = "5"
 
@@ -62,6 +65,10 @@ def _command(_request: Request[Any, Any, Any], error: CommandError) -> Response[
     return problem(STATUS[error.why], str(error), problems=error.problems, headers=headers)
 
 
+def _edit(request: Request[Any, Any, Any], error: EditError) -> Response[Any]:
+    return _command(request, edit_refused(error))
+
+
 def _unavailable(_request: Request[Any, Any, Any], error: UnavailableError) -> Response[Any]:
     return problem(503, str(error), headers={"Retry-After": RETRY_AFTER})
 
@@ -83,6 +90,7 @@ def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
 
 HANDLERS: ExceptionHandlersMap = {
     CommandError: _command,
+    EditError: _edit,
     UnavailableError: _unavailable,
     ValidationException: _invalid,
     HTTPException: _http,
