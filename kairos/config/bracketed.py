@@ -247,7 +247,7 @@ def sorted_out(node: Node, old: Plain, new: Plain) -> tuple[list[tuple[Member, s
     added = {key: item for key, item in new.items() if key not in own and not (key in old and same(item, old[key]))}
     stays: list[tuple[Member, str | None]] = []
     for member in node.members:
-        key = None if member.merge else member.key if member.key in new else _renamed(member.key, old, added)
+        key = None if member.merge else member.key if member.key in new else renamed(member.key, old, added)
         if member.merge or key is not None:
             stays.append((member, key))
             added.pop(key or "", None)
@@ -256,7 +256,7 @@ def sorted_out(node: Node, old: Plain, new: Plain) -> tuple[list[tuple[Member, s
     return stays, added
 
 
-def _renamed(key: str, old: Plain, added: Plain) -> str | None:
+def renamed(key: str, old: Plain, added: Plain) -> str | None:
     """Which new key has the value of one that goes: the same one, or settings under a longer or shorter name."""
     for name, item in added.items():
         both = isinstance(item, dict) and isinstance(old[key], dict) and bool(item)

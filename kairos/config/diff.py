@@ -39,14 +39,13 @@ class Difference(Struct, frozen=True):
 
 def differences(before: Plain, after: Plain) -> list[Difference]:
     """Everything that differs, in the order of the documents."""
-    return [_told(found) for found in _all(before, after)]
+    return [_told(found) for found in _found(*_prepared(before, after))]
 
 
 def text_diff(before: Plain, after: Plain, names: tuple[str, str] = ("before", "after"), context: int = 3) -> str:
     """A unified diff of the masked documents in YAML; empty where they say the same."""
-    before, after = without_needless_nulls(before), without_needless_nulls(after)
-    old, new = masked_plain(before), masked_plain(after)
-    for found in _all(before, after):
+    before, after, old, new = _prepared(before, after)
+    for found in _found(before, after, old, new):
         if found.before == MASK and found.after == MASK:
             _put(new, found.keys, CHANGED)
     new = _in_order_of(new, old)
@@ -67,9 +66,14 @@ class _Found(Struct, frozen=True):
 _NOTHING: Any = object()
 
 
-def _all(before: Plain, after: Plain) -> Iterator[_Found]:
+def _prepared(before: Plain, after: Plain) -> tuple[Plain, Plain, Plain, Plain]:
+    """What is compared, and the same masked."""
     before, after = without_needless_nulls(before), without_needless_nulls(after)
-    yield from _members((), before, after, masked_plain(before), masked_plain(after), "")
+    return before, after, masked_plain(before), masked_plain(after)
+
+
+def _found(before: Plain, after: Plain, shown: Plain, shows: Plain) -> Iterator[_Found]:
+    return _members((), before, after, shown, shows, "")
 
 
 def _told(found: _Found) -> Difference:

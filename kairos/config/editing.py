@@ -53,7 +53,8 @@ def edited(text: str, format_: Format, change: Callable[[Plain], Plain]) -> str:
         EditError: it cannot be made.
     """
     try:
-        return rewrite(text, format_, change(document(text, format_)))
+        held = document(text, format_)
+        return rewrite(text, format_, change(held), held)
     except UnwritableError as error:
         raise EditError("unwritable", str(error), error.keys) from None
 

@@ -27,17 +27,18 @@ if TYPE_CHECKING:
 Plain = dict[str, Any]
 
 
-def rewrite(text: str, format_: Format, wanted: Plain) -> str:
-    """`text` as it has to be for `wanted`.
+def rewrite(text: str, format_: Format, wanted: Plain, held: Plain | None = None) -> str:
+    """`text` as it has to be for `wanted`; `held` is what it says, if that was parsed already.
 
     Raises:
         FormatError: the text is not of its format, or has keys twice.
         UnwritableError: the format cannot say what is wanted.
     """
-    held, doubled = parse(text, format_) if text.strip() else ({}, [])
-    if doubled:
-        raise doubled[0]
-    if held is None or not text.strip():
+    if held is None and text.strip():
+        held, doubled = parse(text, format_)
+        if doubled:
+            raise doubled[0]
+    if held is None:
         return _joined(text, dumps(wanted, format_))  # comments, if anything
     if not isinstance(held, dict):
         raise FormatError("the text must hold an object")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from kairos.config.bracketed import Editor, TooFineError, steps
+from kairos.config.bracketed import Editor, TooFineError, renamed, steps
 from kairos.config.identity import same
 from kairos.config.spans import Member, Node
 from kairos.config.writing import is_table, is_tables, toml_key, toml_line, toml_lines
@@ -39,6 +39,7 @@ def rewritten(text: str, held: Plain, wanted: Plain) -> str:
 
 _SPACE = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _KEY = r"""(?:[\w-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
+_ONE_KEY = re.compile(_KEY)
 _KEYS = re.compile(rf"{_KEY}(?:[ \t]*\.[ \t]*{_KEY})*")
 _EQUALS = re.compile(r"[ \t]*=[ \t]*")
 _PLAIN_VALUE = re.compile(
@@ -59,6 +60,7 @@ class Statement:
     section: Path
     """The table whose header stands above a pair; of a header itself: its own."""
     start: int
+    keys_end: int
     end: int
     value: Node | None = None
     """Of a pair."""
@@ -86,7 +88,7 @@ class _Reader:
         assert found is not None
         return found.end()
 
-    def _names(self, at: int) -> tuple[list[str], int]:
+    def _names(self, at: int) -> tuple[tuple[str, ...], int]:
         found = _KEYS.match(self.text, at)
         if found is None:
             raise TooFineError
@@ -103,12 +105,12 @@ class _Reader:
                 self.counts[path] = self.counts.get(path, -1) + 1
             if path in self.counts:
                 path = (*path, self.counts[path])
-        return Statement(path, path, start, end)
+        return Statement(path, path, start, at, end)
 
     def _pair(self, start: int, section: Path) -> Statement:
         names, at = self._names(start)
         node = self._value(self._equals(at))
-        return Statement((*section, *names), section, start, node.end, node)
+        return Statement((*section, *names), section, start, at, node.end, node)
 
     def _equals(self, at: int) -> int:
         found = _EQUALS.match(self.text, at)
@@ -143,14 +145,15 @@ class _Reader:
         return Member(start, self._value(self._equals(end)), names[0], end)
 
 
-def _names_of(keys: str) -> list[str]:
+@lru_cache(1024)
+def _names_of(keys: str) -> tuple[str, ...]:
     if re.fullmatch(r"[\w-]+", keys):
-        return [keys]
+        return (keys,)
     names, value = [], tomllib.loads(f"{keys} = 0")
     while isinstance(value, dict):
         ((name, value),) = value.items()
         names.append(name)
-    return names
+    return tuple(names)
 
 
 # ---- editing
@@ -182,14 +185,41 @@ class TomlEditor(Editor):
         return f"{toml_key(key)} = {toml_line(value)}"
 
     def table(self, path: Path, old: Plain, new: Plain) -> None:
-        for key in old:
-            if key not in new:
-                self._remove((*path, key))
         added = {key: item for key, item in new.items() if key not in old}
+        for key in old:
+            if key not in new and not self._moved(path, key, old, added):
+                self._remove((*path, key))
         for key in old:
             if key in new and not same(old[key], new[key]):
                 self._change((*path, key), old[key], new[key], added)
         self._add(path, added)
+
+    def _moved(self, path: Path, key: str, old: Plain, added: Plain) -> bool:
+        """Write a table or value under another key, if its settings are wanted there."""
+        name = renamed(key, old, added)
+        if name is None:
+            return False
+        here = (*path, key)
+        below, begun = self._below.get(here, []), len(self.edits)
+        value = added.pop(name)
+        try:
+            for statement in below:
+                self._rename(statement, sum(isinstance(step, str) for step in here), name)
+            if not same(old[key], value):
+                self._piecewise(here, old[key], value)
+        except TooFineError:
+            del self.edits[begun:]
+            added[name] = value
+            return False
+        return True
+
+    def _rename(self, statement: Statement, depth: int, name: str) -> None:
+        """Another name at a depth of the path, where the statement spells that out."""
+        if statement.value is not None:
+            depth -= sum(isinstance(step, str) for step in statement.section)
+        spelled = list(_ONE_KEY.finditer(self.text, statement.start, statement.keys_end))
+        if depth > 0:
+            self.put(*spelled[depth - 1].span(), toml_key(name))
 
     def _change(self, path: Path, old: Any, new: Any, added: Plain) -> None:
         """Change what stands at a path; where that cannot be, take it out and have it added."""

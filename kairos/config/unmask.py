@@ -1,8 +1,8 @@
 """The way back from `mask`: what was read with its secrets masked and is written back gets them again.
 
 A mask stands for the secret at the same place; in lists that is the same item (`identity`), wherever it stands now. A
-mask where there was no secret is an error, and so is one in a text that was changed around it: nobody is to have a
-password sent to another address by changing that alone.
+mask where there was no secret is an error, and so is one in a text that was changed around it, or where it would not
+be masked again: nobody is to learn a secret by having it sent to another address or shown under another name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _probed(value: Any) -> Any:
 
 
 def _restored(new: Any, old: Any, shown: Any, probe: Any, keys: Path, found: Findings) -> Any:
-    if same(new, shown):
+    if same(new, shown) and not (new == MASK != old and probe != MASK):
         return old
     if isinstance(new, dict) and isinstance(probe, dict):
         return {
@@ -43,7 +43,7 @@ def _restored(new: Any, old: Any, shown: Any, probe: Any, keys: Path, found: Fin
         }
     if isinstance(new, list) and isinstance(probe, list):
         return _restored_list(new, old, shown, probe, keys, found)
-    if _is_mask(new, probe):
+    if _is_mask(new, probe) or (new == MASK and shown == MASK):
         found.error(keys, "is a mask, and there is no secret here that it could stand for: write the secret")
     return new
 

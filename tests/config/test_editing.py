@@ -474,3 +474,16 @@ def test_an_edited_file_loads(monkeypatch):
         config = loads(made.encode(), format_, "c").config
         assert [found.external_path for found in config.routers] == ["/cats", "/dogs", "/birds"]
         assert config.jwt is not None
+
+
+RENAMED = {
+    "yaml": "a: # one\n  retry_config: # two\n    # three\n    max_attempts: 2 # four\n",
+    "json": '{"a": { // one\n "retry_config": { // two\n // three\n "max_attempts": 2 // four\n}}}',
+    "toml": "# one\n[a.retry_config] # two\n# three\nmax_attempts = 2 # four\n",
+}
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_what_only_gets_another_name_keeps_its_comments(format_):
+    made = rewrite(RENAMED[format_], format_, {"a": {"retry": {"max_retries": 2}}})
+    assert made == RENAMED[format_].replace("retry_config", "retry").replace("max_attempts", "max_retries")

@@ -109,6 +109,16 @@ def test_a_mask_that_stands_for_nothing_is_told_with_its_path(old, new, path):
     assert problems[0].startswith(f"{path}: is a mask")
 
 
+def test_a_secret_is_not_moved_to_where_it_would_be_shown():
+    """A header of another name is no secret: what it had under the old one would stand there for all to read."""
+    new = shown()
+    new["routers"][2]["request_transformation"]["headers"][0]["name"] = "X-Seen"
+    made, problems = back(new)
+    (problem,) = problems
+    assert problem.startswith("routers[2].request_transformation.headers[0].value: is a mask")
+    assert made["routers"][2]["request_transformation"]["headers"][0]["value"] == MASK
+
+
 def test_asterisks_where_no_secret_stands_are_a_text():
     new = file(route(respond={"body": MASK}))
     assert back(new, {}) == (new, [])
