@@ -355,9 +355,11 @@ cdef class CacheHit(Filter):
     cdef int verdict(self, bytes control) except -1:
         known = self.verdicts.get(control)
         if known is None:
+            known = self.judge(control)
             if len(self.verdicts) >= REMEMBERED:
                 self.verdicts.clear()
-            known = self.verdicts[control] = self.judge(control)
+            if PyBytes_GET_SIZE(control) < 256:
+                self.verdicts[control] = known
         return known
 
     cdef int turn_down(self, Exchange x, Look look, int reason) except -1:
