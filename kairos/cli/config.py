@@ -398,10 +398,10 @@ def try_route(
 
     Exit code 1: no route takes it.
     """
-    from kairos.config.explain import Request
+    from kairos.config.explain import Question
 
     fields = dict(_header(line) for line in headers)
-    request = Request(path, method.upper(), host, fields, client_ip, "https" if https else "http")
+    request = Question(path, method.upper(), host, fields, client_ip, "https" if https else "http")
     config = _loaded(chosen(file)).config
     found = _explained(config, request)
     reached = _reached(config, found) if backend else {}

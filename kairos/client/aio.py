@@ -581,6 +581,36 @@ class AsyncOperations(AsyncTransport):
             body=data,
         )
 
+    async def explain_request(
+        self,
+        *,
+        path: str,
+        method: str | UnsetType = UNSET,
+        host: str | UnsetType | None = UNSET,
+        headers: dict[str, str] | UnsetType = UNSET,
+        client_ip: str | UnsetType | None = UNSET,
+        scheme: Literal["http", "https"] | UnsetType = UNSET,
+    ) -> models.Explanation:
+        """Which route a request would take in the configuration in use, through which filters, to which backends,
+        and why
+        no other.
+        """
+        return await self.call(
+            models.Explanation,
+            "POST",
+            "/api/routes/explain",
+            body=given(
+                {
+                    "path": path,
+                    "method": method,
+                    "host": host,
+                    "headers": headers,
+                    "client_ip": client_ip,
+                    "scheme": scheme,
+                }
+            ),
+        )
+
     async def validate_route(self, *, route: dict[str, Any]) -> models.RouteVerdict:
         """Whether a route could be used, in place of the one that serves the same requests now, if there is one."""
         return await self.call(models.RouteVerdict, "POST", "/api/routes/validate", body=given({"route": route}))

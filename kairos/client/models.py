@@ -61,6 +61,17 @@ class CacheStatus(Struct, frozen=True, kw_only=True):
     purges: int
 
 
+class Candidate(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    index: int
+    external_path: str
+    methods: list[str]
+    hosts: list[str]
+    chosen: bool
+    reason: str
+
+
 class CheckStatus(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -110,6 +121,18 @@ class ConfigVerdict(Struct, frozen=True, kw_only=True):
     problems: list[Place] | None = None
 
 
+class Destination(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    backend: str
+    weight: int
+    share: float
+    max_requests: int | None = None
+    variant: str | None = None
+    state: str | None = None
+    breaker: str | None = None
+
+
 class Difference(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -136,6 +159,28 @@ class Entry(Struct, frozen=True, kw_only=True):
     request_id: str
     previous: str
     hash: str
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    outcome: Literal[
+        "forwarded", "answered", "redirected", "builtin", "not_found", "method_not_allowed", "options", "refused"
+    ]
+    why: str
+    status: int | None = None
+    path: str | None = None
+    host: str | None = None
+    index: int | None = None
+    external_path: str | None = None
+    group: str | None = None
+    params: dict[str, str] | None = None
+    upstream_path: str | None = None
+    filters: list[Stage] | None = None
+    strategy: str | None = None
+    backends: list[Destination] | None = None
+    candidates: list[Candidate] | None = None
+    notes: list[str] | None = None
 
 
 class Lifted(Struct, frozen=True, kw_only=True):
@@ -206,6 +251,17 @@ class Purged(Struct, frozen=True, kw_only=True):
     purged: int
 
 
+class Question(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    path: str
+    method: str = "GET"
+    host: str | None = None
+    headers: dict[str, str] | None = None
+    client_ip: str | None = None
+    scheme: Literal["http", "https"] = "http"
+
+
 class ReloadStatus(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -262,6 +318,16 @@ class RouteVerdict(Struct, frozen=True, kw_only=True):
     error: str | None = None
     problems: list[str] | None = None
     warnings: list[str] | None = None
+
+
+class Stage(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    name: str
+    does: str
+    settings: Any = None
+    set_by: Literal["route", "group", "all"] | None = None
+    refuses: str | None = None
 
 
 class Status(Struct, frozen=True, kw_only=True):

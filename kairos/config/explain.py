@@ -44,8 +44,8 @@ Outcome = Literal[
 ]
 
 
-class Request(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is asked about."""
+class Question(Struct, frozen=True, forbid_unknown_fields=True):
+    """A request that is asked about."""
 
     path: str
     """As it would stand in the request, with its query."""
@@ -88,6 +88,10 @@ class Destination(Struct, frozen=True, omit_defaults=True):
     """Of the requests while all are well, where the strategy goes by weight or evenly."""
     max_requests: int | None = None
     variant: str | None = None
+    """The part of a split that has it."""
+    state: str | None = None
+    """How it is now, where a running gateway is asked."""
+    breaker: str | None = None
 
 
 class Explanation(Struct, frozen=True, omit_defaults=True):
@@ -134,7 +138,13 @@ class Explainer:
     def _slash(self, route: Route) -> str:
         return route.trailing_slash or self._config.paths.trailing_slash
 
-    def explain(self, request: Request) -> Explanation:
+    def explain(self, request: Question) -> Explanation:
+        """
+        Raises:
+            ValueError: client_ip is no address.
+        """
+        if request.client_ip is not None:
+            ipaddress.ip_address(request.client_ip)
         try:
             path, query, host = self._normal(request)
         except (TargetError, UnicodeError) as error:
@@ -151,7 +161,7 @@ class Explainer:
             return self._found(request, match, path, host, query, candidates)
         return self._not_found(request.method, match, path, host, candidates)
 
-    def _normal(self, request: Request) -> tuple[str, str, str | None]:
+    def _normal(self, request: Question) -> tuple[str, str, str | None]:
         """Path, query and host as a worker makes them."""
         path, mark, query = request.path.partition("?")
         paths = self._config.paths
@@ -239,7 +249,7 @@ class Explainer:
 
     def _found(
         self,
-        request: Request,
+        request: Question,
         match: RouteMatch,
         path: str,
         host: str | None,
@@ -404,7 +414,7 @@ STAGES: tuple[_Row, ...] = (
 """In running order; answers pass them backwards."""
 
 
-def _stages(route: Route, policies: Policies, config: Config, request: Request) -> Iterator[Stage]:
+def _stages(route: Route, policies: Policies, config: Config, request: Question) -> Iterator[Stage]:
     for row in STAGES:
         settings = row.has(route, policies, config)
         if settings is None or settings == []:
@@ -427,7 +437,7 @@ def _set_by(name: str, route: Route, config: Config) -> Literal["route", "group"
     return None
 
 
-def _refusal(name: str, settings: Any, request: Request) -> str | None:
+def _refusal(name: str, settings: Any, request: Question) -> str | None:
     """Why a stage ends it, where the request alone tells."""
     if name == "https_only" and request.scheme == "http":
         return "it did not come over HTTPS"
@@ -498,7 +508,7 @@ def _shares(backends: list[Backend], route: Route, variant: str | None, part: fl
         yield Destination(key, backend.weight, round(share, 4), backend.max_requests, variant)
 
 
-def _notes(route: Route, policies: Policies, request: Request) -> Iterator[str]:
+def _notes(route: Route, policies: Policies, request: Question) -> Iterator[str]:
     """What else may decide, and is not told from the request alone."""
     if route.load_balancing_strategy == "ip_hash" and len(route.backends) > 1:
         yield "ip_hash: the client's address decides which backend"

@@ -24,3 +24,17 @@ def test_created(served):
     assert status == 201, answer
     print(answer)
     workers_serve(served, "/new", b"200")
+
+
+def test_explained(served):
+    status, answer = served.admin(
+        "POST", "/api/routes/explain", {"path": "/kept?a=b", "headers": {"Host": "a.example"}}
+    )
+    assert (status, answer["outcome"], answer["external_path"]) == (200, "forwarded", "/kept")
+    assert answer["backends"][0]["state"] == "healthy"
+    assert answer["backends"][0]["breaker"] == "closed"
+    assert served.admin("POST", "/api/routes/explain", {"path": "/none"})[1]["status"] == 404
+    status, answer = served.admin("POST", "/api/routes/explain", {"path": "/kept", "client_ip": "nobody"})
+    assert (status, answer["detail"]) == (400, "'nobody' does not appear to be an IPv4 or IPv6 address")
+    served.admin("POST", "/api/routes", route("/later", served.url))
+    assert served.admin("POST", "/api/routes/explain", {"path": "/later"})[1]["outcome"] == "forwarded"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kairos.config.explain import STAGES, Explainer, Request
+from kairos.config.explain import STAGES, Explainer, Question
 from kairos.proxy.filters import TABLE
 from tests.support.inprocess import checked, serving
 from tests.support.net import echo, origin
@@ -21,7 +21,7 @@ def route(path, **keys):
 
 
 def explained(document, path, method="GET", **keys):
-    return Explainer(checked(document)).explain(Request(path, method, **keys))
+    return Explainer(checked(document)).explain(Question(path, method, **keys))
 
 
 def reasons(explanation):
@@ -188,7 +188,7 @@ def test_the_data_plane_does_what_was_told():
         explainer = Explainer(checked(document))
         with serving(document) as gateway:
             for method, path in ASKED:
-                told = explainer.explain(Request(path, method, "a.example"))
+                told = explainer.explain(Question(path, method, "a.example"))
                 with gateway.connect() as peer:
                     peer.send(f"{method} {path} HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n".encode())
                     head, body = (peer.receive_head(), b"") if method == "HEAD" else peer.receive_response()

@@ -28,6 +28,7 @@ from kairos.control.api import (
     cache,
     config,
     docs,
+    explain,
     gateway,
     limits,
     problems,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 MAX_BODY = 12 * 1024 * 1024  # a whole configuration, escaped
 _PROBLEM: Any = problems.MEDIA_TYPE
-RESOURCES = (gateway, routes, config, backends, limits, cache, revisions, backup, audit)
+RESOURCES = (gateway, routes, explain, config, backends, limits, cache, revisions, backup, audit)
 DESCRIPTION = """Manages a running Kairos gateway.
 
 Send a token (`Authorization: Bearer kairos_...`), or log in for a session's cookie. Errors are problem+json."""
