@@ -7,7 +7,11 @@ own.
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+from kairos.config.editing import EditError, canonical, document
+from kairos.config.text import ConfigText
 
 Plain = dict[str, Any]
 
@@ -28,3 +32,24 @@ def shared_part(document: Plain) -> Plain:
 def node_part(document: Plain) -> Plain:
     """What of a document stays with its node."""
     return {name: section for name, section in document.items() if name in NODE}
+
+
+def composed(local: ConfigText, shared: Plain, reason: str, *, author: str = "", message: str = "") -> ConfigText:
+    """What a node runs, as a text of its own: the file's part of `local`, and the shared part. Raises EditError."""
+    value = compose(document_of(local), shared)
+    data = json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
+    return ConfigText(data, "json", local.name, reason, author, message)
+
+
+def document_of(text: ConfigText) -> Plain:
+    """What a text says, in canonical spelling. Raises EditError."""
+    return canonical(document(text.data.decode("utf-8-sig"), text.format))
+
+
+def follows(text: ConfigText) -> bool:
+    """Whether a text was in use where the configuration is a database's."""
+    try:
+        storage = document_of(text).get("storage")
+    except (EditError, UnicodeDecodeError):
+        return False
+    return isinstance(storage, dict) and storage.get("source") == "database"

@@ -48,7 +48,13 @@ _EDIT: dict[str, Why] = {
     "not_found": "unknown", "exists": "refused", "ambiguous": "refused", "invalid": "invalid",
     "unreadable": "refused", "unwritable": "invalid",
 }  # fmt: skip
-_SOURCE: dict[str, Why] = {"read_only": "refused", "full": "full", "gone": "refused", "changed": "refused"}
+_SOURCE: dict[str, Why] = {
+    "read_only": "refused",
+    "full": "full",
+    "gone": "refused",
+    "changed": "refused",
+    "unavailable": "unavailable",
+}
 
 
 class Wish(Struct, frozen=True):
@@ -116,6 +122,10 @@ class Changes:
         self._board = board
         self._recorder = recorder or Recorder()
         self._lock = asyncio.Lock()
+
+    def keep_in(self, source: Callable[[InUse, Requests], Source]) -> None:
+        """Another place than the file, from the beginning on."""
+        self._source = source(self._in_use, self._requests)
 
     @property
     def busy(self) -> bool:

@@ -182,7 +182,7 @@ class Control:
     def _manage_when_wanted(self) -> None:
         """At once where there is an admin port, else with the first command: it takes time and memory to load."""
         local = self._boot.control.admin if self._boot.control else None
-        if self._config.admin.enabled:
+        if self._config.admin.enabled or self._config.storage.url:
             self._load_management()
         elif local is not None and self._loading is None:
             asyncio.get_running_loop().add_reader(local.fileno(), self._load_management)

@@ -10,22 +10,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kairos.control.access.audit import Audit
-from kairos.control.api.app import make_app
+from kairos.control.api.app import all_handlers, make_app, wanted
 from kairos.control.api.listeners import Server
 from kairos.control.history.history import History
+from kairos.control.nodes import Follower, Reporter, SharedSource, summary
 from kairos.storage.database import Database, UnavailableError
 from kairos.telemetry.log import adopt, get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from kairos.config.admin import Admin
     from kairos.config.model import Config
     from kairos.control.changes import Changes
     from kairos.control.commands import Commands
+    from kairos.control.requests import Requests
+    from kairos.control.source import InUse
     from kairos.scoreboard import Assignment, Scoreboard
 
 RETRY_S = 2.0
@@ -58,11 +62,25 @@ class Management:
         self.database = Database(config.storage.url) if config.storage.url else _embedded(folder)
         self._history = History(board, self.database, node_name(config))
         self.audit = Audit(self.database, node_name(config))
-        things = {"commands": commands, "database": self.database, "history": self._history, "audit": self.audit}
-        self.app = make_app({**things, "changes": changes})
+        node = node_name(config)
+        self._follower: Follower | None = None
+        if config.storage.source == "database" and changes is not None:
+            changes.keep_in(self._follow(node))
+        self._reporter = Reporter(self.database, node, lambda: summary(commands), self._follower)
+        things: dict[str, Any] = {"reporter": self._reporter, "changes": changes}
+        things |= {"commands": commands, "database": self.database, "history": self._history, "audit": self.audit}
+        assert not (missing := wanted(all_handlers()) - things.keys()), f"nobody gives {missing}"
+        self.app = make_app(things)
         self._servers: list[Server] = []
         self._port = AdminPort(self)
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _follow(self, node: str) -> Callable[[InUse, Requests], SharedSource]:
+        def source(in_use: InUse, requests: Requests) -> SharedSource:
+            self._follower = Follower(self.database, in_use, requests, node)
+            return SharedSource(self._follower, in_use, self.database)
+
+        return source
 
     @property
     def busy(self) -> bool:
@@ -85,16 +103,22 @@ class Management:
     async def step_down(self) -> None:
         """Another gateway serves: the port is its, the socket in the state folder has taken another name."""
         self._history.step_down()
-        await self._port.close()
+        await asyncio.gather(self._port.close(), self._leave())
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(self._port.close(), *(server.close() for server in self._servers))
+        await asyncio.gather(self._port.close(), self._leave(), *(server.close() for server in self._servers))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._history.close(LAST_SAMPLE_S)
         await self.audit.close()
         await self.database.close()
+
+    async def _leave(self) -> None:
+        """Other nodes are followed by the next one, or by nobody."""
+        await self._reporter.close()
+        if self._follower is not None:
+            await self._follower.close()
 
     async def _open_database(self) -> None:
         told = False
@@ -108,6 +132,9 @@ class Management:
                 told = True
                 await asyncio.sleep(RETRY_S)
         self.audit.start()
+        self._reporter.start()
+        if self._follower is not None:
+            self._follower.start()
         if told:
             log.info("the database works", url=self.database.shown)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kairos.config.model import Config
     from kairos.config.text import ConfigText
 
-Why = Literal["read_only", "full", "gone", "changed"]
+Why = Literal["read_only", "full", "gone", "changed", "unavailable"]
 STAGED = ".kairos-new"
 """Suffix of what is to take the file's name."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

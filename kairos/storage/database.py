@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from kairos.storage.schema import metadata
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from sqlalchemy.engine import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -84,7 +84,7 @@ class Database:
         """Make what is not there and bring it up to date. Raises UnavailableError; may be tried again."""
         if self._embedded and self._url.database:
             _private(Path(self._url.database))
-        async with self.write() as connection:
+        async with self._transaction() as connection:
             if not self._embedded:
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             await connection.run_sync(migrate)
@@ -96,6 +96,7 @@ class Database:
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Raises UnavailableError."""
+        self._ready()
         with _explained():
             async with self._engine.connect() as connection:
                 yield connection
@@ -103,10 +104,39 @@ class Database:
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """All or nothing. Raises UnavailableError."""
+        self._ready()
+        async with self._transaction() as connection:
+            yield connection
+
+    def _ready(self) -> None:
+        if not self.started:
+            raise UnavailableError("the database was not reached yet; it is tried again")
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         async with self._writing if self._embedded else contextlib.nullcontext():
             with _explained():
                 async with self._engine.execution_options(writes=True).begin() as connection:
                     yield connection
+
+    async def listen(self, channel: str, heard: Callable[[], None]) -> None:
+        """Call `heard` for every notification, until the connection is lost. PostgreSQL's. Raises UnavailableError."""
+        import asyncpg
+
+        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        plain = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with _explained():
+            try:
+                connection = await asyncpg.connect(plain, timeout=CONNECT_S)
+            except asyncpg.PostgresError as error:
+                raise UnavailableError(f"the database does not work: {error}") from error
+            connection.add_termination_listener(lambda _: _settle(lost))
+            await connection.add_listener(channel, lambda *_: heard())
+            heard()  # what was said before
+            try:
+                await lost
+            finally:
+                connection.terminate()
 
 
 def migrate(connection: Connection, revision: str = "head") -> None:
@@ -121,6 +151,11 @@ def migrate(connection: Connection, revision: str = "head") -> None:
     with EnvironmentContext(config, script, fn=upgrade, destination_rev=revision) as environment:
         environment.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
         environment.run_migrations()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _with_driver(given: str) -> URL:

@@ -130,6 +130,17 @@ audit = Table(
     Column("hash", String(64), nullable=False),
 )
 
+shared_revisions = Table(
+    "shared_revisions",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("time", Float, nullable=False),
+    Column("author", String(200), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("node", String(200), nullable=False),  # that wrote it
+    Column("document", Text, nullable=False),  # JSON: the part that goes to every node, `${…}` and all
+)
+
 nodes = Table(
     "nodes",
     metadata,

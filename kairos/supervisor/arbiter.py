@@ -50,6 +50,7 @@ from kairos.channel import (
     encode,
 )
 from kairos.config.certificates import CertificateError, completed
+from kairos.config.compose import composed, document_of, follows, shared_part
 from kairos.config.files import digest
 from kairos.config.listeners import ServerTls
 from kairos.config.load import judged, load, loads
@@ -527,7 +528,7 @@ class Arbiter:
     def _load_first(self) -> Loaded:
         """The file; where that is bad and it was allowed, what was in use last."""
         try:
-            loaded = self._options.load()
+            loaded = self._load_file(self._kept(), "start")
         except ConfigError as error:
             if not self._options.last_good:
                 raise
@@ -535,6 +536,25 @@ class Arbiter:
         _begin_log(loaded.config)
         self._report(loaded.problems)
         return self._with_certificates(loaded)
+
+    def _load_file(self, before: ConfigText | None, reason: str) -> Loaded:
+        """The file; of a node whose configuration is a database's, what was in use before with what the file says of
+        this machine. Raises ConfigError."""
+        loaded = self._options.load()
+        if loaded.config.storage.source == "file" or before is None or not follows(before):
+            return loaded
+        local = ConfigText(loaded.source.data, loaded.source.format, loaded.source.name, reason)
+        return self._options.load_text(composed(local, shared_part(document_of(before)), reason))
+
+    def _kept(self) -> ConfigText | None:
+        """What was in use when the gateway ended last."""
+        revisions = self._state.revisions
+        stored = revisions.newest() if revisions is not None else None
+        if revisions is None or stored is None:
+            return None
+        with contextlib.suppress(OSError, DamagedError):
+            return revisions.text(stored)
+        return None
 
     def _with_certificates(self, loaded: Loaded) -> Loaded:
         """What certificates say of themselves is read here, once, and workers are told; a missing one of our own is
@@ -588,7 +608,10 @@ class Arbiter:
         if wanted.text is not None and wanted.text.replaces != self._current.text.sha256:
             return self._plan.load_failed([OVERTAKEN], time.monotonic())
         try:
-            loaded = self._options.load() if wanted.text is None else self._options.load_text(wanted.text)
+            if wanted.text is None:
+                loaded = self._load_file(self._current.text, wanted.reason)
+            else:
+                loaded = self._options.load_text(wanted.text)
             loaded = self._with_certificates(loaded)
         except ConfigError as error:
             return self._plan.load_failed([str(problem) for problem in error.problems], time.monotonic())

@@ -113,22 +113,32 @@ async def _open_and_close(url):
 def test_a_locked_one_is_unavailable(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BUSY_S", 0.05)
     path = tmp_path / "kairos.db"
-    asyncio.run(_open_and_close(f"sqlite:///{path}"))
-    holder = sqlite3.connect(path, isolation_level=None)
-    holder.execute("BEGIN EXCLUSIVE")
 
-    async def main():
-        database = Database(f"sqlite:///{path}")
-        with pytest.raises(UnavailableError, match="locked"):
-            async with database.write() as connection:
-                await connection.execute(insert(settings).values(key="a", value="1"))
-        holder.rollback()
+    async def write(database):
         async with database.write() as connection:
             await connection.execute(insert(settings).values(key="a", value="1"))
+
+    async def main():
+        database = await opened(f"sqlite:///{path}")
+        holder = sqlite3.connect(path, isolation_level=None)
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(UnavailableError, match="locked"):
+            await write(database)
+        holder.rollback()
+        holder.close()
+        await write(database)
         await database.close()
 
     asyncio.run(main())
-    holder.close()
+
+
+def test_one_that_was_not_started_is_unavailable(tmp_path):
+    async def main():
+        with pytest.raises(UnavailableError, match="not reached yet"):
+            async with Database(f"sqlite:///{tmp_path / 'kairos.db'}").read():
+                pass
+
+    asyncio.run(main())
 
 
 def test_a_server_that_is_gone_is_unavailable_and_comes_back(postgres):

