@@ -515,6 +515,10 @@ class AsyncOperations(AsyncTransport):
         """What rate limits did, and how many keys they remember."""
         return await self.call(models.LimitsStatus, "GET", "/api/limits")
 
+    async def list_nodes(self) -> models.Nodes:
+        """Every gateway with the same database; this one alone while that cannot be reached."""
+        return await self.call(models.Nodes, "GET", "/api/nodes")
+
     async def reload(self) -> models.Reloaded:
         """Read the configuration file again and put it in use."""
         return await self.call(models.Reloaded, "POST", "/api/reload")

@@ -207,6 +207,31 @@ class LimitsStatus(Struct, frozen=True, kw_only=True):
     redis_down: int
 
 
+class Node(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    name: str
+    this: bool
+    alive: bool
+    seen_at: float
+    started_at: float
+    version: str
+    revision: int
+    current: bool
+    problems: list[str]
+    url: str
+    status: dict[str, Any]
+
+
+class Nodes(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    source: Literal["file", "database"]
+    revision: int
+    nodes: list[Node]
+    problem: str = ""
+
+
 class Page(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 

@@ -513,6 +513,10 @@ class Operations(Transport):
         """What rate limits did, and how many keys they remember."""
         return self.call(models.LimitsStatus, "GET", "/api/limits")
 
+    def list_nodes(self) -> models.Nodes:
+        """Every gateway with the same database; this one alone while that cannot be reached."""
+        return self.call(models.Nodes, "GET", "/api/nodes")
+
     def reload(self) -> models.Reloaded:
         """Read the configuration file again and put it in use."""
         return self.call(models.Reloaded, "POST", "/api/reload")
