@@ -115,6 +115,7 @@ class Control:
         self._stepping_down: asyncio.Task[None] | None = None
         self._asking: set[asyncio.Task[None]] = set()
         self._collector = GatewayCollector(boot.scoreboard, boot.series, per_route=boot.config.metrics.per_route)
+        self._collector.pids = {"control": os.getpid(), "supervisor": os.getppid()}
         self._tail = Tail(boot.scoreboard)
         show_lines(self._tail.program.add)
         self._events = EventBus()
@@ -200,6 +201,7 @@ class Control:
         changes = self._changes(await asyncio.to_thread(importlib.import_module, "kairos.control.changes"))
         board = self._boot.scoreboard
         self._management = module.Management(self._commands, self._config, self._folder, local, board, changes)
+        self._collector.history = self._management.history.status
         self._management.start()
         self._management.apply(self._config, self._collector.assignment)
 

@@ -60,7 +60,7 @@ class Management:
         self._local = local
         self._changes = changes
         self.database = Database(config.storage.url) if config.storage.url else _embedded(folder)
-        self._history = History(board, self.database, node_name(config))
+        self.history = History(board, self.database, node_name(config))
         self.audit = Audit(self.database, node_name(config))
         node = node_name(config)
         self._follower: Follower | None = None
@@ -68,7 +68,7 @@ class Management:
             changes.keep_in(self._follow(node))
         self._reporter = Reporter(self.database, node, lambda: summary(commands), self._follower)
         things: dict[str, Any] = {"reporter": self._reporter, "changes": changes}
-        things |= {"commands": commands, "database": self.database, "history": self._history, "audit": self.audit}
+        things |= {"commands": commands, "database": self.database, "history": self.history, "audit": self.audit}
         assert not (missing := wanted(all_handlers()) - things.keys()), f"nobody gives {missing}"
         self.app = make_app(things)
         self._servers: list[Server] = []
@@ -98,11 +98,11 @@ class Management:
     def apply(self, config: Config, series: Assignment) -> None:
         """A configuration is in use."""
         self._port.apply(config.admin)
-        self._history.apply(config, series)
+        self.history.apply(config, series)
 
     async def step_down(self) -> None:
         """Another gateway serves: the port is its, the socket in the state folder has taken another name."""
-        self._history.step_down()
+        self.history.step_down()
         await asyncio.gather(self._port.close(), self._leave())
 
     async def close(self) -> None:
@@ -110,7 +110,7 @@ class Management:
             task.cancel()
         await asyncio.gather(self._port.close(), self._leave(), *(server.close() for server in self._servers))
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._history.close(LAST_SAMPLE_S)
+        await self.history.close(LAST_SAMPLE_S)
         await self.audit.close()
         await self.database.close()
 

@@ -51,12 +51,18 @@ class Database:
         self._url = _with_driver(url)
         self._engine = _engine(self._url)
         self._writing = asyncio.Lock()
-        self.started = False
+        self.ready = asyncio.Event()
+        """Set once it is up to date."""
 
     @classmethod
     def in_folder(cls, folder: Path) -> Database:
         """The embedded one."""
         return cls(f"sqlite:///{folder / DATABASE}")
+
+    @property
+    def started(self) -> bool:
+        """Whether it is up to date."""
+        return self.ready.is_set()
 
     @property
     def shared(self) -> bool:
@@ -88,7 +94,7 @@ class Database:
             if not self._embedded:
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             await connection.run_sync(migrate)
-        self.started = True
+        self.ready.set()
 
     async def close(self) -> None:
         await self._engine.dispose()

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec import Struct
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -28,9 +29,10 @@ from kairos._speedups.breaker import Gate
 from kairos._speedups.limits import T_FORGOTTEN, T_FULL, T_KEYS, T_REUSED
 from kairos.config.model import CircuitBreaker
 from kairos.scoreboard import LIMIT_WORDS, WINDOW_WORDS
+from kairos.telemetry.procfs import usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from prometheus_client.metrics_core import Metric
 
@@ -157,6 +159,15 @@ _BREAKER_STATES = {breaker.CLOSED: "closed", breaker.OPEN: "open", breaker.HALF_
 _FORCED = {cells.FORCED_OPEN: breaker.OPEN, cells.FORCED_CLOSED: breaker.CLOSED}
 
 
+class HistoryStatus(Struct, frozen=True):
+    """How the recording of historical metrics does."""
+
+    written: int = 0
+    dropped: int = 0
+    waiting: int = 0
+    series: int = 0
+
+
 class GatewayCollector(Collector):
     """All families of one gateway. `assignment` and `per_route` may be replaced at any time."""
 
@@ -166,6 +177,10 @@ class GatewayCollector(Collector):
         self.per_route = per_route
         self.certificates: list[tuple[str, float]] = []
         """Files of the certificates that are served, and when each ends."""
+        self.pids: dict[str, int] = {}
+        """Of processes beside the workers."""
+        self.history: Callable[[], HistoryStatus] | None = None
+        """How the recording of historical metrics does, once there is one."""
 
     def expose(self, accept: str = "") -> tuple[bytes, str]:
         """Body and content type: text format 0.0.4, or OpenMetrics where the Accept header asks for it."""
@@ -179,6 +194,8 @@ class GatewayCollector(Collector):
         yield from _routes(reading)
         yield from _limits(self.scoreboard, reading)
         yield from _workers(self.scoreboard)
+        yield from _processes(self.scoreboard, self.pids)
+        yield from _history(self.history() if self.history is not None else HistoryStatus())
         yield from _tls(reading, self.certificates)
         yield from _logins(reading)
         yield from _cache(self.scoreboard)
@@ -318,6 +335,29 @@ def _workers(board: Scoreboard) -> Iterator[Metric]:
         for slot, block in alive.items():
             family.add_metric([str(slot)], board.page.get(block + cell) / unit)
         yield family
+
+
+def _processes(board: Scoreboard, others: dict[str, int]) -> Iterator[Metric]:
+    """What each process uses."""
+    pids = {f"worker{n}": board.page.get(board.worker_block(n) + cells.W_PID) for n in range(board.capacity.workers)}
+    found = {name: usage(pid) for name, pid in {**pids, **others}.items() if pid}
+    cpu = CounterMetricFamily("kairos_process_cpu_seconds", "CPU time of a process", labels=["process"])
+    memory = GaugeMetricFamily("kairos_process_resident_memory_bytes", "Its resident memory", labels=["process"])
+    for name, used in found.items():
+        if used is not None:
+            cpu.add_metric([name], used.cpu_us / 1e6)
+            memory.add_metric([name], used.rss)
+    yield from (cpu, memory)
+
+
+def _history(status: HistoryStatus) -> Iterator[Metric]:
+    """Of the metrics that are kept."""
+    samples = CounterMetricFamily("kairos_history_samples", "Samples of the metrics, by result", labels=["result"])
+    samples.add_metric(["written"], status.written)
+    samples.add_metric(["dropped"], status.dropped)
+    yield samples
+    yield _gauge("kairos_history_samples_waiting", "Samples that are to be written", status.waiting)
+    yield _gauge("kairos_history_series", "Series that are kept apart", status.series)
 
 
 def _routes(reading: _Reading) -> Iterator[Metric]:

@@ -31,6 +31,8 @@ from kairos.control.api import (
     explain,
     gateway,
     limits,
+    metrics,
+    metrics_feeds,
     nodes,
     problems,
     revisions,
@@ -47,7 +49,10 @@ if TYPE_CHECKING:
 
 MAX_BODY = 12 * 1024 * 1024  # a whole configuration, escaped
 _PROBLEM: Any = problems.MEDIA_TYPE
-RESOURCES = (gateway, routes, explain, config, backends, limits, cache, revisions, backup, audit, nodes)
+RESOURCES = (
+    gateway, routes, explain, config, backends, limits, cache, revisions, backup, audit, nodes, metrics,
+    metrics_feeds,
+)  # fmt: skip
 DESCRIPTION = """Manages a running Kairos gateway.
 
 Send a token (`Authorization: Bearer kairos_...`), or log in for a session's cookie. Errors are problem+json."""

@@ -18,7 +18,7 @@ from kairos.storage.database import Database
 from kairos.storage.state import BACKENDS
 
 TAGS = ["Backup"]
-METRICS = frozenset({"history_series", "history_samples"})
+METRICS = frozenset({"metric_series", "metric_frames"})
 
 
 @get("/api/backup", tags=TAGS, media_type="application/gzip", **needs("backup:read"))

@@ -142,6 +142,7 @@ _NUMBERS = {
     "kairos_config_revision": 149,
     "kairos_access_log_dropped": 150,
     "kairos_worker_restarts": 151,
+    "kairos_oidc_logins": 152,
     # what kairos-rs keeps
     "requests_total": 170,
     "requests_error": 171,

@@ -14,10 +14,12 @@ from msgspec import Struct
 from kairos.control.history.contract import INTERVALS, Moments, Window, past
 from kairos.control.history.evaluate import Answer, Evaluation
 from kairos.control.history.frame import unpack
+from kairos.control.history.live import Feeds, Live
 from kairos.control.history.query import Plan, Query, QueryError, plan
 from kairos.control.history.recorder import Clock, Recorder
 from kairos.control.history.sampler import Sampler
 from kairos.control.history.store import Store
+from kairos.telemetry.prometheus import HistoryStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,15 +49,23 @@ class History:
     def __init__(self, board: Scoreboard, database: Database, node: str, clock: Clock | None = None) -> None:
         self._clock = clock or Clock()
         self.sampler = Sampler(board, supervisor=os.getppid(), control=os.getpid())
+        self.live = Live(board, self._clock, [os.getppid(), os.getpid()])
+        self.feeds = Feeds()
         self.store = Store(database, node)
-        self.recorder = Recorder(self.sampler, self.store, self._clock)
+        self.recorder = Recorder(self.sampler, self.store, self._clock, self.live.snapshot)
         self._asking = asyncio.Semaphore(AT_ONCE)
 
     def apply(self, config: Config, series: Assignment) -> None:
         """A configuration is in use from here on: record, or do not."""
         self.sampler.assign(series, per_route=config.metrics.per_route)
+        self.live.assign(series)
         self.sampler.places.room = config.metrics.history.series
         (self.recorder.start if config.metrics.history.enabled else self.recorder.stop)()
+
+    def status(self) -> HistoryStatus:
+        """For the scrape."""
+        recorder = self.recorder
+        return HistoryStatus(recorder.written, recorder.dropped, recorder.waiting, len(self.sampler.places))
 
     def step_down(self) -> None:
         """Another gateway serves here: what is left to count is counted, but gauges are the other's."""
@@ -69,6 +79,7 @@ class History:
         """Raises QueryError and UnavailableError."""
         planned = plan(query, self._clock.wall())
         async with self._asking:
+            await self.store.ready()
             evaluation = Evaluation(planned, await self.store.series())
             read = 0
             async for page in self.store.frames(planned.level.step, planned.start, planned.end):
@@ -93,6 +104,7 @@ class History:
         if what is None:
             return None
         async with self._asking:
+            await self.store.ready()
             moments = Moments(what, await self.store.series())
             first, last = int(what.start) - what.level.step, int(what.end) + 1
             async for page in self.store.frames(what.level.step, first, last, [self.store.node]):

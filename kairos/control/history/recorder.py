@@ -17,7 +17,7 @@ from kairos.control.history.rollup import RAW, Stamp, Windows, window
 from kairos.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from kairos.control.history.frame import SeriesKey
     from kairos.control.history.sampler import Sampler
@@ -42,8 +42,16 @@ class Clock(Struct, frozen=True):
 class Recorder:
     """`start` and `stop` as often as one likes, then `close`. `sample` and `flush` may be called at any time."""
 
-    def __init__(self, sampler: Sampler, store: Store, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        store: Store,
+        clock: Clock | None = None,
+        beside: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        """`beside`: what else is to be looked at with every sample."""
         self._sampler = sampler
+        self._beside = beside
         self._store = store
         self._clock = clock or Clock()
         self._windows = Windows()
@@ -107,6 +115,8 @@ class Recorder:
         async with self._sampling:
             try:
                 made, keys = await asyncio.to_thread(self._look)
+                if self._beside is not None:
+                    await self._beside()
             except Exception as error:
                 log.error("a sample of the metrics failed", error=repr(error))
                 return

@@ -6,6 +6,8 @@ UnavailableError while the database does not work.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 PAGE = 200  # frames read at once
 BATCH = 500  # rows removed at once
+READY_S = 3.0
 _KEY = (frames.c.resolution, frames.c.at, frames.c.node, frames.c.part)
 
 
@@ -91,6 +94,11 @@ class Store:
             async with self._database.write() as connection:
                 await connection.execute(delete(series).where(series.c.id.in_(ids)))
         return len(ids)
+
+    async def ready(self) -> None:
+        """The first questions may come while the database is being brought up to date."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._database.ready.wait(), READY_S)
 
     async def series(self) -> dict[int, SeriesKey]:
         """Every series that frames may name."""
