@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from kairos.config.problems import ConfigError
 from tests.support.gateway import gateway, route
 from tests.support.inprocess import checked, serving
-from tests.support.net import ScriptedOrigin, echo, origin
+from tests.support.net import Peer, ScriptedOrigin, echo, origin, read_request
 
 EXAMPLES = Path(__file__).parents[2] / "examples/plugins"
 
@@ -258,6 +259,113 @@ def test_no_script_takes_more_memory_than_it_may(echoing, tmp_path, code):
         for _ in range(2):
             assert gate.get("/t", "X-Bomb: 1")[0].startswith(b"HTTP/1.1 500 ")
             assert gate.get("/t")[0].startswith(b"HTTP/1.1 200 ")
+
+
+# ---- Lua and bodies
+
+
+def post(gate, body: bytes, *lines: str) -> tuple[bytes, bytes]:
+    head = "\r\n".join(("POST /t HTTP/1.1", "Host: test", *lines, f"Content-Length: {len(body)}", "", ""))
+    return gate.request(head.encode() + body)
+
+
+def answering(body: bytes, fields: bytes = b"", status: bytes = b"200 OK") -> Iterator[ScriptedOrigin]:
+    """A backend with one answer."""
+
+    def script(peer: Peer) -> None:
+        while True:
+            read_request(peer)
+            peer.send(b"HTTP/1.1 %b\r\n%bContent-Length: %d\r\n\r\n%b" % (status, fields, len(body), body))
+
+    return origin(script)
+
+
+def test_the_example_with_bodies_works(echoing):
+    """The backend is an echo: what it was sent comes back, and is redacted on its way."""
+    with serving(plugged(echoing, {"file": str(EXAMPLES / "redact.lua"), "body_limit": 65536})) as gate:
+        assert post(gate, b'{"card": 1}')[1] == b"an order needs a customer\n"
+        head, seen = post(gate, b'{"customer": "ann", "note": "secret", "card": "4111111111111234"}')
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert seen.endswith(b'{"customer": "ann", "note":"", "card": "************1234"}')
+        assert b"Content-Length: 58\r\n" in seen
+        assert gate.get("/t")[0].startswith(b"HTTP/1.1 200 "), "a request without a body has none to look at"
+
+
+def test_bodies_are_bytes_and_whole_however_they_come(echoing, tmp_path):
+    code = "function on_request_body(body) return body:reverse() .. #body end"
+    body = bytes(range(256)) * 300
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:40_000], body[40_000:]))
+    with serving(plugged(echoing, lua(tmp_path, code))) as gate:
+        assert post(gate, body)[1].endswith(body[::-1] + b"76800")
+        head = b"POST /t HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert gate.request(head + chunks + b"0\r\n\r\n")[1].endswith(body[::-1] + b"76800")
+        squeezed = gzip.compress(b"hello")
+        seen = post(gate, squeezed, "Content-Encoding: gzip")[1]
+        assert seen.endswith(b"olleh5")
+        assert b"Content-Encoding" not in seen
+
+
+def test_what_is_too_large_or_cannot_be_read_is_refused_or_passes(echoing, tmp_path):
+    code = "function on_request_body(body) return 'seen' end function on_response_body(body) return 'seen' end"
+    cases = [("x" * 101, ()), ("x" * 10, ("Content-Encoding: odd",)), ("x" * 10, ("Content-Encoding: gzip",))]
+    with serving(plugged(echoing, lua(tmp_path, code, body_limit=100))) as gate:
+        statuses = [post(gate, body.encode(), *lines)[0].split()[1] for body, lines in cases]
+        assert statuses == [b"413", b"415", b"400"]
+    with answering(b"y" * 101) as large:
+        with serving(plugged(large, lua(tmp_path, code, body_limit=100))) as gate:
+            assert gate.get("/t")[0].startswith(b"HTTP/1.1 502 ")
+        with serving(plugged(large, lua(tmp_path, code, body_limit=100, body_others="pass"))) as gate:
+            assert gate.get("/t")[1] == b"y" * 101
+    with serving(plugged(echoing, lua(tmp_path, code, body_limit=300, body_others="pass"))) as gate:
+        assert post(gate, b"x" * 301)[1].endswith(b"x" * 301)
+        head = b"POST /t HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert gate.request(head + b"12d\r\n" + b"x" * 301 + b"\r\n0\r\n\r\n")[0].startswith(b"HTTP/1.1 413 ")
+        assert b"x" * 10 in post(gate, b"x" * 10, "Content-Encoding: odd")[1]
+
+
+@pytest.mark.parametrize(("fields", "body"), [
+    (b"", b"hello"), (b"Content-Encoding: gzip\r\n", gzip.compress(b"hello")),
+], ids=["plain", "gzip"])  # fmt: skip
+def test_responses_are_made_anew(tmp_path, fields, body):
+    code = "function on_response_body(body) if body == 'hello' then return 'good ' .. body end end"
+    with answering(body, fields + b'ETag: "1"\r\n') as o, serving(plugged(o, lua(tmp_path, code))) as gate:
+        head, seen = gate.get("/t")
+        assert (gzip.decompress(seen) if b"gzip" in fields else seen) == b"good hello"
+        assert b"ETag" not in head
+
+
+def test_events_pass_a_script_that_waits_for_the_end(tmp_path):
+    code = "function on_response_body(body) return 'seen' end"
+    events = answering(b"data: 1\n\n", b"Content-Type: text/event-stream\r\n")
+    with events as o, serving(plugged(o, lua(tmp_path, code))) as gate:
+        assert gate.get("/t")[1] == b"data: 1\n\n"
+
+
+FAILING = [
+    "error('no')",
+    "return 7",
+    "while true do end",
+    "response.set_header('X', 'y')",
+    "respond(200, 'x')",
+    "(nil)()",
+]
+
+
+@pytest.mark.parametrize("code", FAILING)
+def test_a_script_that_fails_with_a_response_costs_that_response_alone(tmp_path, code, capfd):
+    plugin = lua(tmp_path, f"function on_response_body(body) if body == 'bad' then {code} end end", instructions=10_000)
+    with answering(b"bad") as o, serving(plugged(o, plugin)) as gate:
+        for _ in range(2):
+            assert gate.get("/t")[0].startswith(b"HTTP/1.1 502 ")
+    with answering(b"good") as o, serving(plugged(o, plugin)) as gate:
+        assert gate.get("/t")[1] == b"good"
+
+
+def test_a_script_that_fails_with_a_request_costs_that_request_alone(echoing, tmp_path):
+    code = "function on_request_body(body) if body == 'bad' then error('no') end end"
+    with serving(plugged(echoing, lua(tmp_path, code))) as gate:
+        assert post(gate, b"bad")[0].startswith(b"HTTP/1.1 500 ")
+        assert post(gate, b"good")[1].endswith(b"good")
 
 
 def test_routes_share_no_state(echoing, tmp_path):

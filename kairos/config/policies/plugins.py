@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from importlib.metadata import entry_points
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, field
 
@@ -32,6 +32,10 @@ class Plugin(Spec, frozen=True):
     """Lua: the most a hook may execute for one request."""
     seconds: Annotated[float, Meta(gt=0, le=60)] = 0.1
     """Lua: CPU time a hook may take, checked every 100 instructions."""
+    body_limit: Annotated[int, Meta(ge=1, le=16 * 1024 * 1024)] = 1024 * 1024
+    """Lua: largest body that on_request_body and on_response_body are given; it is held in memory whole."""
+    body_others: Literal["reject", "pass"] = "reject"
+    """Lua: what becomes of a body that is larger, or encoded in a way that cannot be undone."""
     memory: Annotated[int, Meta(ge=256 * 1024, le=1 << 30)] = 16 * 1024 * 1024
     """Lua: bytes a script may hold, per worker and route."""
 

@@ -6,27 +6,24 @@ before them made. A route with header rules alone gets the compiled filter and p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING
 
 from kairos.config.policies.transform import NO_BODY
 from kairos.config.values import REQUEST, RESPONSE
-from kairos.proxy.codings import ENCODERS, encoded
 from kairos.proxy.conditions import predicate
-from kairos.proxy.decoding import DecodeError, decode, decoded_body, response_coding
-from kairos.proxy.edits import Edits, edit
-from kairos.proxy.exchange import BodyPipe, Exchange, Filter
-from kairos.proxy.fields import REQUEST_OWN, RESPONSE_OWN
+from kairos.proxy.decoding import DecodeError, decoded_body
 from kairos.proxy.filters.headers import RequestHeaders, ResponseHeaders
 from kairos.proxy.filters.rules import REQUESTS, RESPONSES, header_steps, path_change, query_change
 from kairos.proxy.json_body import Rewriter, is_json
+from kairos.proxy.rewriting import PLAIN, rewrite_response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from kairos.config.policies.transform import BodyRules, RequestTransformation, ResponseTransformation, StatusRule
-    from kairos.proxy.codings import Coding
     from kairos.proxy.conditions import Predicate
-    from kairos.proxy.exchange import Response
+    from kairos.proxy.exchange import Exchange, Filter, Response
     from kairos.proxy.filters.rules import Target
     from kairos.proxy.site import Site
 
@@ -155,14 +152,6 @@ def _mapping(rule: StatusRule) -> tuple[int, int, Predicate]:
     return rule.from_, rule.to, holds
 
 
-_PLAIN = Edits(edit(name, value, REQUEST_OWN) for name, value in (("Accept-Encoding", "identity"), ("Range", None)))
-"""Asks the backend for a whole body that can be read."""
-_STALE = Edits(
-    edit(name, None, RESPONSE_OWN) for name in ("ETag", "Last-Modified", "Accept-Ranges", "Content-MD5", "Digest")
-)
-"""What was true of the old body only."""
-
-
 class ResponseBodyTransform(ResponseTransform):
     """Rules for the body too. Only the backend's answers are rewritten; ours stay as they are."""
 
@@ -173,76 +162,10 @@ class ResponseBodyTransform(ResponseTransform):
         self._passes = rules.others == "pass"
 
     def on_request(self, x: Exchange) -> None:
-        x.add_request_edits(_PLAIN)
+        x.add_request_edits(PLAIN)
 
     def on_response(self, x: Exchange) -> Response | None:
         if x.from_upstream and x.method != "HEAD" and x.status not in NO_BODY:
-            self._attach(x)
+            rewrite, fits = partial(self._rewriter.rewrite, x), is_json(x.response_header(b"content-type"))
+            rewrite_response(x, rewrite, self._limit, passes=self._passes, fits=fits)
         return None if x.finished else super().on_response(x)
-
-    def _attach(self, x: Exchange) -> None:
-        """Put the rules in the body's way, if they can be applied to it."""
-        length = x.response_header(b"content-length")
-        if length == b"0":
-            return
-        coding = _coding(x)
-        fits = length is None or int(length) <= self._limit
-        if coding is not None and fits and is_json(x.response_header(b"content-type")):
-            x.add_body_pipe(_Rewrite(self._rewriter, x, self._limit, self._passes, coding))
-            x.add_response_edits(_STALE)
-        elif not self._passes:
-            x.fail_as("upstream_body")
-
-
-_LEVELS: dict[Coding, int] = {"zstd": 1, "gzip": 1, "br": 1}
-"""Rewritten bodies are encoded once, for one client."""
-
-
-def _coding(x: Exchange) -> Coding | Literal[""] | None:
-    """The body's content coding, "" for none; None: it cannot be undone and made anew."""
-    try:
-        name = response_coding(x).decode().removeprefix("x-")
-    except DecodeError:
-        return None
-    return name if name in ENCODERS else None if name else ""
-
-
-class _Rewrite(BodyPipe):
-    """Holds the body until it is whole. It leaves in the coding it came in: then one that cannot be read may pass."""
-
-    def __init__(self, rewriter: Rewriter, x: Exchange, limit: int, passes: bool, coding: Coding | Literal[""]) -> None:
-        self._coding = coding
-        self._limit = limit
-        self._rewriter = rewriter
-        self._x = x
-        self._left = limit
-        self._passes = passes
-        self._pieces: list[bytes] = []
-        self._passing = False
-
-    def feed(self, data: bytes) -> bytes:
-        if self._passing:
-            return data
-        self._pieces.append(data)
-        self._left -= len(data)
-        return self._give_up() if self._left < 0 else b""
-
-    def _give_up(self) -> bytes:
-        """It cannot be rewritten: it passes, or the response ends here."""
-        self._passing = True
-        if self._passes:
-            return b"".join(self._pieces)
-        self._x.fail_as("upstream_body")
-        return b""
-
-    def finish(self) -> bytes:
-        if self._passing:
-            return b""
-        body = b"".join(self._pieces)
-        try:
-            if not self._coding:
-                return self._rewriter.rewrite(self._x, body)
-            made = self._rewriter.rewrite(self._x, decode(body, self._coding.encode(), self._limit))
-        except (ValueError, DecodeError):
-            return self._give_up()
-        return encoded(self._coding, _LEVELS[self._coding], [made])
