@@ -144,6 +144,19 @@ def test_interim_answers_are_passed_on_and_not_stored() -> None:
         assert b"Link" not in head
 
 
+def test_while_a_backend_is_gone_what_it_said_last_is_used() -> None:
+    script = Scripted(b"Cache-Control: max-age=10\r\nAge: 20\r\n")
+    with cached(script) as (served, backend):
+        assert status_of(served.get("/a")[0]) == 200
+        backend.close()
+        for _ in range(8):  # refused first, then the circuit is open
+            head, body = served.get("/a")
+            assert (status_of(head), body) == (200, b"hello")
+            assert b"\r\nCache-Status: kairos; fwd=stale" in head
+        assert status_of(served.get("/b")[0]) in (502, 503)
+        served.wait_access(path="/a", cache="stale", detail="cache_stale")
+
+
 def test_a_client_that_leaves_lets_the_next_one_ask() -> None:
     script = Scripted()
     script.gate.clear()

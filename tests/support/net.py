@@ -178,6 +178,9 @@ class ScriptedOrigin:
             self.finished += 1
 
     def close(self) -> None:
+        """Once more does nothing."""
+        if self._waker.fileno() < 0:
+            return
         self._waker.send(b"x")
         self._acceptor.join(TIMEOUT_S)
         self._sock.close()
