@@ -27,6 +27,8 @@ FOLDER = Path(__file__).parents[1] / "kairos" / "client"
 NOTE = "\n\nWritten by tools/client.py from the API's description: change that, not this file.\n"
 SCALARS = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
 WIDTH = 105  # of a docstring's lines
+RAW = {"put_config", "validate_config"}
+"""Operations whose body is a document of any format, as bytes: their handlers read it themselves."""
 EVENTS = "text/event-stream"
 Schema = dict[str, Any]
 
@@ -164,7 +166,12 @@ def operation(path: str, verb: str, described: Schema, schemas: Schema) -> Opera
     for parameter in described.get("parameters", []):
         add_parameter(made, parameter)
     content = described.get("requestBody", {}).get("content", {})
-    if content:
+    if made.name in RAW:
+        made.positional.append("data: bytes")
+        made.named.append('content_type: str = "application/json"')
+        made.headers["Content-Type"] = "content_type"
+        made.whole = True
+    elif content:
         add_body(made, content, schemas)
     set_answer(made, described["responses"])
     return made

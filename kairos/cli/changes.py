@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 MESSAGE = click.option("-m", "--message", metavar="TEXT", help="Why, for the history.")
 DRY_RUN = click.option("--dry-run", is_flag=True, default=None, help="Say what would come of it; change nothing.")

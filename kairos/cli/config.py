@@ -400,7 +400,7 @@ def try_route(
     """
     from kairos.config.explain import Question
 
-    fields = dict(_header(line) for line in headers)
+    fields = dict(header(line) for line in headers)
     request = Question(path, method.upper(), host, fields, client_ip, "https" if https else "http")
     config = _loaded(chosen(file)).config
     found = _explained(config, request)
@@ -408,13 +408,13 @@ def try_route(
     if output == "json":
         click.echo(_as_json({**msgspec.to_builtins(found), **({"reached": reached} if backend else {})}))
     else:
-        click.echo("\n".join(_explanation_lines(found, reached)))
+        click.echo("\n".join(explanation_lines(found, reached)))
     if found.outcome in ("not_found", "method_not_allowed"):
         sys.exit(EXIT_REFUSED)
     sys.exit(EXIT_UNREACHABLE if reached and all(reached.values()) else 0)
 
 
-def _header(line: str) -> tuple[str, str]:
+def header(line: str) -> tuple[str, str]:
     name, colon, value = line.partition(":")
     if not colon or not name.strip():
         raise click.UsageError(f"a header is NAME:VALUE, not {line!r}")
@@ -431,7 +431,7 @@ def _explained(config: Config, request: Any) -> Explanation:
         fail(EXIT_REFUSED, [str(error)])
 
 
-def _explanation_lines(found: Explanation, reached: dict[str, str]) -> Iterator[str]:
+def explanation_lines(found: Explanation, reached: dict[str, str]) -> Iterator[str]:
     status = f" {found.status}" if found.status else ""
     yield f"{found.outcome.replace('_', ' ')}{status}: {found.why}"
     if found.external_path is not None:

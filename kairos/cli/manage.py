@@ -7,7 +7,7 @@ import platform
 import click
 
 from kairos import __version__
-from kairos.cli import backends, backup, cache, limits, revisions, whole
+from kairos.cli import backends, backup, cache, limits, nodes, revisions, routes, running, shell, whole
 from kairos.cli.config import config, generate, try_route, validate
 from kairos.cli.keys import keys
 from kairos.config.log import Log
@@ -30,10 +30,12 @@ def main() -> None:
 for verb in (
     whole.status, whole.reload, whole.upgrade, backends.backends, limits.bans, limits.limits, cache.cache,
     revisions.revisions, keys, backup.backup, backup.restore,
-    config, validate, try_route,
+    config, validate, try_route, routes.routes, nodes.nodes, shell.shell, shell.completion,
 ):  # fmt: skip
     main.add_command(verb)
 main.add_command(generate, "init")
+for verb in (running.apply, running.running):
+    config.add_command(verb)
 
 
 @main.command()

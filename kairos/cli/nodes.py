@@ -29,7 +29,15 @@ def _row(node: Any) -> list[Any]:
     status = node["status"]
     name = node["name"] + (" (this)" if node["this"] else "")
     numbers = [status.get("workers", "-"), status.get("requests", "-")]
-    return [name, state, node["version"], node["revision"] or "own", moment(node["seen_at"]), *numbers, node["url"] or "-"]
+    return [
+        name,
+        state,
+        node["version"],
+        node["revision"] or "own",
+        moment(node["seen_at"]),
+        *numbers,
+        node["url"] or "-",
+    ]
 
 
 @click.command()

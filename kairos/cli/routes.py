@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kairos.cli.changes import MESSAGE, change_lines, changes_with
+from kairos.cli.changes import change_lines, changes_with
 from kairos.cli.shown import table
 from kairos.cli.talk import EXIT_CONFIG, fail, group, talks
 
@@ -29,7 +29,7 @@ def _route_lines(answer: Any) -> Iterable[str]:
 
 
 def _row(route: Any) -> list[str]:
-    known = {"external_path", "internal_path", "methods", "hosts", "protocol", "backends", "host", "port"}
+    known = {"id", "external_path", "internal_path", "methods", "hosts", "protocol", "backends", "host", "port"}
     backends = route.get("backends") or [route]
     shown = [f"{one['host']}:{one['port']}" for one in backends if one.get("host")]
     more = f" +{len(shown) - 1}" if len(shown) > 1 else ""
@@ -133,7 +133,9 @@ def _read(file: Any) -> dict[str, Any]:
 @PATH
 @METHODS
 @HOST
-@click.option("--file", "given", type=click.File("r"), help="The new one, in place of an editor; `-` for standard input.")
+@click.option(
+    "--file", "given", type=click.File("r"), help="The new one, in place of an editor; `-` for standard input."
+)
 @changes_with
 @talks(change_lines)
 def edit(client: Client, path: str, methods: str | None, host: str | None, given: Any, **wish: Any) -> Any:
@@ -171,4 +173,46 @@ def rm(client: Client, path: str, methods: str | None, host: str | None, **wish:
     return client.delete_route(path.removeprefix("/"), methods=methods, host=host, **wish)
 
 
-__all__ = ["HOST", "MESSAGE", "METHODS", "routes"]
+def _explanation(answer: Any) -> Iterable[str]:
+    import msgspec
+
+    from kairos.cli.config import explanation_lines
+    from kairos.config.explain import Explanation
+
+    return explanation_lines(msgspec.convert(_said(answer), Explanation), {})
+
+
+def _said(value: Any) -> Any:
+    """Without what was left unsaid."""
+    if isinstance(value, dict):
+        return {name: _said(item) for name, item in value.items() if item is not None}
+    return list(map(_said, value)) if isinstance(value, list) else value
+
+
+@routes.command()
+@PATH
+@click.option("-m", "--method", default="GET", show_default=True)
+@click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="May be given several times.")
+@click.option("--host", metavar="HOST", help="Host of the request.")
+@click.option("--client-ip", metavar="ADDRESS", help="Who asks.")
+@click.option("--https", is_flag=True, help="The request comes over HTTPS.")
+@talks(_explanation)
+def explain(
+    client: Client,
+    path: str,
+    method: str,
+    headers: tuple[str, ...],
+    host: str | None,
+    client_ip: str | None,
+    https: bool,
+) -> Any:
+    """Tell which route a request would take, and why: nothing is sent.
+
+    Through which filters, to which backends, and why no other route. `kairos test-route` asks the same of a file.
+    """
+    from kairos.cli.config import header
+
+    fields = dict(map(header, headers))
+    return client.explain_request(
+        path=path, method=method, host=host, headers=fields, client_ip=client_ip, scheme="https" if https else "http"
+    )

@@ -101,6 +101,7 @@ class answering:  # noqa: N801  (reads as the statement it is)
         from kairos.client import Client  # takes a while to load: not for --help
 
         self._client = Client(target=_target(options))
+        self._client.http.headers["X-Kairos-Client"] = "cli"
 
     def __enter__(self) -> Any:
         return self._client

@@ -157,6 +157,7 @@ class AsyncOperations(AsyncTransport):
 
     async def put_config(
         self,
+        data: bytes,
         *,
         dry_run: bool | None = None,
         message: str | None = None,
@@ -164,6 +165,7 @@ class AsyncOperations(AsyncTransport):
         x_kairos_client: str | None = None,
         if_match: str | None = None,
         verbatim: bool | None = None,
+        content_type: str = "application/json",
     ) -> models.Written:
         """Another configuration in place of this one: JSON, YAML or TOML, by its Content-Type. Comments of the file
         stay
@@ -175,8 +177,14 @@ class AsyncOperations(AsyncTransport):
             "/api/config",
             query=given({"dry_run": dry_run, "message": message, "verbatim": verbatim}),
             headers=given(
-                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+                {
+                    "X-Kairos-Message": x_kairos_message,
+                    "X-Kairos-Client": x_kairos_client,
+                    "If-Match": if_match,
+                    "Content-Type": content_type,
+                }
             ),
+            body=data,
         )
 
     async def replace_ai(
@@ -507,9 +515,15 @@ class AsyncOperations(AsyncTransport):
         """Which one is in use, since when, and whether the last reload went well."""
         return await self.call(models.ConfigStatus, "GET", "/api/config/status")
 
-    async def validate_config(self) -> models.ConfigVerdict:
+    async def validate_config(self, data: bytes, *, content_type: str = "application/json") -> models.ConfigVerdict:
         """Whether a configuration could be used here: JSON, YAML or TOML, by its Content-Type."""
-        return await self.call(models.ConfigVerdict, "POST", "/api/config/validate")
+        return await self.call(
+            models.ConfigVerdict,
+            "POST",
+            "/api/config/validate",
+            headers=given({"Content-Type": content_type}),
+            body=data,
+        )
 
     async def show_limits(self) -> models.LimitsStatus:
         """What rate limits did, and how many keys they remember."""

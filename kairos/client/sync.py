@@ -155,6 +155,7 @@ class Operations(Transport):
 
     def put_config(
         self,
+        data: bytes,
         *,
         dry_run: bool | None = None,
         message: str | None = None,
@@ -162,6 +163,7 @@ class Operations(Transport):
         x_kairos_client: str | None = None,
         if_match: str | None = None,
         verbatim: bool | None = None,
+        content_type: str = "application/json",
     ) -> models.Written:
         """Another configuration in place of this one: JSON, YAML or TOML, by its Content-Type. Comments of the file
         stay
@@ -173,8 +175,14 @@ class Operations(Transport):
             "/api/config",
             query=given({"dry_run": dry_run, "message": message, "verbatim": verbatim}),
             headers=given(
-                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+                {
+                    "X-Kairos-Message": x_kairos_message,
+                    "X-Kairos-Client": x_kairos_client,
+                    "If-Match": if_match,
+                    "Content-Type": content_type,
+                }
             ),
+            body=data,
         )
 
     def replace_ai(
@@ -505,9 +513,15 @@ class Operations(Transport):
         """Which one is in use, since when, and whether the last reload went well."""
         return self.call(models.ConfigStatus, "GET", "/api/config/status")
 
-    def validate_config(self) -> models.ConfigVerdict:
+    def validate_config(self, data: bytes, *, content_type: str = "application/json") -> models.ConfigVerdict:
         """Whether a configuration could be used here: JSON, YAML or TOML, by its Content-Type."""
-        return self.call(models.ConfigVerdict, "POST", "/api/config/validate")
+        return self.call(
+            models.ConfigVerdict,
+            "POST",
+            "/api/config/validate",
+            headers=given({"Content-Type": content_type}),
+            body=data,
+        )
 
     def show_limits(self) -> models.LimitsStatus:
         """What rate limits did, and how many keys they remember."""

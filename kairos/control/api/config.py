@@ -131,7 +131,7 @@ async def put_config(
     """Another configuration in place of this one: JSON, YAML or TOML, by its Content-Type. Comments of the file stay
     where it says the same."""
     body, format_ = await request.body(), format_of(request)
-    new = canonical(document(_decoded(body), format_))
+    new = _asked(body, format_)
 
     def edit(value: Plain) -> Plain:
         return with_everything(value, restored(new, canonical(value)))
@@ -151,7 +151,7 @@ async def validate_config(request: Request[Any, Any, Any], changes: Changes) -> 
     data, format_ = await request.body(), format_of(request)
     name = f"config.{format_}"
     try:
-        new = canonical(document(_decoded(data), format_))
+        new = _asked(data, format_)
         whole = restored(new, changes.document())
         if whole != new:
             data = dumps(whole, format_).encode()
@@ -358,6 +358,18 @@ def _laid_over(whole: Any, written: Any) -> Any:
     if isinstance(whole, list) and isinstance(written, list) and len(whole) == len(written):
         return [_laid_over(one, other) for one, other in zip(whole, written, strict=True)]
     return written
+
+
+def _asked(body: bytes, format_: Format) -> Plain:
+    """A document that was sent; what GET adds to routes is no part of it. Raises EditError."""
+    value = canonical(document(_decoded(body), format_))
+    routes = value.get("routers")
+    if isinstance(routes, list):
+        value["routers"] = [
+            {key: item for key, item in route.items() if key != "id"} if isinstance(route, dict) else route
+            for route in routes
+        ]
+    return value
 
 
 def _decoded(data: bytes) -> str:

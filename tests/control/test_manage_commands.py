@@ -1,0 +1,106 @@
+"""`kairos` beside a gateway that runs: routes and the whole configuration, changed and explained; the shell."""
+
+from __future__ import annotations
+
+import json
+
+import click
+import pytest
+from click.testing import CliRunner
+from prompt_toolkit.document import Document
+
+from kairos.cli import shell
+from kairos.cli.manage import main
+from tests.support.gateway import gateway, route
+from tests.support.net import echo, origin
+
+
+@pytest.fixture(scope="module")
+def one():
+    with origin(echo) as backend, gateway({"routers": [route("/a", backend.url)]}) as g:
+        g.backend = backend.url
+        yield g
+
+
+def kairos(g, *arguments, code=0, **options):
+    done = CliRunner().invoke(main, [*map(str, arguments), "--state-dir", str(g.state_dir)], **options)
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def status(g, path):
+    return int(g.get(path)[0].split()[1])
+
+
+def test_a_route_is_added_shown_edited_and_removed(one):
+    said = kairos(one, "routes", "add", "--path", "/b", "--backend", one.backend, "-m", "for the shop")
+    assert said.startswith("Route created")
+    assert status(one, "/b") == 200
+    listed = [line.split() for line in kairos(one, "routes").splitlines()]
+    assert ["/b", "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS", "*", "http", one.backend, "-"] in listed
+    shown = json.loads(kairos(one, "routes", "show", "/b"))
+    edited = json.dumps({**shown, "internal_path": "/elsewhere"})
+    assert "Route updated" in kairos(one, "routes", "edit", "/b", "--file", "-", input=edited)
+    assert json.loads(kairos(one, "routes", "show", "/b"))["internal_path"] == "/elsewhere"
+    assert "Route deleted" in kairos(one, "routes", "rm", "/b")
+    assert status(one, "/b") == 404
+
+
+def test_a_dry_run_tells_and_changes_nothing(one):
+    said = kairos(one, "routes", "add", "--path", "/dry", "--backend", one.backend, "--dry-run")
+    assert '"external_path": "/dry"' in said or "/dry" in said
+    assert status(one, "/dry") == 404
+
+
+def test_what_makes_no_sense_says_why(one):
+    assert "no port" not in kairos(one, "routes", "add", "--path", "/x", code=2)
+    assert "/nowhere" in kairos(one, "routes", "rm", "/nowhere", code=1)
+    bad = kairos(one, "routes", "add", "-", code=1, input=json.dumps({**route("/x", one.backend), "methods": ["get"]}))
+    assert "methods" in bad
+    assert "not JSON" in kairos(one, "routes", "add", "-", code=3, input="{")
+
+
+def test_what_would_become_of_a_request(one):
+    said = kairos(one, "routes", "explain", "/a?x=1", "-H", "X-A: b")
+    assert one.backend in said
+    assert "/a" in said
+    assert json.loads(kairos(one, "routes", "explain", "/none", "-o", "json"))["outcome"] == "not_found"
+
+
+def test_the_whole_configuration_is_put_in_place(one, tmp_path):
+    running = json.loads(kairos(one, "config", "running"))
+    running["routers"].append(route("/c", one.backend))
+    file = tmp_path / "new.json"
+    file.write_text(json.dumps(running))
+    assert "/c" in kairos(one, "config", "apply", file, "--dry-run")
+    assert status(one, "/c") == 404
+    kairos(one, "config", "apply", file, "-m", "more")
+    assert status(one, "/c") == 200
+    file.write_text(json.dumps({**running, "routers": [{"external_path": "c"}]}))
+    assert "routers[0]" in kairos(one, "config", "apply", file, code=1)
+
+
+def test_the_shell_runs_lines_and_completes_them(one, monkeypatch, capsys):
+    monkeypatch.setenv("KAIROS_STATE_DIR", str(one.state_dir))
+    shell.run(main, "routes")
+    assert "/a" in capsys.readouterr().out
+    shell.run(main, "no such 'verb")
+    shell.run(main, "nonsense")
+    assert "No such command" in capsys.readouterr().err
+    found = shell.completer(main).get_completions(Document("backends dr"), None)
+    assert [one.text for one in found] == ["drain"]
+
+
+def test_completion_for_shells():
+    done = CliRunner().invoke(main, ["completion", "zsh"])
+    assert "#compdef kairos" in done.output
+
+
+def test_every_verb_says_what_it_does():
+    def walk(command, path):
+        assert (command.help or "").strip(), path
+        for name, below in getattr(command, "commands", {}).items():
+            walk(below, [*path, name])
+
+    assert isinstance(main, click.Group)
+    walk(main, ["kairos"])
