@@ -507,14 +507,29 @@ def one_range(request: Fields) -> bytes | None:
 _CONTENT_RANGE = re.compile(rb"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.IGNORECASE)
 
 
-def answers_range(wanted: bytes, fields: Fields) -> bool:
-    """Whether a 206 is the part that was asked for (see one_range), and says how long it is."""
+def _content_range(fields: Fields) -> tuple[int, int, int | None] | None:
+    """First byte, last byte and length of the whole that a 206 tells of; None: it does not."""
     lines = values(fields, b"content-range")
     match = _CONTENT_RANGE.fullmatch(lines[0].strip(b" \t")) if len(lines) == 1 else None
     if match is None:
+        return None
+    return int(match.group(1)), int(match.group(2)), None if match.group(3) == b"*" else int(match.group(3))
+
+
+def as_whole(fields: Fields) -> Fields | None:
+    """Fields of the 200 that a 206 with all of it is as good as (RFC 9110 section 15.3.7.3); None: it is a part."""
+    told = _content_range(fields)
+    if told is None or told[0] != 0 or told[1] + 1 != told[2]:
+        return None
+    return [field for field in fields if field[0].lower() != b"content-range"]
+
+
+def answers_range(wanted: bytes, fields: Fields) -> bool:
+    """Whether a 206 is the part that was asked for (see one_range), and says how long it is."""
+    told = _content_range(fields)
+    if told is None:
         return False
-    start, last = int(match.group(1)), int(match.group(2))
-    size = None if match.group(3) == b"*" else int(match.group(3))
+    start, last, size = told
     low, _, high = wanted.partition(b"-")
     if not low:
         right = size is not None and last == size - 1 and start == max(0, size - int(high))

@@ -1018,6 +1018,13 @@ case(
     hit(_RANGE, "Foo: 1", gets="234", **_PART),
     asked(_RANGE, "Foo: 2"),
 )
+case(
+    "part: of everything is the whole",
+    asked("Range: bytes=0-", status=206, body="0123456789", fields=(FRESH, "Content-Range: bytes 0-9/10", ETAG)),
+    hit(gets="0123456789", shown=200, lacks="Content-Range"),
+    hit(_RANGE, gets="234", has="Content-Range: bytes 2-4/10", **_PART),
+    hit("Range: bytes=0-", gets="0123456789", has="Content-Range: bytes 0-9/10", **_PART),
+)
 case("416 is for nobody else", asked("Range: bytes=99-", status=416, fields=FRESH), asked(**_ALL))
 case(
     "416 leaves what is stored",

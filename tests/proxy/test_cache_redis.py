@@ -14,7 +14,7 @@ from kairos.config.redis import Redis
 from kairos.rediscache import RedisCache
 from tests.proxy.test_cache import FRESH, Scripted
 from tests.support.inprocess import InProcess, serving
-from tests.support.net import origin, status_of
+from tests.support.net import Peer, origin, status_of
 from tests.support.redis import RedisServer, redis_server
 
 
@@ -157,3 +157,21 @@ def test_without_redis_requests_do_without_a_cache(redis: RedisServer) -> None:
             assert status_of(served.get(f"/{number}")[0]) == 200
         mortal.start()
         served.wait(lambda: b"kairos; hit" in served.get("/a")[0], "hit once it is back")
+
+
+def test_parts_are_found_by_their_range(redis: RedisServer) -> None:
+    class Parts(Scripted):
+        def answer(self, peer: Peer) -> None:
+            head = b"HTTP/1.1 206 P\r\n" + FRESH + b"Content-Range: bytes 2-4/10\r\nContent-Length: 3\r\n\r\n"
+            peer.send(head + b"234")
+
+    script = Parts()
+    with origin(script) as backend, gateway(redis, backend.url) as served:
+        stored(served, "/a", "Range: bytes=2-4")
+        head, body = served.get("/a", "Range: bytes=2-4")
+        assert (status_of(head), body) == (206, b"234")
+        assert b"Content-Range: bytes 2-4/10" in head
+        asked = len(script.requests)
+        served.get("/a")
+        served.get("/a", "Range: bytes=2-5")
+        assert len(script.requests) == asked + 2

@@ -498,7 +498,9 @@ class Cache(CacheHit):
             if reason:
                 self._not_stored(look, status, reason)
             else:
-                x.add_body_pipe(Tap(self, x, look, status, fields, self.most), tap=True)
+                whole = cc.as_whole(fields) if status == 206 else None
+                stored = (status, fields) if whole is None else (200, whole)
+                x.add_body_pipe(Tap(self, x, look, *stored, self.most), tap=True)
         for name in self._hidden:
             if x.response_header(name) is not None:
                 x.set_response_header(name.decode(), None)
