@@ -6,6 +6,7 @@ be reached (`test-route --backend`); 3, the file cannot be read or is not of its
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -29,7 +30,9 @@ from kairos.config.problems import ConfigError, Problem, render
 from kairos.config.rewriting import rewrite
 from kairos.config.samples import SAMPLES, sample
 from kairos.config.syntax import FORMATS, Format
+from kairos.config.text import ConfigText
 from kairos.config.writing import UnwritableError, dumps
+from kairos.control.source import FileSource, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +58,7 @@ class _File(NamedTuple):
     format: Format
     text: str
     value: Plain
+    sha256: str
 
 
 def chosen(given: str | None) -> str:
@@ -73,7 +77,8 @@ def _opened(name: str) -> _File:
         if len(data) > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES} bytes")
         text = data.decode("utf-8-sig")
-        return _File(name, _format_of(name), text, document(text, _format_of(name)))
+        value = document(text, _format_of(name))
+        return _File(name, _format_of(name), text, value, hashlib.sha256(data).hexdigest())
     except EditError as error:
         _refuse(name, error)
     except OSError as error:
@@ -122,16 +127,13 @@ def _write(name: str | None, text: str, *, force: bool) -> None:
         fail(EXIT_CONFIG, [f"{name}: {error.strerror}"])
 
 
-def _replace(name: str, text: str) -> None:
-    """Whole or not at all, with the rights it had."""
-    path = Path(name).resolve()
-    new = path.with_name(path.name + ".new")
+def _replace(file: _File, text: str) -> None:
+    """Whole or not at all, with the rights it had, and only if it is still what was read."""
+    made = ConfigText(text.encode(), file.format, file.name, "format", replaces=file.sha256)
     try:
-        new.write_text(text, encoding="utf-8", newline="")
-        new.chmod(path.stat().st_mode & 0o7777)
-        new.replace(path)
-    except OSError as error:
-        fail(EXIT_CONFIG, [f"{name}: {error.strerror}"])
+        FileSource(file.name).stage(made).commit()
+    except SourceError as error:
+        fail(EXIT_REFUSED, [str(error)])
 
 
 def _as_json(value: Any) -> str:
@@ -286,7 +288,7 @@ def format_(file: str | None, check: bool) -> None:
         changed = [f"{opened.name} is not in canonical spelling: kairos config format {opened.name}"]
         fail(EXIT_REFUSED, changed)
     else:
-        _replace(opened.name, text)
+        _replace(opened, text)
         click.echo(f"{opened.name}: written in canonical spelling")
 
 

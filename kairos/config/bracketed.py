@@ -52,9 +52,12 @@ _LAST_COMMENT = re.compile(r",?([ \t]*(?://|#)[^\n]*)(?=\n)")
 class Editor:
     """Collects the edits of one text. By itself it writes JSON."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, levels: int | None = None) -> None:
         self.text = text
         self.edits: list[Edit] = []
+        self._levels = levels
+        """How deep to look for what can stay; what differs there is written anew. None: as deep as it goes."""
+        self._level = 0
         self._newline = "\r\n" if "\r\n" in text else "\n"
 
     def made(self) -> str:
@@ -85,12 +88,18 @@ class Editor:
 
     def finely(self, fine: Any, coarse: Any, *arguments: Any) -> None:
         """The fine way or, where there is none, the coarse one."""
+        if self._level == self._levels:
+            coarse()
+            return
         begun = len(self.edits)
+        self._level += 1
         try:
             fine(*arguments)
         except TooFineError:
             del self.edits[begun:]
             coarse()
+        finally:
+            self._level -= 1
 
     def _within(self, node: Node, old: Any, new: Any) -> None:
         if node.kind == "map" and node.members and new and isinstance(new, dict):
@@ -179,7 +188,7 @@ class Editor:
         comment = _LAST_COMMENT.match(text, end)
         if last < len(members) - 1:
             self.put(end, tail, "".join("," + part for part in added))
-        elif comment is not None and added:
+        elif comment is not None and added and added[0].startswith("\n"):
             self.put(end, comment.end(), "," + comment[1] + ",".join(added))
         elif added:
             self.put(end, end, "".join("," + part for part in added))

@@ -8,6 +8,7 @@ result may have lost a comment, but never means something else.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kairos.config.bracketed import Editor, TooFineError
@@ -72,17 +73,17 @@ def _says(text: str, format_: Format, wanted: Plain) -> bool:
     return not doubled and same(value, wanted)
 
 
-def _rewritten_json(text: str, held: Plain, wanted: Plain) -> str:
+def _rewritten_json(text: str, held: Plain, wanted: Plain, levels: int | None = None) -> str:
     root = tree(text, "json")
     assert root is not None
-    editor = Editor(text)
+    editor = Editor(text, levels)
     editor.change(root, held, wanted)
     return editor.made()
 
 
 _WAYS: dict[Format, tuple[Callable[[str, Plain, Plain], str], ...]] = {
-    "json": (_rewritten_json,),
-    "yaml": (rewritten_yaml, unshared),
-    "toml": (rewritten_toml,),
+    "json": (_rewritten_json, partial(_rewritten_json, levels=1)),
+    "yaml": (rewritten_yaml, unshared, partial(rewritten_yaml, levels=1)),
+    "toml": (rewritten_toml, partial(rewritten_toml, levels=0)),
 }
-"""Finest first."""
+"""Finest first; the last keeps sections that say the same."""

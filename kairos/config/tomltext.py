@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 Plain = dict[str, Any]
 
 
-def rewritten(text: str, held: Plain, wanted: Plain) -> str:
+def rewritten(text: str, held: Plain, wanted: Plain, levels: int | None = None) -> str:
     """
     Raises:
         TooFineError: there is no way to do it in place.
     """
-    editor = TomlEditor(text)
+    editor = TomlEditor(text, levels)
     editor.table((), held, wanted)
     return editor.made()
 
@@ -197,7 +197,7 @@ class TomlEditor(Editor):
     def _moved(self, path: Path, key: str, old: Plain, added: Plain) -> bool:
         """Write a table or value under another key, if its settings are wanted there."""
         name = renamed(key, old, added)
-        if name is None:
+        if name is None or self._levels is not None:
             return False
         here = (*path, key)
         below, begun = self._below.get(here, []), len(self.edits)

@@ -120,18 +120,18 @@ def yaml_lines(value: Any) -> list[str]:
 def yaml_member(key: str, value: Any) -> list[str]:
     """`key: value`, on as many lines as it takes."""
     name = yaml_line(key)
-    if not _yaml_block(value):
+    if not yaml_block(value):
         return [f"{name}: {yaml_line(value)}"]
     return [f"{name}:", *(INDENT + line for line in yaml_lines(value))]
 
 
 def yaml_item(value: Any) -> list[str]:
     """`- value`, on as many lines as it takes."""
-    lines = yaml_lines(value) if _yaml_block(value) else [yaml_line(value)]
+    lines = yaml_lines(value) if yaml_block(value) else [yaml_line(value)]
     return ["- " + lines[0], *(INDENT + line for line in lines[1:])]
 
 
-def _yaml_block(value: Any) -> bool:
+def yaml_block(value: Any) -> bool:
     """Objects are blocks, lists of plain values are lines while they fit."""
     if not value or not isinstance(value, dict | list):
         return False

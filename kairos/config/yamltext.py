@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kairos.config.bracketed import Editor, TooFineError, sorted_out, steps
 from kairos.config.identity import same
 from kairos.config.spans import tree
-from kairos.config.writing import yaml_item, yaml_line, yaml_lines, yaml_member
+from kairos.config.writing import yaml_block, yaml_item, yaml_line, yaml_lines, yaml_member
 
 if TYPE_CHECKING:
     from kairos.config.spans import Member, Node
@@ -21,7 +21,7 @@ _COLON = re.compile(r"[ \t]*:")
 _SHARED = re.compile(r"[&*][^\s]|<<")
 
 
-def rewritten(text: str, held: Plain, wanted: Plain) -> str:
+def rewritten(text: str, held: Plain, wanted: Plain, levels: int | None = None) -> str:
     """
     Raises:
         TooFineError: there is no way to do it in place.
@@ -29,7 +29,7 @@ def rewritten(text: str, held: Plain, wanted: Plain) -> str:
     root = tree(text, "yaml")
     if root is None:
         raise TooFineError
-    editor = YamlEditor(text)
+    editor = YamlEditor(text, levels)
     editor.value(root, held, wanted, Place(0, -1))
     return editor.made()
 
@@ -82,7 +82,7 @@ class YamlEditor(Editor):
     # -- a value written anew
 
     def anew(self, node: Node, new: Any, place: Place) -> None:
-        if isinstance(new, dict | list) and new:
+        if yaml_block(new):
             self._block_anew(node, new, place)
         else:
             start, gap = self._inline_start(node, place)

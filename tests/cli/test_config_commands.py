@@ -211,6 +211,14 @@ def test_format_writes_older_spellings_anew_and_leaves_the_rest(run):
     assert run("diff", "before.yaml", "good.yaml", "--exit-code")[0] == 0
 
 
+def test_format_leaves_a_file_alone_that_nobody_may_write(run):
+    os.chmod("good.yaml", 0o444)
+    code, out = run("format", "good.yaml")
+    assert code == 1
+    assert "good.yaml" in out
+    assert Path("good.yaml").read_text() == GOOD
+
+
 def test_merge_lays_files_over_each_other(run):
     over = {
         "server": {"port": 1},

@@ -11,7 +11,7 @@ from kairos.config import editing
 from kairos.config.editing import EditError, RouteKey, canonical, document, edited
 from kairos.config.identity import same
 from kairos.config.load import loads
-from kairos.config.rewriting import rewrite
+from kairos.config.rewriting import _WAYS, rewrite
 from kairos.config.syntax import FormatError, parse
 from kairos.config.writing import UnwritableError, dumps, without_nulls
 
@@ -487,3 +487,43 @@ RENAMED = {
 def test_what_only_gets_another_name_keeps_its_comments(format_):
     made = rewrite(RENAMED[format_], format_, {"a": {"retry": {"max_retries": 2}}})
     assert made == RENAMED[format_].replace("retry_config", "retry").replace("max_attempts", "max_retries")
+
+
+ODD = [
+    (
+        "yaml",
+        "{a: 1, # one\n b: {c: d}, # two\n e: [1,\n  2]}\n",
+        "{a: 2, # one\n b: {c: d}, # two\n e: [1,\n  2, 3]}\n",
+    ),
+    ("yaml", "a: |+\n  text\n\n\nb: 1\n", "a: |+\n  text\n\n\nb: 2\n"),
+    ("yaml", "a: &x [1, 2]\nb: *x # two\n", "a: &x [1, 2]\nb: [1, 2, 3] # two\n"),
+    ("yaml", "---\na:\n- - 1\n  - 2 # two\n...\n", "---\na:\n- - 1\n  - 2 # two\n  - 3\n...\n"),
+    ("yaml", "l:\n  - a: 1 # one\n    b: 2 # two\n", "l:\n  - b: 2 # two\n"),
+    ("json", '{"a": [1, // one\n2 // two\n]}', '{"a": [1, // one\n2, 3 // two\n]}'),
+    ("json", '{"a": [\n1, // one\n2 // two\n]}', '{"a": [\n1, // one\n2, // two\n3\n]}'),
+    ("json", '{"a": 1, "b": 2 /* b */,\n"c": 3}', '{"a": 1, "c": 3}'),
+    ("toml", "a = [ {x = 1}, # one\n  {x = 2}, # two\n]\n", "a = [   {x = 2}, {x = 3}, # two\n]\n"),
+    ("toml", '[a]\nb = """\n[c]\n"""\n# end\n[d]\n', '[a]\nb = """\n[c]\n"""\ne = 1\n# end\n[d]\n'),
+    ("toml", "# head\n\n[a]\nb = 1\n", "# head\n\nc = 1\n\n[a]\nb = 1\n"),
+]
+
+
+@pytest.mark.parametrize(("format_", "text", "expected"), ODD, ids=[str(at) for at in range(len(ODD))])
+def test_odd_ways_to_write_are_left_alone(format_, text, expected):
+    assert rewrite(text, format_, parse(expected, format_)[0]) == expected
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@settings(max_examples=15, deadline=None)
+@given(neighbours())
+def test_sections_that_are_alike_stay_where_all_else_is_written_anew(format_, pair):
+    """The coarse way, which is taken where the fine one does not lead there."""
+    old, new = pair
+    try:
+        text, wanted = dumps(old, format_), without_nulls(new) if format_ == "toml" else new
+    except UnwritableError:
+        assume(False)
+    held = parse(text, format_)[0]
+    assume(held and wanted and held.keys() & wanted.keys())
+    made = _WAYS[format_][-1](text, held, wanted)
+    assert same(parse(made, format_)[0], wanted)
