@@ -233,9 +233,10 @@ def client(document: Schema, *, asynchronous: bool) -> Iterator[str]:
     yield f'"""{kind} operations of the admin API.{NOTE}"""'
     base = "AsyncTransport" if asynchronous else "Transport"
     iterator = "AsyncIterator" if asynchronous else "Iterator"
-    yield f"from __future__ import annotations\nfrom collections.abc import {iterator}\nfrom typing import Any, Literal"
+    yield "from __future__ import annotations\nfrom typing import TYPE_CHECKING, Any, Literal"
     yield "from msgspec import UNSET, UnsetType\nfrom kairos.client import models"
     yield f"from kairos.client.transport import {base}, Event, given, quoted"
+    yield f"if TYPE_CHECKING:\n    from collections.abc import {iterator}"
     yield f"class {'AsyncOperations' if asynchronous else 'Operations'}({base}):"
     yield '    """A method for each operation."""'
     for made in operations(document):

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def _revision_lines(answer: Any) -> Iterable[str]:
-    heads = ("REVISION", "IN USE SINCE", "REASON", "FILE", "SHA-256")
-    names = ("number", "time", "reason", "name", "sha256")
+    heads = ("REVISION", "IN USE SINCE", "BY", "THROUGH", "SHA-256", "MESSAGE")
+    names = ("number", "time", "author", "origin", "sha256", "message")
     rows = [[revision[name] for name in names] for revision in answer]
-    return table(heads, [[number, moment(when), why, name, sha[:12]] for number, when, why, name, sha in rows])
+    return table(heads, [[row[0], moment(row[1]), row[2] or "-", row[3], row[4][:12], row[5]] for row in rows])
 
 
 @group("list")

@@ -183,6 +183,32 @@ class Explanation(Struct, frozen=True, kw_only=True):
     notes: list[str] | None = None
 
 
+class HistoryPoint(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    timestamp: str
+    value: HistoryValue
+
+
+class HistoryValue(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    type: Literal["Counter", "Gauge"]
+    value: float
+
+
+class HistoryWindow(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    start_time: str
+    end_time: str
+    count: float
+    sum: float
+    min: float
+    max: float
+    avg: float
+
+
 class Lifted(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -205,6 +231,16 @@ class LimitsStatus(Struct, frozen=True, kw_only=True):
     limits: list[LimitStatus]
     tables: list[TableStatus]
     redis_down: int
+
+
+class MetricInfo(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram", "ratio"]
+    help: str
+    labels: list[str]
+    aggregations: list[str]
 
 
 class Node(Struct, frozen=True, kw_only=True):
@@ -276,6 +312,29 @@ class Purged(Struct, frozen=True, kw_only=True):
     purged: int
 
 
+class QueryAnswer(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    start: int
+    end: int
+    step: int
+    resolution: int
+    timestamps: list[int]
+    series: list[QuerySeries]
+    series_found: int
+    buckets: list[float] | None = None
+
+
+class QuerySeries(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    name: str
+    aggregation: str
+    labels: dict[str, str]
+    total: float | list[int] | None
+    values: list[float | list[int] | None]
+
+
 class Question(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -285,6 +344,22 @@ class Question(Struct, frozen=True, kw_only=True):
     headers: dict[str, str] | None = None
     client_ip: str | None = None
     scheme: Literal["http", "https"] = "http"
+
+
+class Recent(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    seconds: float
+    requests_per_second: float
+    errors_per_second: float
+    server_errors_per_second: float
+    bytes_in_per_second: float
+    bytes_out_per_second: float
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    gateway_p99_ms: float | None
+    cpu_cores: float
 
 
 class ReloadStatus(Struct, frozen=True, kw_only=True):
@@ -303,10 +378,36 @@ class Reloaded(Struct, frozen=True, kw_only=True):
     unchanged: bool
 
 
+class Revision(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    number: int
+    time: float
+    author: str
+    origin: str
+    message: str
+    parent: int | None
+    node: str
+    sha256: str
+    format: str
+    name: str
+    version: str
+
+
+class RevisionDiff(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    before: int
+    after: int
+    diff: list[Difference]
+    text_diff: str
+
+
 class RevisionText(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
-    revision: Stored
+    revision: Revision
+    diff: list[Difference]
     config: Any
 
 
@@ -345,6 +446,26 @@ class RouteVerdict(Struct, frozen=True, kw_only=True):
     warnings: list[str] | None = None
 
 
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    timestamp: float
+    requests_total: int
+    requests_success: int
+    requests_error: int
+    active_connections: int
+    avg_response_time: float
+    success_rate: float
+    peak_connections: int
+    uptime: float
+    connections: int
+    tunnels: int
+    workers: int
+    lag_ms: float
+    memory_bytes: int
+    recent: Recent | None
+
+
 class Stage(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -367,18 +488,6 @@ class Status(Struct, frozen=True, kw_only=True):
     state_dir: str
     workers: list[WorkerStatus]
     reloads: ReloadStatus
-
-
-class Stored(Struct, frozen=True, kw_only=True):
-    """As the API has it."""
-
-    number: int
-    time: float
-    reason: str
-    sha256: str
-    version: str
-    format: Literal["json", "yaml", "toml"]
-    name: str
 
 
 class TableStatus(Struct, frozen=True, kw_only=True):

@@ -5,12 +5,15 @@ Written by tools/client.py from the API's description: change that, not this fil
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import UNSET, UnsetType
 
 from kairos.client import models
-from kairos.client.transport import Transport, given, quoted
+from kairos.client.transport import Event, Transport, given, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Operations(Transport):
@@ -273,6 +276,12 @@ class Operations(Transport):
             body=data,
         )
 
+    def config_history(self, *, before: int | None = None, limit: int | None = None) -> list[models.Revision]:
+        """The same as /api/revisions."""
+        return self.call(
+            list[models.Revision], "GET", "/api/config/history", query=given({"before": before, "limit": limit})
+        )
+
     def replace_jwt(
         self,
         data: Any,
@@ -523,9 +532,82 @@ class Operations(Transport):
             body=data,
         )
 
+    def stream_metrics(self, *, interval: float | None = None) -> Iterator[Event]:
+        """Server-sent events, each with a snapshot."""
+        return self.stream("GET", "/api/events/metrics", query=given({"interval": interval}))
+
     def show_limits(self) -> models.LimitsStatus:
         """What rate limits did, and how many keys they remember."""
         return self.call(models.LimitsStatus, "GET", "/api/limits")
+
+    def show_catalog(self) -> list[models.MetricInfo]:
+        """The same with types, labels and aggregations."""
+        return self.call(list[models.MetricInfo], "GET", "/api/metrics/catalog")
+
+    def show_history(
+        self, *, start: str, name: str, end: str | None = None, interval: str | None = None
+    ) -> list[models.HistoryPoint] | list[models.HistoryWindow]:
+        """Samples of one metric of this gateway, as kairos-rs has them; with an interval statistics over windows
+        from
+        `start` on, those without a sample and a last one that is not over left out.
+        """
+        return self.call(
+            list[models.HistoryPoint] | list[models.HistoryWindow],
+            "GET",
+            "/api/metrics/history",
+            query=given({"name": name, "start": start, "end": end, "interval": interval}),
+        )
+
+    def list_metrics(self) -> list[str]:
+        """Names of what can be asked for, kairos-rs's four first."""
+        return self.call(list[str], "GET", "/api/metrics/list")
+
+    def query_metrics(
+        self,
+        *,
+        name: list[str],
+        start: str | None = None,
+        end: str | None = None,
+        step: float | None = None,
+        aggregation: list[str] | None = None,
+        group_by: list[str] | None = None,
+        top: int | None = None,
+        node: list[str] | None = None,
+        route: list[str] | None = None,
+        upstream: list[str] | None = None,
+        method: list[str] | None = None,
+        code: list[str] | None = None,
+        limit: list[str] | None = None,
+        process: list[str] | None = None,
+    ) -> models.QueryAnswer:
+        """Metrics over time, by any of their labels, of all gateways that share the database."""
+        return self.call(
+            models.QueryAnswer,
+            "GET",
+            "/api/metrics/query",
+            query=given(
+                {
+                    "name": name,
+                    "start": start,
+                    "end": end,
+                    "step": step,
+                    "aggregation": aggregation,
+                    "group_by": group_by,
+                    "top": top,
+                    "node": node,
+                    "route": route,
+                    "upstream": upstream,
+                    "method": method,
+                    "code": code,
+                    "limit": limit,
+                    "process": process,
+                }
+            ),
+        )
+
+    def show_snapshot(self) -> models.Snapshot:
+        """The gateway at this moment."""
+        return self.call(models.Snapshot, "GET", "/api/metrics/snapshot")
 
     def list_nodes(self) -> models.Nodes:
         """Every gateway with the same database; this one alone while that cannot be reached."""
@@ -535,13 +617,56 @@ class Operations(Transport):
         """Read the configuration file again and put it in use."""
         return self.call(models.Reloaded, "POST", "/api/reload")
 
-    def list_revisions(self) -> list[models.Stored]:
-        """Those that are kept, newest first."""
-        return self.call(list[models.Stored], "GET", "/api/revisions")
+    def list_revisions(
+        self,
+        *,
+        author: str | None = None,
+        origin: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> list[models.Revision]:
+        """The newest first. Further pages: `before` the number of the last one."""
+        return self.call(
+            list[models.Revision],
+            "GET",
+            "/api/revisions",
+            query=given(
+                {"author": author, "origin": origin, "since": since, "until": until, "before": before, "limit": limit}
+            ),
+        )
 
     def get_revision(self, number: int) -> models.RevisionText:
         """One of them, in the canonical form: references as written, secrets masked."""
         return self.call(models.RevisionText, "GET", f"/api/revisions/{quoted(number)}")
+
+    def diff_revision(self, number: int, *, against: int | None = None) -> models.RevisionDiff:
+        """What changed from `against` to this revision, or from this revision to what is in use."""
+        return self.call(
+            models.RevisionDiff, "GET", f"/api/revisions/{quoted(number)}/diff", query=given({"against": against})
+        )
+
+    def rollback_revision(
+        self,
+        number: int,
+        *,
+        dry_run: bool | None = None,
+        message: str | None = None,
+        x_kairos_message: str | None = None,
+        x_kairos_client: str | None = None,
+        if_match: str | None = None,
+    ) -> models.Written:
+        """Use this revision's text again, as a new revision."""
+        return self.call(
+            models.Written,
+            "POST",
+            f"/api/revisions/{quoted(number)}/rollback",
+            query=given({"dry_run": dry_run, "message": message}),
+            headers=given(
+                {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
+            ),
+        )
 
     def list_routes(
         self,

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 Origin = Literal["api", "cli", "ui", "rollback"]
 TRIES = 20
-HISTORY_S = 0.5  # how long an answer waits for the history to have the change
+HISTORY_S = 2.0  # how long an answer waits for the history to have the change
 
 _EDIT: dict[str, Why] = {
     "not_found": "unknown", "exists": "refused", "ambiguous": "refused", "invalid": "invalid",
@@ -112,7 +112,6 @@ class Changes:
         judge: Callable[[ConfigText], Loaded],
         restarts: Callable[[Config], list[str]],
         board: Scoreboard,
-        recorder: Recorder | None = None,
     ) -> None:
         self._source = source
         self._in_use = in_use
@@ -120,7 +119,7 @@ class Changes:
         self._judge = judge
         self._restarts = restarts
         self._board = board
-        self._recorder = recorder or Recorder()
+        self.recorder = Recorder()
         self._lock = asyncio.Lock()
 
     def keep_in(self, source: Callable[[InUse, Requests], Source]) -> None:
@@ -222,14 +221,14 @@ class Changes:
             return self._outcome(wish, new, old, loaded)
         if not await self._use(new):
             return None
-        late = await self._recorder.recorded(self._in_use.number)
+        late = await self.recorder.recorded(self._in_use.number)
         return self._outcome(wish, new, old, loaded, notes=[late] if late else [])
 
     async def _use(self, new: ConfigText) -> bool:
         """Everywhere, then in the source. False: what it replaces is not in use any more."""
         staged = await self._stage(new)
         try:
-            result = await self._requests.use(new, self._recorder.highest)
+            result = await self._requests.use(new, self.recorder.highest)
         except TimeoutError:
             await asyncio.to_thread(staged.discard)
             raise CommandError("timeout", "the supervisor did not answer in time; its log may say why") from None

@@ -5,21 +5,18 @@ To be used on the control process's loop. What cannot be done is a `CommandError
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from msgspec import Struct
 
 from kairos import __version__
 from kairos._speedups import cells
-from kairos.config.mask import masked_text
 from kairos.control.backends import UnknownBackendError
 from kairos.control.caches import NoCacheError
 from kairos.control.health import NotCheckedError
 from kairos.storage.overrides import Force, State  # noqa: TC001  (msgspec needs them at run time)
-from kairos.storage.revisions import DamagedError, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
     from kairos.control.caches import Caches, CacheStatus, Purged, PurgeRequest
     from kairos.control.limits import Limits, LimitsStatus
     from kairos.control.requests import Requests
-    from kairos.storage.revisions import Revisions
 
 _Result = TypeVar("_Result")
 Why = Literal["unknown", "bad", "invalid", "refused", "stale", "full", "unavailable", "timeout"]
@@ -106,14 +102,6 @@ class Reloaded(Struct, frozen=True):
     unchanged: bool
 
 
-class RevisionText(Struct, frozen=True):
-    """A kept revision and what it says."""
-
-    revision: Stored
-    config: Any
-    """In the canonical form, references unresolved, secrets masked."""
-
-
 class Lifted(Struct, frozen=True):
     """Bans that are no more."""
 
@@ -136,7 +124,6 @@ class Commands:
         boot: WorkerBoot,
         backends: Backends,
         requests: Requests,
-        revisions: Revisions | None,
         bans: Bans,
         limits: Limits,
         caches: Caches,
@@ -145,7 +132,6 @@ class Commands:
         self._board = boot.scoreboard
         self._backends = backends
         self._requests = requests
-        self._revisions = revisions
         self._bans = bans
         self._limits = limits
         self._caches = caches
@@ -274,7 +260,7 @@ class Commands:
         except ValueError as error:
             raise CommandError("invalid", str(error)) from None
 
-    # --- revisions --------------------------------------------------------------------------------------------------
+    # --- limits -----------------------------------------------------------------------------------------------------
 
     def limits(self) -> LimitsStatus:
         """What rate limits did."""
@@ -293,30 +279,6 @@ class Commands:
         if not lifted:
             raise CommandError("unknown", f"{address} is not banned")
         return Lifted(address, lifted)
-
-    async def revisions(self) -> list[Stored]:
-        """Those that are kept, newest first. Raises CommandError."""
-        return (await asyncio.to_thread(self._kept().kept))[::-1]
-
-    async def revision(self, number: int) -> RevisionText:
-        """One of them. Raises CommandError."""
-        return await asyncio.to_thread(self._read, number)
-
-    def _kept(self) -> Revisions:
-        if self._revisions is None:
-            raise CommandError("unavailable", "this gateway has no state folder, so it keeps no revisions")
-        return self._revisions
-
-    def _read(self, number: int) -> RevisionText:
-        revisions = self._kept()
-        stored = revisions.find(number)
-        if stored is None:
-            raise CommandError("unknown", f"revision {number} is not kept")
-        try:
-            text = revisions.text(stored)
-        except (OSError, DamagedError) as error:
-            raise CommandError("unavailable", str(error)) from error
-        return RevisionText(stored, masked_text(text))
 
 
 async def _answered(answer: Awaitable[_Result]) -> _Result:

@@ -145,9 +145,7 @@ class Control:
         self._requests = Requests(self._say)
         revisions = Revisions(folder / REVISIONS) if folder else None
         self._keeper = Keeper(revisions) if revisions else None
-        self._commands = Commands(
-            boot, self._backends, self._requests, revisions, self._bans, self._limits, self._caches
-        )
+        self._commands = Commands(boot, self._backends, self._requests, self._bans, self._limits, self._caches)
         self._watch = FileWatch(boot.control.config_path, self._reload_if_changed) if boot.control else None
 
     async def run(self) -> None:
@@ -369,6 +367,8 @@ class Control:
         """Whoever makes a change here sees to the file as well; one that nobody makes was begun by a predecessor."""
         if self._in_use is not None:
             self._in_use.note(revision, text, self._config)
+        if self._management is not None:
+            self._management.note(revision, text)
         if text.replaces and not (self._management is not None and self._management.busy):
             self._do(self._settle())
 

@@ -16,8 +16,11 @@ from kairos.control.access.audit import Audit
 from kairos.control.api.app import all_handlers, make_app, wanted
 from kairos.control.api.listeners import Server
 from kairos.control.history.history import History
+from kairos.control.ledger import Ledger
 from kairos.control.nodes import Follower, Reporter, SharedSource, summary
 from kairos.storage.database import Database, UnavailableError
+from kairos.storage.revisions import Revisions
+from kairos.storage.state import REVISIONS
 from kairos.telemetry.log import adopt, get_logger
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
     from kairos.config.admin import Admin
     from kairos.config.model import Config
+    from kairos.config.text import ConfigText
     from kairos.control.changes import Changes
     from kairos.control.commands import Commands
     from kairos.control.requests import Requests
@@ -67,7 +71,11 @@ class Management:
         if config.storage.source == "database" and changes is not None:
             changes.keep_in(self._follow(node))
         self._reporter = Reporter(self.database, node, lambda: summary(commands), self._follower)
-        things: dict[str, Any] = {"reporter": self._reporter, "changes": changes}
+        self._ledger = Ledger(self.database, node, Revisions(folder / REVISIONS) if folder else None)
+        if changes is not None:
+            changes.recorder = self._ledger
+            self._ledger.note(changes.number, changes.text)
+        things: dict[str, Any] = {"reporter": self._reporter, "changes": changes, "ledger": self._ledger}
         things |= {"commands": commands, "database": self.database, "history": self.history, "audit": self.audit}
         assert not (missing := wanted(all_handlers()) - things.keys()), f"nobody gives {missing}"
         self.app = make_app(things)
@@ -86,6 +94,10 @@ class Management:
     def busy(self) -> bool:
         """Whether a change of the configuration is being made."""
         return self._changes is not None and self._changes.busy
+
+    def note(self, number: int, text: ConfigText) -> None:
+        """A revision is in use."""
+        self._ledger.note(number, text)
 
     def start(self) -> None:
         """What can be done at once; the rest as soon as it can."""
@@ -111,7 +123,7 @@ class Management:
         await asyncio.gather(self._port.close(), self._leave(), *(server.close() for server in self._servers))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.history.close(LAST_SAMPLE_S)
-        await self.audit.close()
+        await asyncio.gather(self.audit.close(), self._ledger.close())
         await self.database.close()
 
     async def _leave(self) -> None:
@@ -135,6 +147,7 @@ class Management:
         self._reporter.start()
         if self._follower is not None:
             self._follower.start()
+        self._ledger.start()
         if told:
             log.info("the database works", url=self.database.shown)
 

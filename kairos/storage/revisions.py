@@ -41,6 +41,8 @@ class Stored(Struct, frozen=True):
     format: Literal["json", "yaml", "toml"]
     name: str
     """The file it was read from."""
+    author: str = ""
+    message: str = ""
 
 
 class DamagedError(Exception):
@@ -68,7 +70,7 @@ class Revisions:
     def text(self, stored: Stored) -> ConfigText:
         """Its text. Raises OSError, or DamagedError when it was changed since."""
         data = self._text_path(stored).read_bytes()
-        text = ConfigText(data, stored.format, stored.name, stored.reason)
+        text = ConfigText(data, stored.format, stored.name, stored.reason, stored.author, stored.message)
         if text.sha256 != stored.sha256:
             raise DamagedError(f"revision {stored.number} was changed since it was stored: {self._text_path(stored)}")
         return text
@@ -81,6 +83,7 @@ class Revisions:
         if newest is not None and newest.sha256 == text.sha256:
             return False
         stored = Stored(number, time, text.reason, text.sha256, version, text.format, text.name)
+        stored = msgspec.structs.replace(stored, author=text.author, message=text.message)
         replace_file(self._text_path(stored), text.data)
         replace_file(self._meta_path(number), msgspec.json.format(msgspec.json.encode(stored)) + b"\n")
         for old in self.kept()[:-KEPT]:

@@ -310,7 +310,9 @@ async def served(tmp_path, who, listener="remote"):
         async def known(_connection):
             return who
 
-        app = make_app({"commands": _Commands(), "database": database, "audit": audit, "changes": None}, [known])
+        app = make_app(
+            {"commands": _Commands(), "database": database, "audit": audit, "changes": None, "ledger": None}, [known]
+        )
 
         async def marked(scope, receive, send):
             await app({**scope, "kairos_listener": listener}, receive, send)

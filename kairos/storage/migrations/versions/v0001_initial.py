@@ -84,7 +84,7 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("diff", sa.Text(), nullable=False),
         sa.Column("version", sa.String(length=40), nullable=False),
-        sa.PrimaryKeyConstraint("number", name=op.f("pk_revisions")),
+        sa.PrimaryKeyConstraint("number", "node", name=op.f("pk_revisions")),
     )
     op.create_table(
         "roles",
