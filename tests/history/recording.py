@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -133,5 +132,12 @@ def in_loop(trace: Callable[[], Coroutine[Any, Any, None]]) -> None:
     uvloop.run(trace())
 
 
-async def together(*calls: Awaitable[Any]) -> None:
-    await asyncio.gather(*calls)
+def recorded(url: str, trace: Callable[[Recording], Awaitable[None]], *paths: str) -> None:
+    """Run a trace on a gateway with these routes, whose history is in this database."""
+
+    async def run() -> None:
+        async with open_database(url) as database:
+            backends = ("http://app",) if paths else ("http://app", "http://spare")
+            await trace(Recording(Gateway(*paths, backends=backends), database, Time()))
+
+    in_loop(run)

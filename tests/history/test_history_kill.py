@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kairos.control.history.rollup import LEVELS
-from tests.history.recording import START, Gateway, Recording, Time, in_loop, open_database, sqlite_url
+from tests.history.recording import START, Gateway, Recording, Time, in_loop, open_database, recorded, sqlite_url
 
 WRITER = """
 import asyncio, sys
@@ -69,19 +69,17 @@ def test_what_was_said_to_be_written_is_there_once(kind: str, tmp_path: Path, re
 
 
 def test_the_last_sample_is_written_at_the_end(tmp_path: Path) -> None:
-    async def trace() -> None:
-        async with open_database(sqlite_url(tmp_path)) as database:
-            gateway, time = Gateway(), Time()
-            recording = Recording(gateway, database, time)
-            recorder = recording.history.recorder
-            recorder.start()
-            recorder.start()  # once is enough
-            await asyncio.sleep(0)
-            await recorder.sample()
-            time.pass_(3)
-            gateway.request(times=6)
-            await recording.history.close(5)
-            assert (recorder.waiting, recorder.written) == (0, 1)
-            assert await recording.line("kairos_http_requests_total", start=START, end=time.wall, step=10) == [2.0]
+    async def trace(recording: Recording) -> None:
+        gateway, time = recording.gateway, recording.time
+        recorder = recording.history.recorder
+        recorder.start()
+        recorder.start()  # once is enough
+        await asyncio.sleep(0)
+        await recorder.sample()
+        time.pass_(3)
+        gateway.request(times=6)
+        await recording.history.close(5)
+        assert (recorder.waiting, recorder.written) == (0, 1)
+        assert await recording.line("kairos_http_requests_total", start=START, end=time.wall, step=10) == [2.0]
 
-    in_loop(trace)
+    recorded(sqlite_url(tmp_path), trace)

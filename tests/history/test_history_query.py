@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kairos.control.history.query import MAX_POINTS, Plan, Query, QueryError, plan
+from kairos.control.history.query import MAX_POINTS, Glob, Plan, Query, QueryError, plan
 from kairos.control.history.rollup import DAY
 from tests.history.recording import START
 
@@ -91,6 +94,17 @@ def test_many_metrics_at_once_share_the_room() -> None:
     assert len(planned(names=names, group_by=["route"], top=16).lanes) == 3
     with pytest.raises(QueryError, match="top is not between 1 and 16"):
         planned(names=names, top=17)
+
+
+@given(st.lists(st.text("ab*", max_size=6), min_size=1, max_size=3), st.text("ab*\n", max_size=8))
+def test_a_star_stands_for_any_characters(values: list[str], text: str) -> None:
+    expression = "|".join(".*".join(map(re.escape, value.split("*"))) for value in values)
+    assert Glob(values).matches(text) == (re.fullmatch(expression, text, re.DOTALL) is not None)
+
+
+def test_many_stars_take_no_longer_than_few() -> None:
+    """A backtracking matcher would take years."""
+    assert not Glob(["*a" * 50 + "b"]).matches("a" * 5000)
 
 
 def test_any_percentile_may_be_asked_for() -> None:

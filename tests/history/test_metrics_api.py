@@ -197,6 +197,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": "nonsense"}, "there is no metric 'nonsense'"),
     ({"name": "kairos_http_requests_total", "step": "abc"}, "step"),
     ({"name": "kairos_http_requests_total", "start": "-400d", "step": 1}, "ask for a step of"),
+    ({"name": "kairos_http_requests_total", "start": "-999999999w"}, "'-999999999w' is no time"),
     ({"name": "kairos_http_requests_total", "top": 0}, "top is not between"),
     ({"name": "kairos_http_requests_total", "group_by": "limit"}, "none of the metrics has a label 'limit'"),
     ({"name": "kairos_http_requests_total", "aggregation": "p99"}, "rate, increase do"),
@@ -303,6 +304,14 @@ def test_intervals_are_between_a_second_and_a_minute(tmp_path: Path, monkeypatch
                 await socket.send(json.dumps({"metrics": [], "interval_seconds": interval}))
                 kinds = [(await receive(socket))["type"] for _ in range(4)]
                 assert kinds.count("Heartbeat") >= 2, interval
+
+    served(tmp_path, trace)
+
+
+def test_without_an_upgrade_it_is_a_400(tmp_path: Path) -> None:
+    async def trace(api: Api) -> None:
+        for path in ("/ws/metrics", "/ws/admin/metrics"):
+            assert await api.refused(path) == "this is a WebSocket: ask for an upgrade"
 
     served(tmp_path, trace)
 

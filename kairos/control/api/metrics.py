@@ -122,10 +122,8 @@ _RESPONSES = {
 
 def moment(text: str, now: float) -> float:
     """Unix seconds of a time as it is written. Raises QueryError."""
-    if (ago := _AGO.fullmatch(text)) is not None:
-        return now - int(ago[1]) * _UNITS[ago[2]]
     try:
-        number = float(text)
+        number = float(text) if (ago := _AGO.fullmatch(text)) is None else now - int(ago[1]) * _UNITS[ago[2]]
     except ValueError:
         number = _rfc3339(text)
     if not _LEAST <= number <= _MOST:

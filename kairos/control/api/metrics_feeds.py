@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from litestar import WebSocket, get, websocket
-from litestar.exceptions import ServiceUnavailableException, WebSocketDisconnect
+from litestar.exceptions import ClientException, ServiceUnavailableException, WebSocketDisconnect
 from litestar.params import QueryParameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 from msgspec import Struct, field
@@ -193,6 +193,12 @@ async def _send_totals_forever(socket: _Socket, history: History) -> None:
             await asyncio.sleep(1)
 
 
+@get(["/ws/metrics", "/ws/admin/metrics"], include_in_schema=False, sync_to_thread=False, **needs("metrics:read"))
+def not_a_websocket() -> None:
+    """As kairos-rs answers."""
+    raise ClientException("this is a WebSocket: ask for an upgrade")
+
+
 # --- server-sent events -------------------------------------------------------------------------------------------
 
 
@@ -217,4 +223,4 @@ async def _snapshots(history: History, interval: float) -> AsyncIterator[ServerS
             await asyncio.sleep(interval)
 
 
-HANDLERS = [watch_metrics, watch_totals, stream_metrics]
+HANDLERS = [watch_metrics, watch_totals, not_a_websocket, stream_metrics]

@@ -90,7 +90,7 @@ class Evaluation:
     def add(self, at: int, node: str, packed: Packed) -> None:
         """One frame."""
         plan = self._plan
-        if "node" in plan.where and not plan.where["node"].fullmatch(node):
+        if "node" in plan.where and not plan.where["node"].matches(node):
             return
         places = [((at - plan.start) // plan.step, node), (WHOLE, node)]
         for place in places:
@@ -147,8 +147,8 @@ class _Sums:
             return False
         own = dict(zip(self._labels, key[1:], strict=True))
         return all(
-            label in MATRIX_LABELS or label == "node" or (label in own and pattern.fullmatch(own[label]))
-            for label, pattern in self._plan.where.items()
+            label in MATRIX_LABELS or label == "node" or (label in own and glob.matches(own[label]))
+            for label, glob in self._plan.where.items()
         )
 
     def group(self, key: SeriesKey) -> Group:
@@ -188,11 +188,11 @@ class _Counters(_Sums):
         """The cells of a matrix that the filters leave; None where it is none."""
         if term.field.kind != "matrix":
             return None
-        patterns = [self._plan.where.get(label) for label in MATRIX_LABELS]
+        globs = [self._plan.where.get(label) for label in MATRIX_LABELS]
         return frozenset(
             cell
             for cell in (range(cells.METHODS * cells.CLASSES) if term.cells is None else term.cells)
-            if all(p is None or p.fullmatch(text) for p, text in zip(patterns, matrix_labels(cell), strict=True))
+            if all(glob is None or glob.matches(text) for glob, text in zip(globs, matrix_labels(cell), strict=True))
         )
 
     def add(self, places: Sequence[Place], series: int, group: Group, record: Record, at: int) -> None:
