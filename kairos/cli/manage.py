@@ -7,7 +7,7 @@ import platform
 import click
 
 from kairos import __version__
-from kairos.cli import backends, backup, cache, limits, nodes, revisions, routes, running, shell, whole
+from kairos.cli import backends, backup, cache, limits, metrics, nodes, revisions, routes, running, shell, top, whole
 from kairos.cli.config import config, generate, try_route, validate
 from kairos.cli.keys import keys
 from kairos.config.log import Log
@@ -30,7 +30,7 @@ def main() -> None:
 for verb in (
     whole.status, whole.reload, whole.upgrade, backends.backends, limits.bans, limits.limits, cache.cache,
     revisions.revisions, keys, backup.backup, backup.restore,
-    config, validate, try_route, routes.routes, nodes.nodes, shell.shell, shell.completion,
+    config, validate, try_route, routes.routes, nodes.nodes, metrics.metrics, top.top, shell.shell, shell.completion,
 ):  # fmt: skip
     main.add_command(verb)
 main.add_command(generate, "init")

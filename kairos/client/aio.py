@@ -826,3 +826,7 @@ class AsyncOperations(AsyncTransport):
     async def upgrade(self) -> models.Upgraded:
         """Replace the program by the one that is installed now, without losing a connection."""
         return await self.call(models.Upgraded, "POST", "/api/upgrade")
+
+    async def prometheus(self) -> str:
+        """Prometheus' text format, or OpenMetrics where Accept asks for it."""
+        return await self.call(str, "GET", "/metrics")

@@ -824,3 +824,7 @@ class Operations(Transport):
     def upgrade(self) -> models.Upgraded:
         """Replace the program by the one that is installed now, without losing a connection."""
         return self.call(models.Upgraded, "POST", "/api/upgrade")
+
+    def prometheus(self) -> str:
+        """Prometheus' text format, or OpenMetrics where Accept asks for it."""
+        return self.call(str, "GET", "/metrics")

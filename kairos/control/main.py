@@ -198,7 +198,9 @@ class Control:
         module = await asyncio.to_thread(importlib.import_module, "kairos.control.management")
         changes = self._changes(await asyncio.to_thread(importlib.import_module, "kairos.control.changes"))
         board = self._boot.scoreboard
-        self._management = module.Management(self._commands, self._config, self._folder, local, board, changes)
+        self._management = module.Management(
+            self._commands, self._config, self._folder, local, board, self._collector, changes
+        )
         self._collector.history = self._management.history.status
         self._management.start()
         self._management.apply(self._config, self._collector.assignment)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kairos.control.requests import Requests
     from kairos.control.source import InUse
     from kairos.scoreboard import Assignment, Scoreboard
+    from kairos.telemetry.prometheus import GatewayCollector
 
 RETRY_S = 2.0
 HAND_OVER_S = 0.2  # between two tries while the gateway before us may still hold the port
@@ -57,6 +58,7 @@ class Management:
         folder: Path | None,
         local: socket.socket | None,
         board: Scoreboard,
+        collector: GatewayCollector,
         changes: Changes | None = None,
     ) -> None:
         for library, component in LIBRARIES.items():
@@ -76,6 +78,7 @@ class Management:
             changes.recorder = self._ledger
             self._ledger.note(changes.number, changes.text)
         things: dict[str, Any] = {"reporter": self._reporter, "changes": changes, "ledger": self._ledger}
+        things["collector"] = collector
         things |= {"commands": commands, "database": self.database, "history": self.history, "audit": self.audit}
         assert not (missing := wanted(all_handlers()) - things.keys()), f"nobody gives {missing}"
         self.app = make_app(things)

@@ -80,6 +80,24 @@ def test_the_whole_configuration_is_put_in_place(one, tmp_path):
     assert "routers[0]" in kairos(one, "config", "apply", file, code=1)
 
 
+def test_metrics_now_over_time_and_for_prometheus(one):
+    assert status(one, "/a") == 200
+    assert "requests" in kairos(one, "metrics")
+    assert json.loads(kairos(one, "metrics", "--format", "json"))["requests_total"] >= 1
+    lines = kairos(one, "metrics", "--format", "prometheus", "--filter", "kairos_requests_total").splitlines()
+    assert any(line.startswith("kairos_requests_total ") for line in lines)
+    names = [line.split()[0] for line in kairos(one, "metrics", "list").splitlines()[1:]]
+    assert "requests_total" in names or "requests" in names
+    assert "FROM" in kairos(one, "metrics", "query", names[0], "--since", "-15m", "--step", "60")
+    assert "is no time" in kairos(one, "metrics", "query", names[0], "--since", "yesterday", code=1)
+
+
+def test_top_shows_workers_and_backends(one):
+    said = kairos(one, "top", "--once")
+    assert one.backend in said
+    assert "under way" in said
+
+
 def test_the_shell_runs_lines_and_completes_them(one, monkeypatch, capsys):
     monkeypatch.setenv("KAIROS_STATE_DIR", str(one.state_dir))
     shell.run(main, "routes")

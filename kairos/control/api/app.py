@@ -35,6 +35,7 @@ from kairos.control.api import (
     metrics_feeds,
     nodes,
     problems,
+    prometheus,
     revisions,
     routes,
 )
@@ -51,8 +52,7 @@ MAX_BODY = 12 * 1024 * 1024  # a whole configuration, escaped
 _PROBLEM: Any = problems.MEDIA_TYPE
 RESOURCES = (
     gateway, routes, explain, config, backends, limits, cache, revisions, backup, audit, nodes, metrics,
-    metrics_feeds,
-)  # fmt: skip
+    metrics_feeds, prometheus)  # fmt: skip
 DESCRIPTION = """Manages a running Kairos gateway.
 
 Send a token (`Authorization: Bearer kairos_...`), or log in for a session's cookie. Errors are problem+json."""

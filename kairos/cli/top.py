@@ -1,0 +1,77 @@
+"""`kairos top`: a table of the gateway at this moment that renews itself."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kairos.cli.shown import span
+from kairos.cli.talk import answering, taken, with_options
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from kairos.client import Client
+
+WIDTH = 160  # where there is no terminal to ask
+
+
+@click.command()
+@click.option("--every", type=click.FloatRange(0.2, 60), default=1.0, show_default=True, metavar="SECONDS")
+@click.option("--once", is_flag=True, help="Print it and end.")
+@with_options
+@click.pass_context
+def top(context: click.Context, /, every: float, once: bool, **given: Any) -> None:
+    """Watch the gateway: traffic, workers, backends. Ctrl-C ends it."""
+    from rich.console import Console
+    from rich.live import Live
+
+    with answering(taken(context, given)) as client:
+        console = Console(width=None if sys.stdout.isatty() else WIDTH)
+        if once:
+            console.print(view(client))
+            return
+        try:
+            with Live(view(client), console=console, screen=True, auto_refresh=False) as live:
+                while True:
+                    time.sleep(every)
+                    live.update(view(client), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def view(client: Client) -> Group:
+    """All of it, as it is now."""
+    from rich.console import Group
+
+    status, now = client.status(), client.show_snapshot()
+    head = (
+        f"[bold]kairos {status.version}[/] {status.phase} for {span(status.uptime)}, revision {status.revision}    "
+        f"{now.requests_total} requests, {now.success_rate:.2f} % good, {now.avg_response_time:.2f} ms, "
+        f"{now.active_connections} under way, {now.connections} connections"
+    )
+    return Group(head, _workers(status.workers), _backends(client))
+
+
+def _workers(workers: Any) -> Any:
+    from rich.table import Table
+
+    made = Table("worker", "process", "revision", "connections", "requests", box=None, header_style="dim")
+    for worker in workers:
+        made.add_row(*map(str, (worker.slot, worker.pid, worker.revision, worker.connections, worker.requests)))
+    return made
+
+
+def _backends(client: Client) -> Any:
+    from rich.table import Table
+
+    heads = ("backend", "state", "weight", "breaker", "in flight", "attempts", "failures")
+    made = Table(*heads, box=None, header_style="dim")
+    for one in client.list_backends():
+        color = {"healthy": "green", "unhealthy": "red", "ejected": "red"}.get(one.state, "yellow")
+        numbers = map(str, (one.in_flight, one.attempts, one.failures))
+        made.add_row(one.key, f"[{color}]{one.state}[/]", f"{one.weight} %", one.breaker, *numbers)
+    return made
