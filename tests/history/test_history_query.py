@@ -35,6 +35,8 @@ def planned(**options: Any) -> Plan:
         (3600, 15, 20, 10),
         (3600, 60, 60, 60),
         (3600, 90, 120, 60),
+        (3600, 299, 300, 300),  # as few windows as there can be
+        (3600, 3000, 3000, 300),
         (2 * DAY, 10, None, None),  # no longer kept as fine: a minute
         (40 * DAY, 300, 3600, 3600),
     ],

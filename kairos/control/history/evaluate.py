@@ -183,6 +183,7 @@ class _Counters(_Sums):
         self._below: defaultdict[Group, dict[Place, float]] = defaultdict(dict)
         self._cells = [(term, self._allowed(term)) for term in self.metric.terms]
         self._over = [(term, self._allowed(term)) for term in self.metric.over]
+        self._by_cell = any(label in MATRIX_LABELS for label in lane.group_by)
 
     def _allowed(self, term: Term) -> frozenset[int] | None:
         """The cells of a matrix that the filters leave; None where it is none."""
@@ -208,13 +209,13 @@ class _Counters(_Sums):
         if isinstance(value, int):
             yield group, value
         elif isinstance(value, dict):
-            for cell, n in value.items():
-                if allowed is None or cell in allowed:
-                    yield self._with_cell(group, cell), n
+            kept = [(cell, n) for cell, n in value.items() if allowed is None or cell in allowed]
+            if self._by_cell:
+                yield from ((self._with_cell(group, cell), n) for cell, n in kept)
+            elif kept:
+                yield group, sum(n for _, n in kept)
 
     def _with_cell(self, group: Group, cell: int) -> Group:
-        if not any(label in MATRIX_LABELS for label in self.lane.group_by):
-            return group
         own = dict(zip(MATRIX_LABELS, matrix_labels(cell), strict=True))
         return tuple(own.get(label, value) for label, value in zip(self.lane.group_by, group, strict=True))
 

@@ -130,7 +130,8 @@ def _step(asked: float | None, start: float, end: float, now: float) -> tuple[in
     wanted = asked if asked is not None else nice_step(end - start)
     usable = [level for level in LEVELS if start >= now - level.keep - level.step] or [LEVELS[-1]]
     level = [level for level in usable if level.step <= max(wanted, usable[0].step)][-1]
-    return math.ceil(wanted / level.step) * level.step, level
+    step = math.ceil(wanted / level.step) * level.step
+    return step, [level for level in usable if step % level.step == 0][-1]
 
 
 def nice_step(seconds: float) -> int:
