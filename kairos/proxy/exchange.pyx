@@ -478,6 +478,14 @@ cdef class Upstream(Wire):
         raise NotImplementedError
 
 
+cdef inline list _with(list edits, item):
+    """Edits and one more; most exchanges have none, and no list for them."""
+    if edits is None:
+        return [item]
+    edits.append(item)
+    return edits
+
+
 # ---- the exchange ---------------------------------------------------------------------------------------------------
 
 @cython.freelist(128)
@@ -1470,9 +1478,7 @@ cdef class Exchange:
         Raises:
             ValueError: the name or value would break the head apart, or the field is one the gateway writes itself.
         """
-        if self.request_edits is None:
-            self.request_edits = []
-        self.request_edits.append(edit(name, value, REQUEST_OWN))
+        self.request_edits = _with(self.request_edits, edit(name, value, REQUEST_OWN))
 
     def add_request_header(self, str name, value):
         """Send this field upstream beside those the client sent under the name.
@@ -1480,22 +1486,16 @@ cdef class Exchange:
         Raises:
             ValueError: see set_request_header().
         """
-        if self.request_edits is None:
-            self.request_edits = []
-        self.request_edits.append(addition(name, value, REQUEST_OWN))
+        self.request_edits = _with(self.request_edits, addition(name, value, REQUEST_OWN))
 
     cdef int edit_request(self, Edits edits) except -1:
         """Edits of the request's fields that a filter made at load."""
-        if self.request_edits is None:
-            self.request_edits = []
-        self.request_edits.append(edits)
+        self.request_edits = _with(self.request_edits, edits)
         return 0
 
     cdef int edit_response(self, Edits edits) except -1:
         """Edits of the response's fields that a filter made at load."""
-        if self.response_edits is None:
-            self.response_edits = []
-        self.response_edits.append(edits)
+        self.response_edits = _with(self.response_edits, edits)
         return 0
 
     def add_request_edits(self, Edits edits):
@@ -1669,9 +1669,7 @@ cdef class Exchange:
         Raises:
             ValueError: see set_request_header().
         """
-        if self.response_edits is None:
-            self.response_edits = []
-        self.response_edits.append(edit(name, value, RESPONSE_OWN))
+        self.response_edits = _with(self.response_edits, edit(name, value, RESPONSE_OWN))
 
     def add_response_header(self, str name, value):
         """Send this field to the client beside those the upstream sent under the name.
@@ -1679,9 +1677,7 @@ cdef class Exchange:
         Raises:
             ValueError: see set_request_header().
         """
-        if self.response_edits is None:
-            self.response_edits = []
-        self.response_edits.append(addition(name, value, RESPONSE_OWN))
+        self.response_edits = _with(self.response_edits, addition(name, value, RESPONSE_OWN))
 
     async def read(self, limit=None):
         """The whole request body. A filter that reads it leaves it there for the handler.
