@@ -17,6 +17,7 @@ from kairos._speedups.balance import make as make_balancer
 from kairos._speedups.cells import U_IN_FLIGHT
 from kairos._speedups.patterns import Pattern
 from kairos._speedups.routes import RouteTable, Template
+from kairos.config.model import CircuitBreaker
 from kairos.config.origin import parse_backend
 from kairos.config.policies import effective
 from kairos.config.policies.sizes import widest
@@ -52,6 +53,8 @@ CONTROL = "control"
 
 _PROXY = {None: 0, "v1": 1, "v2": 2}
 FORWARD = Forward()
+_UNSAID = CircuitBreaker()
+_LONE = CircuitBreaker(failure_status_codes=[])
 _ProtocolHandlers = {"http": FORWARD, "websocket": FORWARD}
 
 
@@ -298,11 +301,21 @@ class Snapshot:
 
     def _policy(self, route: Route) -> Policy:
         """Routes with the same settings share one."""
-        breaker = route.circuit_breaker or self.config.circuit_breaker
+        breaker = self._breaker(route)
         key = (id(breaker), id(route.retry), len(route.backends))
         if key not in self._policies:
             self._policies[key] = Policy(breaker, route.retry, len(route.backends))
         return self._policies[key]
+
+    def _breaker(self, route: Route) -> CircuitBreaker:
+        """The 5xx of a lone backend are no reason to refuse it where a cache is in front, unless somebody said so: the
+        cache keeps some of them, answers stale for others, and there is nobody else to ask."""
+        if route.circuit_breaker is not None:
+            return route.circuit_breaker
+        cache = effective(route, self.config).cache
+        cached = cache is not None and cache.enabled
+        lone = len(route.backends) == 1 and self.config.circuit_breaker == _UNSAID
+        return _LONE if cached and lone else self.config.circuit_breaker
 
     def _queue(self, route: Route, number: int) -> WaitQueue | None:
         if all(backend.max_requests is None for backend in route.backends):

@@ -107,6 +107,29 @@ def test_so_do_the_statuses_the_route_lists_and_no_others() -> None:
     assert found == [1, 2, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("members", "failures"),
+    [({"cache": {}}, 0), ({}, 3), ({"cache": {"enabled": False}}, 3), ({"cache": {}, "circuit_breaker": BREAKER}, 3)],
+)
+def test_an_error_of_the_only_backend_behind_a_cache_is_none(members: dict[str, Any], failures: int) -> None:
+    given: dict[str, Any] = {"circuit_breaker": None, **members}
+    with before(Backend("only", *[answer(500)] * 3), **given) as served:
+        for _ in range(3):
+            served.send()
+        wait_state(served, "closed", failures)
+
+
+def test_of_two_backends_behind_a_cache_errors_count() -> None:
+    with before(Backend("one", answer(500)), Backend("other"), circuit_breaker=None, cache={}) as served:
+        served.send()
+        wait_state(served, "closed", 1)
+
+
+def test_a_refused_connection_behind_a_cache_counts() -> None:
+    with before(None, circuit_breaker=None, cache={}) as served:
+        assert [status_of(served.send("POST", body=b"x")[0]) for _ in range(6)] == [502] * 5 + [503]
+
+
 def test_an_attempt_that_was_retried_counts() -> None:
     first, other = Backend("first", answer(503), hang_up), Backend("other")
     with before(first, other, circuit_breaker=BREAKER, retry={"initial_backoff_ms": 0}) as served:
