@@ -258,7 +258,8 @@ def method(made: Operation, *, asynchronous: bool) -> Iterator[str]:
         f"{what}=given({pairs(which)})" for what, which in (("query", made.query), ("headers", made.headers)) if which
     ]
     call += [f"body=given({pairs(made.body)})"] if made.body else ["body=data"] if made.whole else []
-    yield f"    return {'await ' if waits else ''}self.{'stream' if streams else 'call'}({', '.join(call)})"
+    gives = "" if kind == "None" and not streams else "return "
+    yield f"    {gives}{'await ' if waits else ''}self.{'stream' if streams else 'call'}({', '.join(call)})"
 
 
 def pairs(which: dict[str, str]) -> str:

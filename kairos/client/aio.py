@@ -542,6 +542,77 @@ class AsyncOperations(AsyncTransport):
         """What rate limits did, and how many keys they remember."""
         return await self.call(models.LimitsStatus, "GET", "/api/limits")
 
+    async def login(self, *, password: str, name: str) -> models.Me:
+        """Start a session: a cookie, and the token that its writes have to show."""
+        return await self.call(models.Me, "POST", "/api/login", body=given({"name": name, "password": password}))
+
+    async def logout(self) -> None:
+        """End this session."""
+        await self.call(None, "POST", "/api/logout")
+
+    async def show_me(self) -> models.Me:
+        """Who asks."""
+        return await self.call(models.Me, "GET", "/api/me")
+
+    async def change_my_password(
+        self, *, new_password: str, current_password: str, end_tokens: bool | UnsetType = UNSET
+    ) -> models.Me:
+        """Another password: all sessions end, and a new one starts."""
+        return await self.call(
+            models.Me,
+            "POST",
+            "/api/me/password",
+            body=given({"current_password": current_password, "new_password": new_password, "end_tokens": end_tokens}),
+        )
+
+    async def list_my_sessions(self) -> list[models.Session]:
+        """Where one is logged in."""
+        return await self.call(list[models.Session], "GET", "/api/me/sessions")
+
+    async def end_my_session(self, session_id: str) -> None:
+        """Log out there."""
+        await self.call(None, "DELETE", f"/api/me/sessions/{quoted(session_id)}")
+
+    async def list_my_tokens(self) -> list[models.Token]:
+        """Without their secrets."""
+        return await self.call(list[models.Token], "GET", "/api/me/tokens")
+
+    async def make_my_token(
+        self,
+        *,
+        name: str,
+        scopes: list[
+            Literal[
+                "status:read",
+                "metrics:read",
+                "config:read",
+                "config:write",
+                "backends:operate",
+                "cache:purge",
+                "limits:operate",
+                "gateway:operate",
+                "logs:operate",
+                "tail:read",
+                "audit:read",
+                "users:read",
+                "users:write",
+                "backup:read",
+                "self",
+            ]
+        ]
+        | UnsetType
+        | None = UNSET,
+        days: int | UnsetType | None = UNSET,
+    ) -> models.TokenMade:
+        """For a program that manages the gateway in one's name. Only who is logged in makes one."""
+        return await self.call(
+            models.TokenMade, "POST", "/api/me/tokens", body=given({"name": name, "scopes": scopes, "days": days})
+        )
+
+    async def revoke_my_token(self, token_id: str) -> None:
+        """At once."""
+        await self.call(None, "DELETE", f"/api/me/tokens/{quoted(token_id)}")
+
     async def show_catalog(self) -> list[models.MetricInfo]:
         """The same with types, labels and aggregations."""
         return await self.call(list[models.MetricInfo], "GET", "/api/metrics/catalog")
@@ -615,6 +686,52 @@ class AsyncOperations(AsyncTransport):
         """Every gateway with the same database; this one alone while that cannot be reached."""
         return await self.call(models.Nodes, "GET", "/api/nodes")
 
+    async def list_permissions(
+        self,
+    ) -> list[
+        Literal[
+            "status:read",
+            "metrics:read",
+            "config:read",
+            "config:write",
+            "backends:operate",
+            "cache:purge",
+            "limits:operate",
+            "gateway:operate",
+            "logs:operate",
+            "tail:read",
+            "audit:read",
+            "users:read",
+            "users:write",
+            "backup:read",
+            "self",
+        ]
+    ]:
+        """Of which roles and tokens are made."""
+        return await self.call(
+            list[
+                Literal[
+                    "status:read",
+                    "metrics:read",
+                    "config:read",
+                    "config:write",
+                    "backends:operate",
+                    "cache:purge",
+                    "limits:operate",
+                    "gateway:operate",
+                    "logs:operate",
+                    "tail:read",
+                    "audit:read",
+                    "users:read",
+                    "users:write",
+                    "backup:read",
+                    "self",
+                ]
+            ],
+            "GET",
+            "/api/permissions",
+        )
+
     async def reload(self) -> models.Reloaded:
         """Read the configuration file again and put it in use."""
         return await self.call(models.Reloaded, "POST", "/api/reload")
@@ -669,6 +786,47 @@ class AsyncOperations(AsyncTransport):
                 {"X-Kairos-Message": x_kairos_message, "X-Kairos-Client": x_kairos_client, "If-Match": if_match}
             ),
         )
+
+    async def list_roles(self) -> list[models.Role]:
+        """Those that are always there, and one's own."""
+        return await self.call(list[models.Role], "GET", "/api/roles")
+
+    async def put_role(
+        self,
+        name: str,
+        *,
+        permissions: list[
+            Literal[
+                "status:read",
+                "metrics:read",
+                "config:read",
+                "config:write",
+                "backends:operate",
+                "cache:purge",
+                "limits:operate",
+                "gateway:operate",
+                "logs:operate",
+                "tail:read",
+                "audit:read",
+                "users:read",
+                "users:write",
+                "backup:read",
+                "self",
+            ]
+        ],
+        description: str | UnsetType = UNSET,
+    ) -> models.Role:
+        """Make or change a role of one's own."""
+        return await self.call(
+            models.Role,
+            "PUT",
+            f"/api/roles/{quoted(name)}",
+            body=given({"permissions": permissions, "description": description}),
+        )
+
+    async def remove_role(self, name: str) -> None:
+        """One that nobody has any more."""
+        await self.call(None, "DELETE", f"/api/roles/{quoted(name)}")
 
     async def list_routes(
         self,
@@ -826,6 +984,108 @@ class AsyncOperations(AsyncTransport):
     async def upgrade(self) -> models.Upgraded:
         """Replace the program by the one that is installed now, without losing a connection."""
         return await self.call(models.Upgraded, "POST", "/api/upgrade")
+
+    async def list_users(self) -> list[models.User]:
+        """Everybody."""
+        return await self.call(list[models.User], "GET", "/api/users")
+
+    async def add_user(
+        self,
+        *,
+        roles: list[str],
+        name: str,
+        password: str | UnsetType | None = UNSET,
+        display_name: str | UnsetType = UNSET,
+        email: str | UnsetType = UNSET,
+    ) -> models.UserMade:
+        """Somebody more."""
+        return await self.call(
+            models.UserMade,
+            "POST",
+            "/api/users",
+            body=given(
+                {"name": name, "roles": roles, "password": password, "display_name": display_name, "email": email}
+            ),
+        )
+
+    async def get_user(self, name: str) -> models.User:
+        """One of them."""
+        return await self.call(models.User, "GET", f"/api/users/{quoted(name)}")
+
+    async def remove_user(self, name: str) -> None:
+        """For good, with sessions and tokens."""
+        await self.call(None, "DELETE", f"/api/users/{quoted(name)}")
+
+    async def change_user(
+        self,
+        name: str,
+        *,
+        roles: list[str] | UnsetType = UNSET,
+        disabled: bool | UnsetType = UNSET,
+        display_name: str | UnsetType = UNSET,
+        email: str | UnsetType = UNSET,
+    ) -> models.User:
+        """Roles, names, disabled: who is disabled loses sessions and tokens."""
+        return await self.call(
+            models.User,
+            "PATCH",
+            f"/api/users/{quoted(name)}",
+            body=given({"roles": roles, "disabled": disabled, "display_name": display_name, "email": email}),
+        )
+
+    async def reset_password(self, name: str, *, password: str | UnsetType | None = UNSET) -> models.UserMade:
+        """Another password: sessions and tokens end, and it has to be changed at the next login."""
+        return await self.call(
+            models.UserMade, "POST", f"/api/users/{quoted(name)}/password", body=given({"password": password})
+        )
+
+    async def end_sessions(self, name: str) -> None:
+        """Log somebody out everywhere."""
+        await self.call(None, "DELETE", f"/api/users/{quoted(name)}/sessions")
+
+    async def list_tokens(self, name: str) -> list[models.Token]:
+        """A user's, without their secrets."""
+        return await self.call(list[models.Token], "GET", f"/api/users/{quoted(name)}/tokens")
+
+    async def make_token(
+        self,
+        name: str,
+        *,
+        name_: str,
+        scopes: list[
+            Literal[
+                "status:read",
+                "metrics:read",
+                "config:read",
+                "config:write",
+                "backends:operate",
+                "cache:purge",
+                "limits:operate",
+                "gateway:operate",
+                "logs:operate",
+                "tail:read",
+                "audit:read",
+                "users:read",
+                "users:write",
+                "backup:read",
+                "self",
+            ]
+        ]
+        | UnsetType
+        | None = UNSET,
+        days: int | UnsetType | None = UNSET,
+    ) -> models.TokenMade:
+        """For a user who is a program. Who makes it may do everything that the user may."""
+        return await self.call(
+            models.TokenMade,
+            "POST",
+            f"/api/users/{quoted(name)}/tokens",
+            body=given({"name": name_, "scopes": scopes, "days": days}),
+        )
+
+    async def revoke_token(self, name: str, token_id: str) -> None:
+        """A user's."""
+        await self.call(None, "DELETE", f"/api/users/{quoted(name)}/tokens/{quoted(token_id)}")
 
     async def prometheus(self) -> str:
         """Prometheus' text format, or OpenMetrics where Accept asks for it."""

@@ -233,6 +233,41 @@ class LimitsStatus(Struct, frozen=True, kw_only=True):
     redis_down: int
 
 
+class Login(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    name: str
+    password: str
+
+
+class Me(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    name: str
+    method: Literal["local", "session", "token", "none"]
+    permissions: list[
+        Literal[
+            "status:read",
+            "metrics:read",
+            "config:read",
+            "config:write",
+            "backends:operate",
+            "cache:purge",
+            "limits:operate",
+            "gateway:operate",
+            "logs:operate",
+            "tail:read",
+            "audit:read",
+            "users:read",
+            "users:write",
+            "backup:read",
+            "self",
+        ]
+    ]
+    must_change: bool
+    csrf: str | None = None
+
+
 class MetricInfo(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -241,6 +276,45 @@ class MetricInfo(Struct, frozen=True, kw_only=True):
     help: str
     labels: list[str]
     aggregations: list[str]
+
+
+class NewToken(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    name: str
+    scopes: (
+        list[
+            Literal[
+                "status:read",
+                "metrics:read",
+                "config:read",
+                "config:write",
+                "backends:operate",
+                "cache:purge",
+                "limits:operate",
+                "gateway:operate",
+                "logs:operate",
+                "tail:read",
+                "audit:read",
+                "users:read",
+                "users:write",
+                "backup:read",
+                "self",
+            ]
+        ]
+        | None
+    ) = None
+    days: int | None = None
+
+
+class NewUser(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    name: str
+    roles: list[str]
+    password: str | None = None
+    display_name: str = ""
+    email: str = ""
 
 
 class Node(Struct, frozen=True, kw_only=True):
@@ -273,6 +347,20 @@ class Page(Struct, frozen=True, kw_only=True):
 
     entries: list[Entry]
     next: int | None
+
+
+class PasswordChange(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    current_password: str
+    new_password: str
+    end_tokens: bool = False
+
+
+class PasswordReset(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    password: str | None = None
 
 
 class Place(Struct, frozen=True, kw_only=True):
@@ -411,6 +499,58 @@ class RevisionText(Struct, frozen=True, kw_only=True):
     config: Any
 
 
+class Role(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    name: str
+    description: str
+    permissions: list[
+        Literal[
+            "status:read",
+            "metrics:read",
+            "config:read",
+            "config:write",
+            "backends:operate",
+            "cache:purge",
+            "limits:operate",
+            "gateway:operate",
+            "logs:operate",
+            "tail:read",
+            "audit:read",
+            "users:read",
+            "users:write",
+            "backup:read",
+            "self",
+        ]
+    ]
+    built_in: bool
+
+
+class RoleContent(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    permissions: list[
+        Literal[
+            "status:read",
+            "metrics:read",
+            "config:read",
+            "config:write",
+            "backends:operate",
+            "cache:purge",
+            "limits:operate",
+            "gateway:operate",
+            "logs:operate",
+            "tail:read",
+            "audit:read",
+            "users:read",
+            "users:write",
+            "backup:read",
+            "self",
+        ]
+    ]
+    description: str = ""
+
+
 class RouteFound(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -444,6 +584,18 @@ class RouteVerdict(Struct, frozen=True, kw_only=True):
     error: str | None = None
     problems: list[str] | None = None
     warnings: list[str] | None = None
+
+
+class Session(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    id: str
+    created_at: float
+    seen_at: float
+    expires_at: float
+    address: str
+    agent: str
+    current: bool
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -500,10 +652,96 @@ class TableStatus(Struct, frozen=True, kw_only=True):
     full: int
 
 
+class Token(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    id: str
+    name: str
+    scopes: list[
+        Literal[
+            "status:read",
+            "metrics:read",
+            "config:read",
+            "config:write",
+            "backends:operate",
+            "cache:purge",
+            "limits:operate",
+            "gateway:operate",
+            "logs:operate",
+            "tail:read",
+            "audit:read",
+            "users:read",
+            "users:write",
+            "backup:read",
+            "self",
+        ]
+    ]
+    created_at: float
+    expires_at: float | None
+    used_at: float | None
+    used_from: str | None
+
+
+class TokenMade(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    token: str
+    info: Token
+
+
 class Upgraded(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
     pid: int
+
+
+class User(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    name: str
+    display_name: str
+    email: str
+    roles: list[str]
+    permissions: list[
+        Literal[
+            "status:read",
+            "metrics:read",
+            "config:read",
+            "config:write",
+            "backends:operate",
+            "cache:purge",
+            "limits:operate",
+            "gateway:operate",
+            "logs:operate",
+            "tail:read",
+            "audit:read",
+            "users:read",
+            "users:write",
+            "backup:read",
+            "self",
+        ]
+    ]
+    disabled: bool
+    must_change: bool
+    sso: bool
+    created_at: float
+    last_login_at: float | None
+
+
+class UserChange(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    roles: list[str] | None = None
+    disabled: bool | None = None
+    display_name: str | None = None
+    email: str | None = None
+
+
+class UserMade(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    user: User
+    one_time_password: str | None = None
 
 
 class Verdict(Struct, frozen=True, kw_only=True):

@@ -29,6 +29,15 @@ class AdminSessions(Spec, frozen=True):
     """And after so long in any case, in seconds."""
 
 
+class AdminTokens(Spec, frozen=True):
+    """Personal tokens for programs that manage the gateway."""
+
+    days: Annotated[int, Meta(ge=1, le=3650)] = 90
+    """How long one is good for where nothing is said."""
+    max_days: Annotated[int, Meta(ge=1, le=3650)] = 366
+    """And at most."""
+
+
 class Lockout(Spec, frozen=True):
     """Who guesses passwords has to wait."""
 
@@ -57,6 +66,7 @@ class Admin(Spec, frozen=True):
     allowed_origins: list[str] = field(default_factory=list)
     """Origins of pages that may call the API beside its own, such as `https://ops.example.com`."""
     sessions: AdminSessions = AdminSessions()
+    tokens: AdminTokens = AdminTokens()
     lockout: Lockout = Lockout()
 
 

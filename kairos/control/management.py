@@ -12,8 +12,10 @@ import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
 
+from kairos.control.access.access import Access
 from kairos.control.access.audit import Audit
 from kairos.control.api.app import all_handlers, make_app, wanted
+from kairos.control.api.credentials import authenticators
 from kairos.control.api.listeners import Server
 from kairos.control.history.history import History
 from kairos.control.ledger import Ledger
@@ -73,15 +75,17 @@ class Management:
         if config.storage.source == "database" and changes is not None:
             changes.keep_in(self._follow(node))
         self._reporter = Reporter(self.database, node, lambda: summary(commands), self._follower)
+        self.access = Access(self.database, config.admin)
         self._ledger = Ledger(self.database, node, Revisions(folder / REVISIONS) if folder else None)
         if changes is not None:
             changes.recorder = self._ledger
             self._ledger.note(changes.number, changes.text)
         things: dict[str, Any] = {"reporter": self._reporter, "changes": changes, "ledger": self._ledger}
         things["collector"] = collector
+        things |= self.access.things()
         things |= {"commands": commands, "database": self.database, "history": self.history, "audit": self.audit}
         assert not (missing := wanted(all_handlers()) - things.keys()), f"nobody gives {missing}"
-        self.app = make_app(things)
+        self.app = make_app(things, authenticators(self.access.logins))
         self._servers: list[Server] = []
         self._port = AdminPort(self)
         self._tasks: list[asyncio.Task[None]] = []
@@ -112,6 +116,9 @@ class Management:
 
     def apply(self, config: Config, series: Assignment) -> None:
         """A configuration is in use."""
+        self.access.apply(config.admin)
+        if self.database.started:
+            self._tasks.append(asyncio.create_task(self._prepare_access()))
         self._port.apply(config.admin)
         self.history.apply(config, series)
 
@@ -126,8 +133,13 @@ class Management:
         await asyncio.gather(self._port.close(), self._leave(), *(server.close() for server in self._servers))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.history.close(LAST_SAMPLE_S)
+        await self.access.close()
         await asyncio.gather(self.audit.close(), self._ledger.close())
         await self.database.close()
+
+    async def _prepare_access(self) -> None:
+        with contextlib.suppress(UnavailableError):  # the next configuration, or start, tries again
+            await self.access.prepare(url_of(self.access.admin))
 
     async def _leave(self) -> None:
         """Other nodes are followed by the next one, or by nobody."""
@@ -140,6 +152,7 @@ class Management:
         while True:
             try:
                 await self.database.start()
+                await self.access.prepare(url_of(self.access.admin))
                 break
             except UnavailableError as error:
                 if not told:
@@ -165,7 +178,7 @@ class AdminPort:
         self._task: asyncio.Task[None] | None = None
 
     def apply(self, admin: Admin) -> None:
-        if admin == self._wanted:
+        if self._wanted is not None and _place(admin) == _place(self._wanted):
             return
         self._wanted = admin
         self._task = asyncio.create_task(self._change(admin, self._task))
@@ -211,6 +224,17 @@ class AdminPort:
         scheme = "https" if admin.tls else "http"
         host, port = listener.getsockname()[:2]
         log.info("admin API ready", url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+
+
+def _place(admin: Admin) -> tuple[object, ...]:
+    """What the listener depends on."""
+    return admin.enabled, admin.host, admin.port, admin.tls
+
+
+def url_of(admin: Admin, port: int | None = None) -> str:
+    """Where people find it."""
+    host = f"[{admin.host}]" if ":" in admin.host else admin.host
+    return f"{'https' if admin.tls else 'http'}://{host}:{admin.port if port is None else port}"
 
 
 def _bound(host: str, port: int) -> socket.socket:

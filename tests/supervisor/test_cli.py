@@ -99,14 +99,12 @@ def test_a_good_configuration(shell, command):
 
 
 @pytest.mark.parametrize(
-    ("command", "exit_code"),
-    [(("gateway", "--check", "-c", "bad.json"), 2), (("manage", "config", "validate", "bad.json"), 1)],
-    ids=["gateway", "manage"],
+    "command", [("gateway", "--check", "-c", "bad.json"), ("manage", "config", "validate", "bad.json")]
 )
-def test_every_problem_of_a_bad_one_has_its_line(shell, command, exit_code):
+def test_every_problem_of_a_bad_one_has_its_line(shell, command):
     shell.write(BAD, "bad.json")
     code, out, err = shell.run(*command)
-    assert code == exit_code
+    assert code == 2
     assert [line.split(": ")[:3] for line in err.splitlines() if ": error:" in line] == [
         ["bad.json:3", "error", "sever"],
         ["bad.json:5", "error", "routers[0].methods[0]"],

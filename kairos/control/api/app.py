@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from litestar import Litestar, Response, Router
+from litestar import Litestar, Router
 from litestar.di import Provide
 from litestar.exceptions.base_exceptions import LitestarDeprecationWarning
 from litestar.handlers import HTTPRouteHandler
@@ -31,6 +31,7 @@ from kairos.control.api import (
     explain,
     gateway,
     limits,
+    me,
     metrics,
     metrics_feeds,
     nodes,
@@ -38,8 +39,10 @@ from kairos.control.api import (
     prometheus,
     revisions,
     routes,
+    users,
 )
 from kairos.control.api.authentication import Authentication
+from kairos.control.api.gate import Gate
 from kairos.control.api.guards import forgotten, public
 from kairos.control.api.recording import Recording
 
@@ -52,7 +55,8 @@ MAX_BODY = 12 * 1024 * 1024  # a whole configuration, escaped
 _PROBLEM: Any = problems.MEDIA_TYPE
 RESOURCES = (
     gateway, routes, explain, config, backends, limits, cache, revisions, backup, audit, nodes, metrics,
-    metrics_feeds, prometheus)  # fmt: skip
+    metrics_feeds, prometheus, me, users,
+)  # fmt: skip
 DESCRIPTION = """Manages a running Kairos gateway.
 
 Send a token (`Authorization: Bearer kairos_...`), or log in for a session's cookie. Errors are problem+json."""
@@ -88,7 +92,8 @@ def make_app(things: Mapping[str, Any], authenticators: Sequence[Authenticator] 
         warnings.simplefilter("ignore", LitestarDeprecationWarning)  # things by name and type: as we want them
         app = _litestar(handlers, things, authenticators)
     assert not (silent := forgotten(app)), f"say which permission is needed: {silent}"
-    app.asgi_handler = Recording(app.asgi_handler, things.get("audit"))
+    gate = Gate(app.asgi_handler, things.get("access"), SECURITY_HEADERS)
+    app.asgi_handler = Recording(gate, things.get("audit"))
     return app
 
 
@@ -100,7 +105,6 @@ def _litestar(
         dependencies={name: Provide(_given(thing), sync_to_thread=False) for name, thing in things.items()},
         middleware=[Authentication(authenticators)],
         exception_handlers=problems.HANDLERS,
-        after_request=_secured,
         openapi_config=_openapi(),
         request_max_body_size=MAX_BODY,
         logging_config=None,
@@ -158,9 +162,3 @@ def _given(thing: object) -> Any:
         return thing
 
     return give
-
-
-def _secured(response: Response[Any]) -> Response[Any]:
-    for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
-    return response

@@ -11,6 +11,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import uvicorn
+from litestar.enums import ScopeType
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from kairos.control.api.paths import keep_slashes
 
@@ -28,6 +30,10 @@ CONNECTIONS = 512
 KEEPALIVE_S = 30
 WEBSOCKET_BYTES = 64 * 1024
 PATIENCE_S = 1
+HEAD_S = 20.0  # for a request's head, and between two requests
+BODY_S = 15.0  # for the next piece of a body
+WHOLE_BODY_S = 120.0
+READ_S = 60.0  # for a client to take a piece of the answer
 
 
 def listener_of(scope: Scope) -> Kind:
@@ -43,7 +49,7 @@ class Server:
         self._server = _Uvicorn(
             uvicorn.Config(
                 cast("Any", _marked(app, kind)),
-                http="httptools",
+                http=_Http,
                 ws="websockets-sansio",
                 ws_max_size=WEBSOCKET_BYTES,
                 lifespan="off",
@@ -91,10 +97,85 @@ class _Uvicorn(uvicorn.Server):
                 await asyncio.wait_for(self._ended.wait(), TICK_S)
 
 
+class _Http(HttpToolsProtocol):
+    """Ends connections on which no head arrives in time: uvicorn only ends those that are idle after an answer."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        self._stop_waiting()
+        if not self.transport.is_closing():
+            self._patience = self.loop.call_later(HEAD_S, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+
+class _Patience:
+    """How long a request waits for its client: for each piece of the body, all of it, and an answer to be read."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._whole = False
+        self._started = False
+        self._given_up = False
+        self._ends = asyncio.get_running_loop().time() + WHOLE_BODY_S
+
+    async def receive(self) -> Any:
+        if self._whole:
+            return await self._receive()
+        left = self._ends - asyncio.get_running_loop().time()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, min(BODY_S, left)))
+        except TimeoutError:
+            self._whole = True
+            await self._too_slow()
+            return {"type": "http.disconnect"}
+        self._whole = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Any) -> None:
+        if self._given_up:
+            return
+        self._started = True
+        await asyncio.wait_for(self._send(message), READ_S)
+
+    async def _too_slow(self) -> None:
+        if self._started:
+            return
+        headers = [(b"content-type", b"application/problem+json"), (b"connection", b"close")]
+        body = b'{"type":"about:blank","title":"Request Timeout","status":408,"detail":"the body came too slowly"}'
+        await self.send({"type": "http.response.start", "status": 408, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+        self._given_up = True
+
+
 def _marked(app: ASGIApp, kind: Kind) -> ASGIApp:
     async def marked(scope: Scope, receive: Receive, send: Send) -> None:
         cast("dict[str, Any]", scope)[_KEY] = kind
         keep_slashes(scope)
+        if scope["type"] == ScopeType.HTTP:
+            patience = _Patience(receive, send)
+            receive, send = patience.receive, patience.send
         await app(scope, receive, send)
 
     return marked

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import http
+import math
 from typing import TYPE_CHECKING, Any
 
 from litestar import Response
@@ -13,6 +14,8 @@ from litestar.exceptions import HTTPException, ValidationException
 from msgspec import Struct
 
 from kairos.config.editing import EditError
+from kairos.control.access.accounts import DeniedError
+from kairos.control.access.logins import LockedError, WrongError
 from kairos.control.changes import edit_refused
 from kairos.control.commands import CommandError
 from kairos.storage.database import UnavailableError
@@ -88,7 +91,22 @@ def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     return problem(500, "internal error; the gateway's log says more")
 
 
+def _denied(_request: Request[Any, Any, Any], error: DeniedError) -> Response[Any]:
+    return problem(403, str(error))
+
+
+def _wrong(_request: Request[Any, Any, Any], error: WrongError) -> Response[Any]:
+    return problem(401, str(error), headers={"WWW-Authenticate": 'Bearer realm="kairos"'})
+
+
+def _locked(_request: Request[Any, Any, Any], error: LockedError) -> Response[Any]:
+    return problem(429, str(error), headers={"Retry-After": str(math.ceil(error.seconds))})
+
+
 HANDLERS: ExceptionHandlersMap = {
+    DeniedError: _denied,
+    WrongError: _wrong,
+    LockedError: _locked,
     CommandError: _command,
     EditError: _edit,
     UnavailableError: _unavailable,
