@@ -244,6 +244,10 @@ def test_a_snapshot_tells_of_the_last_ten_seconds(tmp_path: Path) -> None:
         assert recent["p50_ms"] == 3.75
         assert second["avg_response_time"] == 4.0  # not of all there ever was
         assert second["memory_bytes"] > 1 << 20
+        recording.time.pass_(8)
+        assert (await api.get("/api/metrics/snapshot"))["recent"]["seconds"] == 18.0  # the last look but one
+        recording.time.pass_(2)
+        assert (await api.get("/api/metrics/snapshot"))["recent"]["requests_per_second"] == 0
 
     served(tmp_path, trace)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kairos.scoreboard import Scoreboard
 
 FRESH_S = 0.5
-RECENT_S = 10.5
+RECENT_S = 10.0
 FEEDS = 100
 _SUCCESS = [method * cells.CLASSES + cells.CLASS_2XX for method in range(cells.METHODS)]
 _ERRORS = [method * cells.CLASSES + code for method in range(cells.METHODS) for code in ERRORS]
@@ -34,7 +34,7 @@ _SERVER_ERRORS = [method * cells.CLASSES + cells.CLASS_5XX for method in range(c
 
 
 class Recent(Struct, frozen=True):
-    """Of the last ten seconds, or since somebody began to watch."""
+    """Of the last ten seconds; of `seconds`, where nobody watched."""
 
     seconds: float
     requests_per_second: float
@@ -145,7 +145,7 @@ class Live:
             now = self._clock.monotonic()
             if not self._readings or now - self._readings[-1].at >= FRESH_S:
                 self._readings.append(await asyncio.to_thread(self._read))
-            while len(self._readings) > 1 and now - self._readings[0].at > RECENT_S:
+            while len(self._readings) > 1 and now - self._readings[1].at >= RECENT_S:
                 self._readings.popleft()
             first, last = self._readings[0], self._readings[-1]
         return _snapshot(first, last, self._clock.wall(), self._board.started_at)
