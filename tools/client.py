@@ -99,10 +99,12 @@ def model(name: str, schema: Schema) -> Iterator[str]:
     if schema.get("type") != "object" or "properties" not in schema:
         yield f"{name} = {type_of(schema)}"
         return
-    yield f"class {name}(Struct, frozen=True, kw_only=True):"
+    tags = {key: member["const"] for key, member in schema["properties"].items() if "const" in member}
+    tagged = "".join(f", tag_field={key!r}, tag={tag!r}" for key, tag in tags.items())
+    yield f"class {name}(Struct, frozen=True, kw_only=True{tagged}):"
     yield textwrap.indent(docstring(schema.get("description") or "As the API has it."), "    ")
     required = set(schema.get("required", []))
-    for key, member in schema["properties"].items():
+    for key, member in ((key, member) for key, member in schema["properties"].items() if key not in tags):
         yield f"    {member_line(key, member, required=key in required)}"
 
 

@@ -534,9 +534,65 @@ class AsyncOperations(AsyncTransport):
             body=data,
         )
 
+    def watch_events(self, *, type: list[str] | None = None, after: str | None = None) -> AsyncIterator[Event]:
+        """Events as they happen (SSE).
+
+        Those behind `after` come first, or behind Last-Event-ID, which browsers send by themselves when they
+        come
+        back; `lost` says that some are not kept any more.
+        """
+        return self.stream("GET", "/api/events", query=given({"type": type, "after": after}))
+
     def stream_metrics(self, *, interval: float | None = None) -> AsyncIterator[Event]:
         """Server-sent events, each with a snapshot."""
         return self.stream("GET", "/api/events/metrics", query=given({"interval": interval}))
+
+    async def list_events(
+        self, *, type: list[str] | None = None, limit: int | None = None
+    ) -> list[
+        models.BackendHealthChanged
+        | models.BreakerChanged
+        | models.BackendEjected
+        | models.EjectionEnded
+        | models.BackendSet
+        | models.ControlStarted
+        | models.WorkerStarted
+        | models.WorkerEnded
+        | models.SheddingChanged
+        | models.RevisionInUse
+        | models.ReloadFailed
+        | models.ConfigChanged
+        | models.UpgradeEnded
+        | models.CertificateExpires
+        | models.AddressBanned
+        | models.LogLevelsChanged
+        | models.LogLinesLost
+    ]:
+        """The newest events that are kept, in the order of their coming."""
+        return await self.call(
+            list[
+                models.BackendHealthChanged
+                | models.BreakerChanged
+                | models.BackendEjected
+                | models.EjectionEnded
+                | models.BackendSet
+                | models.ControlStarted
+                | models.WorkerStarted
+                | models.WorkerEnded
+                | models.SheddingChanged
+                | models.RevisionInUse
+                | models.ReloadFailed
+                | models.ConfigChanged
+                | models.UpgradeEnded
+                | models.CertificateExpires
+                | models.AddressBanned
+                | models.LogLevelsChanged
+                | models.LogLinesLost
+            ],
+            "GET",
+            "/api/events/recent",
+            query=given({"type": type, "limit": limit}),
+        )
 
     async def show_limits(self) -> models.LimitsStatus:
         """What rate limits did, and how many keys they remember."""
@@ -549,6 +605,87 @@ class AsyncOperations(AsyncTransport):
     async def logout(self) -> None:
         """End this session."""
         await self.call(None, "POST", "/api/logout")
+
+    async def list_log_levels(self) -> list[models.LevelStatus]:
+        """From which level on each component logs, now and as configured."""
+        return await self.call(list[models.LevelStatus], "GET", "/api/logs/levels")
+
+    async def set_log_levels(
+        self,
+        *,
+        levels: dict[str, Literal["debug", "info", "warning", "error"] | None],
+        duration: float | UnsetType | None = UNSET,
+    ) -> list[models.LevelStatus]:
+        """Set levels in all processes at once, for a while or until the gateway ends; null: as configured again."""
+        return await self.call(
+            list[models.LevelStatus], "PUT", "/api/logs/levels", body=given({"levels": levels, "duration": duration})
+        )
+
+    async def list_recent_lines(
+        self,
+        *,
+        route: str | None = None,
+        upstream: str | None = None,
+        method: list[str] | None = None,
+        status: list[str] | None = None,
+        host: str | None = None,
+        path: str | None = None,
+        client: str | None = None,
+        request_id: str | None = None,
+        trace_id: str | None = None,
+        min_ms: float | None = None,
+        flagged: bool | None = None,
+        text: str | None = None,
+        level: Literal["debug", "info", "warning", "error"] | None = None,
+        component: list[str] | None = None,
+        log: Literal["requests", "program"] | None = None,
+        limit: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """The newest lines in memory, the oldest first: requests, or with `log=program` the program's log.
+
+        Requests are there as long as the access log has all of them as JSON, else since somebody watches.
+        """
+        return await self.call(
+            list[dict[str, Any]],
+            "GET",
+            "/api/logs/recent",
+            query=given(
+                {
+                    "route": route,
+                    "upstream": upstream,
+                    "method": method,
+                    "status": status,
+                    "host": host,
+                    "path": path,
+                    "client": client,
+                    "request_id": request_id,
+                    "trace_id": trace_id,
+                    "min_ms": min_ms,
+                    "flagged": flagged,
+                    "text": text,
+                    "level": level,
+                    "component": component,
+                    "log": log,
+                    "limit": limit,
+                }
+            ),
+        )
+
+    def watch_log(
+        self,
+        *,
+        level: Literal["debug", "info", "warning", "error"] | None = None,
+        component: list[str] | None = None,
+        text: str | None = None,
+        rate: float | None = None,
+        recent: int | None = None,
+    ) -> AsyncIterator[Event]:
+        """Lines of the program's log as they are written (SSE, events `line`), of all processes."""
+        return self.stream(
+            "GET",
+            "/api/logs/tail",
+            query=given({"level": level, "component": component, "text": text, "rate": rate, "recent": recent}),
+        )
 
     async def show_me(self) -> models.Me:
         """Who asks."""
@@ -980,6 +1117,53 @@ class AsyncOperations(AsyncTransport):
     async def status(self) -> models.Status:
         """How the gateway is at this moment."""
         return await self.call(models.Status, "GET", "/api/status")
+
+    def watch_requests(
+        self,
+        *,
+        route: str | None = None,
+        upstream: str | None = None,
+        method: list[str] | None = None,
+        status: list[str] | None = None,
+        host: str | None = None,
+        path: str | None = None,
+        client: str | None = None,
+        request_id: str | None = None,
+        trace_id: str | None = None,
+        min_ms: float | None = None,
+        flagged: bool | None = None,
+        text: str | None = None,
+        rate: float | None = None,
+        sample: float | None = None,
+        recent: int | None = None,
+    ) -> AsyncIterator[Event]:
+        """Requests as they end (SSE, events `request`), as the access log tells of them.
+
+        Whatever the section access_log says; `dropped` says how many lines were left out for you.
+        """
+        return self.stream(
+            "GET",
+            "/api/tail",
+            query=given(
+                {
+                    "route": route,
+                    "upstream": upstream,
+                    "method": method,
+                    "status": status,
+                    "host": host,
+                    "path": path,
+                    "client": client,
+                    "request_id": request_id,
+                    "trace_id": trace_id,
+                    "min_ms": min_ms,
+                    "flagged": flagged,
+                    "text": text,
+                    "rate": rate,
+                    "sample": sample,
+                    "recent": recent,
+                }
+            ),
+        )
 
     async def upgrade(self) -> models.Upgraded:
         """Replace the program by the one that is installed now, without losing a connection."""

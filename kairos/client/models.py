@@ -10,12 +10,52 @@ from typing import Any, Literal
 from msgspec import Struct
 
 
+class AddressBanned(Struct, frozen=True, kw_only=True, tag_field="type", tag="address_banned"):
+    """As the API has it."""
+
+    address: str
+    jail: str
+    seconds: float
+    id: str = ""
+    time: float = 0.0
+
+
 class BackendChange(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
     state: Literal["active", "drain", "maintenance"] | None = None
     weight: int | None = None
     breaker: Literal["auto", "open", "closed"] | None = None
+
+
+class BackendEjected(Struct, frozen=True, kw_only=True, tag_field="type", tag="backend_ejected"):
+    """As the API has it."""
+
+    upstream: str
+    seconds: float
+    id: str = ""
+    time: float = 0.0
+
+
+class BackendHealthChanged(Struct, frozen=True, kw_only=True, tag_field="type", tag="backend_health_changed"):
+    """As the API has it."""
+
+    upstream: str
+    healthy: bool
+    reason: str
+    id: str = ""
+    time: float = 0.0
+
+
+class BackendSet(Struct, frozen=True, kw_only=True, tag_field="type", tag="backend_set"):
+    """As the API has it."""
+
+    upstream: str
+    state: Literal["active", "drain", "maintenance"]
+    weight: int
+    breaker: Literal["auto", "open", "closed"]
+    id: str = ""
+    time: float = 0.0
 
 
 class BackendStatus(Struct, frozen=True, kw_only=True):
@@ -49,6 +89,17 @@ class BanStatus(Struct, frozen=True, kw_only=True):
     offences: int
 
 
+class BreakerChanged(Struct, frozen=True, kw_only=True, tag_field="type", tag="breaker_changed"):
+    """As the API has it."""
+
+    upstream: str
+    state: Literal["closed", "open", "half_open"]
+    was: Literal["closed", "open", "half_open"]
+    opened: int
+    id: str = ""
+    time: float = 0.0
+
+
 class CacheStatus(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -72,6 +123,16 @@ class Candidate(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class CertificateExpires(Struct, frozen=True, kw_only=True, tag_field="type", tag="certificate_expires"):
+    """As the API has it."""
+
+    certificate: str
+    ends_at: float
+    days: int
+    id: str = ""
+    time: float = 0.0
+
+
 class CheckStatus(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -83,6 +144,16 @@ class CheckStatus(Struct, frozen=True, kw_only=True):
     last_reason: str
     last_at: float
     last_seconds: float
+
+
+class ConfigChanged(Struct, frozen=True, kw_only=True, tag_field="type", tag="config_changed"):
+    """As the API has it."""
+
+    revision: int
+    author: str
+    message: str
+    id: str = ""
+    time: float = 0.0
 
 
 class ConfigReloaded(Struct, frozen=True, kw_only=True):
@@ -121,6 +192,14 @@ class ConfigVerdict(Struct, frozen=True, kw_only=True):
     problems: list[Place] | None = None
 
 
+class ControlStarted(Struct, frozen=True, kw_only=True, tag_field="type", tag="control_started"):
+    """As the API has it."""
+
+    pid: int
+    id: str = ""
+    time: float = 0.0
+
+
 class Destination(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -141,6 +220,14 @@ class Difference(Struct, frozen=True, kw_only=True):
     before: Any = None
     after: Any = None
     route: str | None = None
+
+
+class EjectionEnded(Struct, frozen=True, kw_only=True, tag_field="type", tag="ejection_ended"):
+    """As the API has it."""
+
+    upstream: str
+    id: str = ""
+    time: float = 0.0
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -209,6 +296,22 @@ class HistoryWindow(Struct, frozen=True, kw_only=True):
     avg: float
 
 
+class LevelChange(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    levels: dict[str, Literal["debug", "info", "warning", "error"] | None]
+    duration: float | None = None
+
+
+class LevelStatus(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    component: str
+    level: Literal["debug", "info", "warning", "error"]
+    configured: Literal["debug", "info", "warning", "error"]
+    until: float | None
+
+
 class Lifted(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -231,6 +334,23 @@ class LimitsStatus(Struct, frozen=True, kw_only=True):
     limits: list[LimitStatus]
     tables: list[TableStatus]
     redis_down: int
+
+
+class LogLevelsChanged(Struct, frozen=True, kw_only=True, tag_field="type", tag="log_levels_changed"):
+    """As the API has it."""
+
+    levels: dict[str, Literal["debug", "info", "warning", "error"]]
+    seconds: float | None
+    id: str = ""
+    time: float = 0.0
+
+
+class LogLinesLost(Struct, frozen=True, kw_only=True, tag_field="type", tag="log_lines_lost"):
+    """As the API has it."""
+
+    lines: int
+    id: str = ""
+    time: float = 0.0
 
 
 class Login(Struct, frozen=True, kw_only=True):
@@ -450,6 +570,15 @@ class Recent(Struct, frozen=True, kw_only=True):
     cpu_cores: float
 
 
+class ReloadFailed(Struct, frozen=True, kw_only=True, tag_field="type", tag="reload_failed"):
+    """As the API has it."""
+
+    revision: int
+    problems: list[str]
+    id: str = ""
+    time: float = 0.0
+
+
 class ReloadStatus(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -489,6 +618,14 @@ class RevisionDiff(Struct, frozen=True, kw_only=True):
     after: int
     diff: list[Difference]
     text_diff: str
+
+
+class RevisionInUse(Struct, frozen=True, kw_only=True, tag_field="type", tag="revision_in_use"):
+    """As the API has it."""
+
+    revision: int
+    id: str = ""
+    time: float = 0.0
 
 
 class RevisionText(Struct, frozen=True, kw_only=True):
@@ -598,6 +735,15 @@ class Session(Struct, frozen=True, kw_only=True):
     current: bool
 
 
+class SheddingChanged(Struct, frozen=True, kw_only=True, tag_field="type", tag="shedding_changed"):
+    """As the API has it."""
+
+    slot: int
+    level: int
+    id: str = ""
+    time: float = 0.0
+
+
 class Snapshot(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -689,6 +835,15 @@ class TokenMade(Struct, frozen=True, kw_only=True):
     info: Token
 
 
+class UpgradeEnded(Struct, frozen=True, kw_only=True, tag_field="type", tag="upgrade_ended"):
+    """As the API has it."""
+
+    pid: int
+    problem: str
+    id: str = ""
+    time: float = 0.0
+
+
 class Upgraded(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -753,6 +908,25 @@ class Verdict(Struct, frozen=True, kw_only=True):
     hash: str
     broken_at: int | None = None
     reason: str = ""
+
+
+class WorkerEnded(Struct, frozen=True, kw_only=True, tag_field="type", tag="worker_ended"):
+    """As the API has it."""
+
+    slot: int
+    pid: int
+    id: str = ""
+    time: float = 0.0
+
+
+class WorkerStarted(Struct, frozen=True, kw_only=True, tag_field="type", tag="worker_started"):
+    """As the API has it."""
+
+    slot: int
+    pid: int
+    restarts: int
+    id: str = ""
+    time: float = 0.0
 
 
 class WorkerStatus(Struct, frozen=True, kw_only=True):

@@ -197,9 +197,10 @@ class Control:
         # In a thread, so that the log is written and backends are checked meanwhile.
         module = await asyncio.to_thread(importlib.import_module, "kairos.control.management")
         changes = self._changes(await asyncio.to_thread(importlib.import_module, "kairos.control.changes"))
+        seen = module.Seen(self._events, self._tail, self._levels)
         board = self._boot.scoreboard
         self._management = module.Management(
-            self._commands, self._config, self._folder, local, board, self._collector, changes
+            self._commands, self._config, self._folder, local, board, self._collector, seen, changes
         )
         self._collector.history = self._management.history.status
         self._management.start()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kairos.control.access.access import Access
 from kairos.control.access.audit import Audit
@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from kairos.config.text import ConfigText
     from kairos.control.changes import Changes
     from kairos.control.commands import Commands
+    from kairos.control.events import EventBus
+    from kairos.control.loglevels import LogLevels
     from kairos.control.requests import Requests
     from kairos.control.source import InUse
+    from kairos.control.tail import Tail
     from kairos.scoreboard import Assignment, Scoreboard
     from kairos.telemetry.prometheus import GatewayCollector
 
@@ -50,6 +53,14 @@ LIBRARIES = {"uvicorn": "api", "litestar": "api", "sqlalchemy": "storage", "alem
 log = get_logger("management")
 
 
+class Seen(NamedTuple):
+    """What the control process keeps for those who watch, whether they come or not."""
+
+    events: EventBus
+    tail: Tail
+    log_levels: LogLevels
+
+
 class Management:
     """`start` on the loop, `apply` each configuration that comes into use, then `close`."""
 
@@ -61,6 +72,7 @@ class Management:
         local: socket.socket | None,
         board: Scoreboard,
         collector: GatewayCollector,
+        seen: Seen,
         changes: Changes | None = None,
     ) -> None:
         for library, component in LIBRARIES.items():
@@ -84,6 +96,7 @@ class Management:
         things["collector"] = collector
         things |= self.access.things()
         things |= {"commands": commands, "database": self.database, "history": self.history, "audit": self.audit}
+        things |= {"events": seen.events, "tail": seen.tail, "log_levels": seen.log_levels}
         assert not (missing := wanted(all_handlers()) - things.keys()), f"nobody gives {missing}"
         self.app = make_app(things, authenticators(self.access.logins))
         self._servers: list[Server] = []

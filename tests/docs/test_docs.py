@@ -39,6 +39,7 @@ from kairos.cli.gateway import EPILOG
 from kairos.config.load import judged, loads
 from kairos.config.log import COMPONENTS
 from kairos.config.model import Backend, Route
+from kairos.control.events import TYPES
 from kairos.proxy.errors import KINDS
 from kairos.scoreboard import Capacity, Scoreboard, Series
 from kairos.telemetry.log import FIELDS
@@ -318,6 +319,11 @@ def test_fields_and_components_of_the_program_log_are_listed() -> None:
     fields = [row[0].strip("`") for row in table("logging.md", "| field | meaning of it |")]
     assert sorted(fields) == sorted(FIELDS)
     assert [row[0].strip("`") for row in table("logging.md", "| component | about |")] == list(COMPONENTS)
+
+
+def test_events_of_the_gateway_are_listed() -> None:
+    listed = [name for row in table("logging.md", "| type | when |") for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(listed) == sorted(TYPES)
 
 
 def test_events_of_the_program_log_are_told_as_they_are_logged() -> None:

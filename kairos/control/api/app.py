@@ -31,6 +31,8 @@ from kairos.control.api import (
     explain,
     gateway,
     limits,
+    live,
+    logs,
     me,
     metrics,
     metrics_feeds,
@@ -55,7 +57,7 @@ MAX_BODY = 12 * 1024 * 1024  # a whole configuration, escaped
 _PROBLEM: Any = problems.MEDIA_TYPE
 RESOURCES = (
     gateway, routes, explain, config, backends, limits, cache, revisions, backup, audit, nodes, metrics,
-    metrics_feeds, prometheus, me, users,
+    metrics_feeds, prometheus, me, users, logs, live,
 )  # fmt: skip
 DESCRIPTION = """Manages a running Kairos gateway.
 
