@@ -150,6 +150,10 @@ class AsyncOperations(AsyncTransport):
             body=given({"url": url, "prefix": prefix, "tags": tags, "all": all, "soft": soft}),
         )
 
+    async def list_certificates(self) -> list[models.CertificateStatus]:
+        """Those that are served, and when they end."""
+        return await self.call(list[models.CertificateStatus], "GET", "/api/certificates")
+
     async def get_config(
         self, *, effective: bool | None = None, format: Literal["json", "yaml", "toml"] | None = None
     ) -> dict[str, Any]:
@@ -534,6 +538,10 @@ class AsyncOperations(AsyncTransport):
             body=data,
         )
 
+    async def show_connections(self) -> models.Connections:
+        """Of clients, by worker."""
+        return await self.call(models.Connections, "GET", "/api/connections")
+
     def watch_events(self, *, type: list[str] | None = None, after: str | None = None) -> AsyncIterator[Event]:
         """Events as they happen (SSE).
 
@@ -868,6 +876,10 @@ class AsyncOperations(AsyncTransport):
             "GET",
             "/api/permissions",
         )
+
+    async def list_plugins(self) -> list[models.PluginUse]:
+        """Those that the configuration in use names."""
+        return await self.call(list[models.PluginUse], "GET", "/api/plugins")
 
     async def reload(self) -> models.Reloaded:
         """Read the configuration file again and put it in use."""
@@ -1270,6 +1282,10 @@ class AsyncOperations(AsyncTransport):
     async def revoke_token(self, name: str, token_id: str) -> None:
         """A user's."""
         await self.call(None, "DELETE", f"/api/users/{quoted(name)}/tokens/{quoted(token_id)}")
+
+    async def list_workers(self) -> list[models.WorkerStatus]:
+        """Each worker process: its revision, connections, requests."""
+        return await self.call(list[models.WorkerStatus], "GET", "/api/workers")
 
     async def prometheus(self) -> str:
         """Prometheus' text format, or OpenMetrics where Accept asks for it."""

@@ -133,6 +133,15 @@ class CertificateExpires(Struct, frozen=True, kw_only=True, tag_field="type", ta
     time: float = 0.0
 
 
+class CertificateStatus(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    file: str
+    not_after: float
+    days_left: float
+    expired: bool
+
+
 class CheckStatus(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -190,6 +199,14 @@ class ConfigVerdict(Struct, frozen=True, kw_only=True):
     valid: bool
     error: str | None = None
     problems: list[Place] | None = None
+
+
+class Connections(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    connections: int
+    requests: int
+    workers: list[WorkerConnections]
 
 
 class ControlStarted(Struct, frozen=True, kw_only=True, tag_field="type", tag="control_started"):
@@ -490,6 +507,14 @@ class Place(Struct, frozen=True, kw_only=True):
     message: str
     path: str = ""
     line: int | None = None
+
+
+class PluginUse(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    plugin: str
+    kind: str
+    used_by: list[str]
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -908,6 +933,15 @@ class Verdict(Struct, frozen=True, kw_only=True):
     hash: str
     broken_at: int | None = None
     reason: str = ""
+
+
+class WorkerConnections(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    slot: int
+    pid: int
+    connections: int
+    requests: int
 
 
 class WorkerEnded(Struct, frozen=True, kw_only=True, tag_field="type", tag="worker_ended"):

@@ -150,6 +150,10 @@ class Operations(Transport):
             body=given({"url": url, "prefix": prefix, "tags": tags, "all": all, "soft": soft}),
         )
 
+    def list_certificates(self) -> list[models.CertificateStatus]:
+        """Those that are served, and when they end."""
+        return self.call(list[models.CertificateStatus], "GET", "/api/certificates")
+
     def get_config(
         self, *, effective: bool | None = None, format: Literal["json", "yaml", "toml"] | None = None
     ) -> dict[str, Any]:
@@ -532,6 +536,10 @@ class Operations(Transport):
             body=data,
         )
 
+    def show_connections(self) -> models.Connections:
+        """Of clients, by worker."""
+        return self.call(models.Connections, "GET", "/api/connections")
+
     def watch_events(self, *, type: list[str] | None = None, after: str | None = None) -> Iterator[Event]:
         """Events as they happen (SSE).
 
@@ -866,6 +874,10 @@ class Operations(Transport):
             "GET",
             "/api/permissions",
         )
+
+    def list_plugins(self) -> list[models.PluginUse]:
+        """Those that the configuration in use names."""
+        return self.call(list[models.PluginUse], "GET", "/api/plugins")
 
     def reload(self) -> models.Reloaded:
         """Read the configuration file again and put it in use."""
@@ -1268,6 +1280,10 @@ class Operations(Transport):
     def revoke_token(self, name: str, token_id: str) -> None:
         """A user's."""
         self.call(None, "DELETE", f"/api/users/{quoted(name)}/tokens/{quoted(token_id)}")
+
+    def list_workers(self) -> list[models.WorkerStatus]:
+        """Each worker process: its revision, connections, requests."""
+        return self.call(list[models.WorkerStatus], "GET", "/api/workers")
 
     def prometheus(self) -> str:
         """Prometheus' text format, or OpenMetrics where Accept asks for it."""

@@ -139,13 +139,16 @@ class Gateway:
     def metrics(self) -> str:
         return self.get("/metrics")[1].decode()
 
-    def admin(self, method: str, path: str, body: bytes | dict[str, Any] = b"") -> tuple[int, Any]:
+    def admin(
+        self, method: str, path: str, body: bytes | dict[str, Any] = b"", kind: str = "application/json"
+    ) -> tuple[int, Any]:
         """A command on the admin socket; status and answer."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(self.state_dir / "admin.sock"))
             peer = Peer(sock)
-            head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+            about = f"Content-Type: {kind}\r\nContent-Length: {len(data)}\r\n"
+            head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n{about}Connection: close\r\n\r\n"
             peer.send(head.encode() + data)
             head_back, answer = peer.receive_response()
         return int(head_back.split()[1]), json.loads(answer)

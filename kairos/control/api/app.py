@@ -30,6 +30,7 @@ from kairos.control.api import (
     docs,
     explain,
     gateway,
+    inventory,
     limits,
     live,
     logs,
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 MAX_BODY = 12 * 1024 * 1024  # a whole configuration, escaped
 _PROBLEM: Any = problems.MEDIA_TYPE
 RESOURCES = (
-    gateway, routes, explain, config, backends, limits, cache, revisions, backup, audit, nodes, metrics,
+    gateway, inventory, routes, explain, config, backends, limits, cache, revisions, backup, audit, nodes, metrics,
     metrics_feeds, prometheus, me, users, logs, live,
 )  # fmt: skip
 DESCRIPTION = """Manages a running Kairos gateway.

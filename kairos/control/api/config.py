@@ -34,7 +34,7 @@ from kairos.config.text import ConfigText
 from kairos.config.unmask import unmasked
 from kairos.config.writing import dumps
 from kairos.control.api.guards import needs
-from kairos.control.api.routes import shown
+from kairos.control.api.routes import given, shown
 from kairos.control.api.writing import Written, tagged, told, writes
 from kairos.control.changes import Changes, Wish
 from kairos.control.commands import CommandError, Commands
@@ -134,7 +134,8 @@ async def put_config(
     new = _asked(body, format_)
 
     def edit(value: Plain) -> Plain:
-        return with_everything(value, restored(new, canonical(value)))
+        said = {name: item for name, item in new.items() if item is not None or name in value}
+        return with_everything(value, restored(said, canonical(value)))
 
     if verbatim:
         if restored(new, changes.document()) != new:
@@ -317,6 +318,14 @@ def restored(new: Plain, old: Plain) -> Plain:
     if found.problems:
         raise EditError("invalid", found.problems[0].message, found.problems[0].keys)
     return made
+
+
+def _without_ids(new: Plain) -> Plain:
+    """What routes are called in answers is nothing of theirs."""
+    routes = new.get("routers")
+    if not isinstance(routes, list):
+        return new
+    return {**new, "routers": [given(one) if isinstance(one, dict) else one for one in routes]}
 
 
 def document_of(changes: Changes) -> Plain:

@@ -121,8 +121,8 @@ def list_routes(
     ]
     page = found[offset : offset + limit]
     answer = RouteList(True, f"Found {len(found)} routes", page, len(found), offset, changes.number)
-    given: Response[RouteList] = tagged(request, answer, changes.etag)
-    return given
+    told_now: Response[RouteList] = tagged(request, answer, changes.etag)
+    return told_now
 
 
 @get("/api/routes/{path:path}", tags=TAGS, sync_to_thread=False, **needs("config:read"))
@@ -138,8 +138,8 @@ def get_route(
     routes = changes.document().get("routers") or []
     at = _find(routes, _key(routes, path, methods, host, id_))
     answer = RouteFound(True, "Route found", shown(routes[at]), changes.number)
-    given: Response[RouteFound] = tagged(request, answer, changes.etag)
-    return given
+    told_now: Response[RouteFound] = tagged(request, answer, changes.etag)
+    return told_now
 
 
 @post("/api/routes", tags=TAGS, **writes())
@@ -147,7 +147,7 @@ async def create_route(
     changes: Changes, wish: Wish, data: Plain, at: Annotated[int | None, Parameter(ge=0, le=1 << 31)] = None
 ) -> Response[Written]:
     """One route more, at the end or as number `at`: 201, and how it is now."""
-    new = _given(data)
+    new = given(data)
 
     def edit(value: Plain) -> Plain:
         _refuse_masks(new)
@@ -164,7 +164,7 @@ async def replace_route(
     changes: Changes, wish: Wish, data: Plain, path: str, methods: Methods = None, host: Host = None, id_: Id = None
 ) -> Response[Written]:
     """Another route in place of this one. Masks in it stand for the secrets it has."""
-    new = canonical_route(_given(data))
+    new = canonical_route(given(data))
     if new.get("external_path") != external_path(path):
         raise CommandError("bad", "Route external_path must match URL parameter")
     made: list[Plain] = []
@@ -197,7 +197,7 @@ async def validate_route(changes: Changes, data: RouteToJudge) -> RouteVerdict:
     """Whether a route could be used, in place of the one that serves the same requests now, if there is one."""
 
     def edit(value: Plain) -> Plain:
-        new = _given(data.route)
+        new = given(data.route)
         try:
             return with_route(value, new)
         except EditError as error:
@@ -262,7 +262,7 @@ def _find(routes: list[Plain], key: RouteKey) -> int:
 # ---- what is given and shown
 
 
-def _given(data: Plain) -> Plain:
+def given(data: Plain) -> Plain:
     """Without what only an answer has."""
     return {key: value for key, value in data.items() if key != "id"}
 
@@ -297,14 +297,14 @@ def shown_routes(changes: Changes) -> list[Plain]:
 
 def shown(route: Plain) -> Plain:
     """A canonical route in kairos-rs's form and order: the keys it knows with their defaults, then the others."""
-    given = as_written(masked_plain(route))
+    held = as_written(masked_plain(route))
     defaults = {"protocol": "http", "load_balancing_strategy": "round_robin", "auth_required": False}
-    made = {name: given.get(name, defaults.get(name)) for name in (*_FIRST, "auth_required")}
-    if isinstance(given.get("backends"), list):
-        made["backends"] = [_shown_backend(one) for one in given["backends"]]
-    if isinstance(given.get("retry"), dict):
-        made["retry"] = {**_RETRY, **given["retry"]}
-    made |= {name: value for name, value in given.items() if name not in made}
+    made = {name: held.get(name, defaults.get(name)) for name in (*_FIRST, "auth_required")}
+    if isinstance(held.get("backends"), list):
+        made["backends"] = [_shown_backend(one) for one in held["backends"]]
+    if isinstance(held.get("retry"), dict):
+        made["retry"] = {**_RETRY, **held["retry"]}
+    made |= {name: value for name, value in held.items() if name not in made}
     return {**{name: value for name, value in made.items() if value is not None}, "id": route_id(route)}
 
 
