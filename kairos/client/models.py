@@ -649,6 +649,7 @@ class RevisionInUse(Struct, frozen=True, kw_only=True, tag_field="type", tag="re
     """As the API has it."""
 
     revision: int
+    reason: str
     id: str = ""
     time: float = 0.0
 

@@ -120,6 +120,8 @@ class RevisionInUse(Event, frozen=True):
     """A configuration came into use in every worker."""
 
     revision: int
+    reason: str
+    """Why it was read: `file change`, `HUP`, `api`."""
 
 
 class ReloadFailed(Event, frozen=True):
@@ -131,7 +133,7 @@ class ReloadFailed(Event, frozen=True):
 
 
 class ConfigChanged(Event, frozen=True):
-    """Somebody changed the configuration through the API."""
+    """Somebody known changed the configuration: told with its `revision_in_use`."""
 
     revision: int
     author: str

@@ -50,6 +50,7 @@ from kairos.control.caches import Caches
 from kairos.control.commands import Commands
 from kairos.control.endings import EndedSessions
 from kairos.control.events import (
+    ConfigChanged,
     ControlStarted,
     EventBus,
     LogLevelsChanged,
@@ -316,6 +317,13 @@ class Control:
             case ReopenLogs():
                 self._log.reopen()
 
+    def _tell_revision(self, prepared: Prepare) -> None:
+        text = prepared.text
+        self._events.publish(RevisionInUse(revision=prepared.revision, reason=text.reason if text else ""))
+        if text is not None and text.author:
+            changed = ConfigChanged(revision=prepared.revision, author=text.author, message=text.message)
+            self._events.publish(changed)
+
     def _tell_reload(self, result: ReloadResult) -> None:
         if result.problems:
             self._events.publish(ReloadFailed(revision=result.revision, problems=result.problems))
@@ -354,7 +362,7 @@ class Control:
 
     def _commit(self, prepared: Prepare) -> None:
         self._prepared = None
-        self._events.publish(RevisionInUse(revision=prepared.revision))
+        self._tell_revision(prepared)
         self._collector.assignment = prepared.series
         self._collector.per_route = prepared.config.metrics.per_route
         configure(prepared.config.log, node=prepared.config.storage.node)

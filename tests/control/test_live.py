@@ -170,6 +170,17 @@ def test_levels_are_set_in_all_processes_and_their_lines_can_be_watched(g: Gatew
     assert {line["pid"] for line in recent} == {g.process.pid}
 
 
+def test_changes_of_the_configuration_are_told_with_their_author(g: Gateway, client: Client) -> None:
+    with following(g, "/api/events?type=revision_in_use&type=config_changed&type=reload_failed") as events:
+        client.set_metrics({"per_route": False}, message="less to keep")
+        in_use, changed = events.next("revision_in_use"), events.next("config_changed")
+        assert (changed["author"], changed["message"]) == ("local", "less to keep")
+        assert changed["revision"] == in_use["revision"]
+        g.config_path.write_text("{")
+        os.kill(g.process.pid, signal.SIGHUP)
+        assert events.next("reload_failed")["problems"]
+
+
 def test_who_comes_back_gets_the_events_that_were_missed(g: Gateway, client: Client) -> None:
     before = client.list_events()[-1]
     os.kill(g.children()["kairos-worker0"], signal.SIGKILL)
