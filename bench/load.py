@@ -68,10 +68,11 @@ def parse_wrk(text: str) -> Load:
     )
 
 
-def run_handshakes(port: int, version: str, seconds: int) -> Load:
-    """One after the other, each on a new connection and in full."""
+def run_handshakes(port: int, version: str, seconds: int, path: str | None = None) -> Load:
+    """One after the other, each on a new connection and in full; with a path each is followed by one request."""
     where, only = f"{LOOPBACK}:{port}", f"-tls{version.replace('.', '_')}"
     command = [program("openssl"), "s_time", "-connect", where, "-new", only, "-time", str(seconds)]
+    command += ["-www", path] if path is not None else []
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BenchError(f"openssl failed ({done.returncode}): {done.stderr or done.stdout}")

@@ -2,9 +2,9 @@
 
 Rules: all do the same job as well as they can. Each balances over the origin's two ports, keeps upstream connections
 alive, sets X-Forwarded-For, -Proto, -Host and X-Request-ID, passes WebSocket upgrades, streams bodies both ways
-without touching a disk, speaks TLS 1.2 and 1.3 with tickets on a second port, and logs every request unless logging is
-off for all: nginx and Kairos into a file in batches, HAProxy line by line on its standard output, which cost it no more
-than UDP or its ring buffer over TCP.
+without touching a disk, speaks TLS 1.2 and 1.3 on a second port with the same cipher suites and (nginx, Kairos) one
+ticket to come back with, and logs every request unless logging is off for all: nginx and Kairos into a file in batches,
+HAProxy line by line on its standard output, which cost it no more than UDP or its ring buffer over TCP.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from bench.origin import Origin
 from bench.processes import LOOPBACK, free_port, program, running, wait_until_serving
 from kairos.config.certificates import self_signed
+from kairos.config.listeners import CIPHERS, CIPHERSUITES
 
 CLIENTS = 11_000
 """Connections a proxy must be able to hold; above what the idle case opens."""
@@ -92,6 +93,10 @@ http {{
     ssl_certificate {setup.certificate};
     ssl_certificate_key {setup.certificate};
     ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_prefer_server_ciphers on;
+    ssl_ciphers {CIPHERS};
+    ssl_conf_command Ciphersuites {CIPHERSUITES};
+    ssl_conf_command NumTickets 1;
     proxy_http_version 1.1;
     proxy_set_header Host $host;
     proxy_set_header Connection "";
@@ -113,6 +118,9 @@ http {{
   }}
 }}
 """
+
+
+_HAPROXY_TLS = f"ssl-min-ver TLSv1.2 ciphers {CIPHERS} ciphersuites {CIPHERSUITES} alpn http/1.1"
 
 
 def haproxy_config(setup: Setup) -> str:
@@ -141,7 +149,7 @@ defaults
   unique-id-header X-Request-ID
 frontend gateway
   bind {LOOPBACK}:{setup.port} backlog 4096
-  bind {LOOPBACK}:{setup.tls_port} backlog 4096 ssl crt {setup.certificate} ssl-min-ver TLSv1.2 alpn http/1.1
+  bind {LOOPBACK}:{setup.tls_port} backlog 4096 ssl crt {setup.certificate} {_HAPROXY_TLS}
   http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]
   http-request set-header X-Forwarded-Host %[req.hdr(host)]
   use_backend echo if {{ path_beg /ws }}

@@ -14,11 +14,10 @@ import gc
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -47,6 +46,7 @@ from kairos.proxy.exchange import Runtime
 from kairos.proxy.listener import drain_listener
 from kairos.proxy.shed import LoadShedder
 from kairos.proxy.snapshot import Origins, Revision, Snapshot
+from kairos.proxy.sockets import Listener, Sockets
 from kairos.proxy.upstream.dial import use_resolver
 from kairos.proxy.wire import Clock
 from kairos.resolver import Resolver
@@ -54,6 +54,8 @@ from kairos.telemetry.accesslog import AccessLog, SaidRing
 from kairos.telemetry.log import configure, get_logger, show_lines
 
 if TYPE_CHECKING:
+    import socket
+
     from kairos.channel import WorkerBoot
     from kairos.config.model import Config
     from kairos.scoreboard import Assignment
@@ -101,14 +103,14 @@ class Worker:
         self._boot = boot
         self._prepared: Snapshot | None = None
         self._decoder = Decoder()
-        self._servers: list[tuple[asyncio.Server, socket.socket]] = []
+        self._sockets: Sockets
+        self._listeners: list[tuple[Listener, socket.socket]] = []
         self._over: asyncio.Event
         self._code = 0
         self._borrowed = boot.standby
         """The listeners are another gateway's."""
         self._watched = False
         """Somebody watches requests as they end."""
-        self._listening: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
@@ -125,11 +127,12 @@ class Worker:
             log.exception("could not start", slot=boot.slot)
             return EXIT_BOOT
         if not boot.standby:
-            await self._listen(loop)
+            self._listen()
         loop.add_reader(boot.channel, self._hear)
         self._say(Ready(os.getpid()))
         await self._over.wait()
         self._clock.stop()
+        self._sockets.close()
         await self._origins.close()
         await self._resolver.close()
         return self._code
@@ -137,6 +140,7 @@ class Worker:
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         boot, board = self._boot, self._boot.scoreboard
         self._clock = Clock(loop)
+        self._sockets = Sockets(loop)
         use_ticket_keys(board.page, board.ticket_ring)
         seed = int.from_bytes(os.urandom(8), "little")
         self._runtime = Runtime(self._clock, board, boot.slot, self._access_log(boot.config), seed)
@@ -189,22 +193,15 @@ class Worker:
         board = self._boot.scoreboard
         board.page.set(board.worker_block(self._boot.slot) + W_REVISION, snapshot.revision)
 
-    async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _listen(self) -> None:
         backlog = self._boot.config.server.backlog
         for sock in self._boot.listeners:
-            if sock.family == socket.AF_UNIX:
-                # Its file is the supervisor's to remove, but from Python 3.13 on loops do it of their own accord.
-                own: dict[str, Any] = {"sock": sock.dup(), "backlog": backlog, "cleanup_socket": False}
-                server = await loop.create_unix_server(self._accepted, **own)
-            else:
-                accepted = partial(self._accepted, secure=self._boot.secures(sock))
-                server = await loop.create_server(accepted, sock=sock.dup(), backlog=backlog)
-            self._servers.append((server, sock))
+            self._listeners.append((self._sockets.listen(sock, backlog, self._factory(sock)), sock))
 
-    async def _listen_at_last(self) -> None:
+    def _listen_at_last(self) -> None:
         """After standby. A worker that cannot is of no use, and is replaced."""
         try:
-            await self._listen(asyncio.get_running_loop())
+            self._listen()
         except OSError:
             log.exception("cannot listen", slot=self._boot.slot)
             self._code = EXIT_BOOT
@@ -212,8 +209,9 @@ class Worker:
         else:
             self._say(Listening())
 
-    def _accepted(self, *, secure: bool = False) -> ClientConnection:
-        return ClientConnection(self._runtime, secure)
+    def _factory(self, sock: socket.socket) -> partial[ClientConnection]:
+        """What makes a connection from this listener."""
+        return partial(ClientConnection, self._runtime, self._boot.secures(sock))
 
     # -- the channel ---------------------------------------------------------------------------------------------------
 
@@ -244,8 +242,8 @@ class Worker:
                 self._prepared = None
             case Listen(borrowed):
                 self._borrowed = borrowed
-                if self._listening is None:
-                    self._listening = asyncio.get_running_loop().create_task(self._listen_at_last())
+                if not self._listeners:
+                    self._listen_at_last()
             case Drain(deadline_s, handed_over):
                 if self._draining is None:
                     self._draining = asyncio.get_running_loop().create_task(
@@ -275,13 +273,11 @@ class Worker:
         deadline = loop.time() + deadline_s
         self._runtime.draining = True
         handed_over |= self._borrowed
-        if self._listening is not None:
-            await self._listening
         if handed_over:
             self._leave_listeners()
             await asyncio.sleep(POLL_S)  # what was accepted just now is counted as a client in the next turns
         else:
-            await asyncio.gather(*(self._close_listener(server, sock) for server, sock in self._servers))
+            await asyncio.gather(*(self._close_listener(listener, sock) for listener, sock in self._listeners))
         await self._last_requests(min(HANDOVER_GRACE if handed_over else GRACE, deadline_s / 2))
         while (clients := self._runtime.clients) and loop.time() < deadline:
             for client in clients:
@@ -300,8 +296,8 @@ class Worker:
 
     def _leave_listeners(self) -> None:
         """Close our copies: what waits there is accepted by the gateway that has them now."""
-        for server, sock in self._servers:
-            server.close()
+        for listener, sock in self._listeners:
+            listener.close()
             sock.close()
 
     async def _last_requests(self, grace: float) -> None:
@@ -311,12 +307,11 @@ class Worker:
         while self._runtime.clients and loop.time() < ends:  # noqa: ASYNC110 - nothing else tells
             await asyncio.sleep(POLL_S)
 
-    async def _close_listener(self, server: asyncio.Server, sock: socket.socket) -> None:
-        server.close()
-        loop = asyncio.get_running_loop()
-        accepted = partial(self._accepted, secure=self._boot.secures(sock))
+    async def _close_listener(self, listener: Listener, sock: socket.socket) -> None:
+        listener.close()
+        factory = self._factory(sock)
         async for connection in drain_listener(sock, shared=self._boot.shares(sock)):
-            await loop.connect_accepted_socket(accepted, connection)
+            self._sockets.adopt(connection, factory)
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

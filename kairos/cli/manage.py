@@ -28,7 +28,7 @@ def main() -> None:
 
 
 for verb in (
-    whole.status, whole.reload, whole.upgrade, backends.backends, limits.bans, limits.limits, cache.cache,
+    whole.status, whole.health, whole.reload, whole.upgrade, backends.backends, limits.bans, limits.limits, cache.cache,
     revisions.revisions, keys, backup.backup, backup.restore,
     config, validate, try_route, routes.routes, nodes.nodes, metrics.metrics, top.top, shell.shell, shell.completion,
 ):  # fmt: skip
@@ -36,6 +36,8 @@ for verb in (
 main.add_command(generate, "init")
 for verb in (running.apply, running.running):
     config.add_command(verb)
+config.add_command(revisions.list_revisions, "history")
+config.add_command(revisions.rollback)
 
 
 @main.command()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kairos.cli.changes import change_lines, changes_with
 from kairos.cli.shown import moment, table
 from kairos.cli.talk import group, talks
 
@@ -49,3 +50,28 @@ def _config_lines(answer: Any) -> Iterable[str]:
 def show(client: Client, number: int) -> Any:
     """Print one in the canonical form, secrets masked, ${...} as written."""
     return client.get_revision(number)
+
+
+NUMBER = click.argument("number", type=click.IntRange(1))
+
+
+def _diff_lines(answer: Any) -> Iterable[str]:
+    return answer["text_diff"].splitlines() or [f"revisions {answer['before']} and {answer['after']} say the same"]
+
+
+@revisions.command()
+@NUMBER
+@click.option("--against", type=click.IntRange(1), help="An older one; by default it is compared with what is in use.")
+@talks(_diff_lines)
+def diff(client: Client, number: int, against: int | None) -> Any:
+    """Show what changed: from NUMBER to what is in use, or from --against to NUMBER."""
+    return client.diff_revision(number, against=against)
+
+
+@revisions.command()
+@NUMBER
+@changes_with
+@talks(change_lines)
+def rollback(client: Client, number: int, **wish: Any) -> Any:
+    """Use revision NUMBER again, as a new revision."""
+    return client.rollback_revision(number, **wish)

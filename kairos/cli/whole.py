@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kairos.cli.shown import moment, span, table
-from kairos.cli.talk import talks
+from kairos.cli.talk import EXIT_REFUSED, answering, print_answer, taken, talks, with_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,3 +70,28 @@ def upgrade(client: Client) -> Any:
     that does not come up is abandoned, the old one serves on, and the exit code is 1.
     """
     return client.upgrade()
+
+
+def _health_lines(found: Any) -> Iterable[str]:
+    yield f"{'healthy' if found['healthy'] else 'unhealthy'}: kairos {found['version']}, {found['phase']}"
+    yield from (f"  {backend['key']}: {backend['state']}" for backend in found["backends"])
+
+
+@click.command()
+@click.option("--check-backends", is_flag=True, help="Every backend as well: each has to be healthy.")
+@click.option("--timeout", type=click.FloatRange(0.1, 150), metavar="SECONDS", help="For the answer.")
+@with_options
+@click.pass_context
+def health(context: click.Context, /, check_backends: bool, timeout: float | None, **given: Any) -> None:
+    """Whether the gateway serves. Exit code 0: it does; 1: not, or not all backends; 2: no gateway answers."""
+    options = taken(context, given)
+    with answering(options) as client:
+        if timeout is not None:
+            client.http.timeout = timeout
+        status = client.status()
+        backends = client.list_backends() if check_backends else []
+    shown = [{"key": backend.key, "state": backend.state} for backend in backends]
+    healthy = status.phase == "running" and all(backend["state"] == "healthy" for backend in shown)
+    found = {"healthy": healthy, "version": status.version, "phase": status.phase, "backends": shown}
+    print_answer(found, _health_lines, options["output"])
+    sys.exit(0 if healthy else EXIT_REFUSED)

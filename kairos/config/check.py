@@ -73,6 +73,9 @@ def _check_jwt(config: Config, found: Findings, *, insecure_dev: bool) -> None:
 def _check_oidc(config: Config, found: Findings, *, insecure_dev: bool) -> None:
     """The providers, that routes name one, and that nobody else serves their paths."""
     oidc.check(config.oidc, ("oidc",), found, insecure_dev=insecure_dev)
+    for name, provider in config.oidc.items():
+        if provider.share_endings and config.redis is None:
+            found.error(("oidc", name, "share_endings"), "there is no section redis: add redis with its url")
     taken = set(oidc.paths(config.oidc))
     for at, route in enumerate(config.routers):
         auth = effective(route, config).auth

@@ -79,6 +79,8 @@ class OidcProvider(Spec, frozen=True):
     backchannel_logout_path: str | None = None
     """Where the provider says that sessions ended there (OpenID Connect Back-Channel Logout), by default
     `/oauth2/<name>/backchannel-logout`."""
+    share_endings: bool = False
+    """Tell other gateways through the Redis of the section `redis` which sessions ended before their time."""
     logout_at_provider: bool = True
     """End the session at the provider too, where it knows how (RP-initiated logout)."""
     after_logout: str = "/"

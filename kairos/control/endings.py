@@ -18,6 +18,7 @@ import msgspec
 
 from kairos.config.discovery import Ending, Endings, EndingsSince
 from kairos.control.http import Response, problem
+from kairos.control.sharing import Sharing
 from kairos.storage.files import replace_file
 from kairos.telemetry.log import get_logger
 
@@ -79,6 +80,8 @@ class EndedSessions:
         self._epoch = secrets.token_hex(8)
         self._ledgers: dict[str, Ledger] = {}
         self._writing = asyncio.Lock()
+        self._sharing: Sharing | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._asked = self._written = 0
         """How often the file was to be written, and of which of them it is."""
         self.take_up()
@@ -86,11 +89,21 @@ class EndedSessions:
     def take_up(self) -> None:
         """What stands in the file and is not known here: of an earlier process, or of the gateway before this one."""
         for name, endings in self._read().items():
-            known = {(row.who, row.at) for row in self._ledger(name).rows}
-            for ending in endings:
-                if (ending.who, ending.at) not in known:
-                    self._ledger(name).add(ending, self._wall())
+            self._merge(name, endings)
         self._changed()
+
+    def _merge(self, name: str, endings: list[Ending]) -> bool:
+        """Whether any of them was not known, and is still of interest."""
+        ledger, now = self._ledger(name), self._wall()
+        known = {(row.who, row.at) for row in ledger.rows} if endings else set()
+        new = [one for one in endings if (one.who, one.at) not in known and one.until > now]
+        return any([ledger.add(ending, now) for ending in new])  # noqa: C419  (all of them)
+
+    async def _take(self, name: str, endings: list[Ending]) -> None:
+        """What other gateways were told."""
+        if self._merge(name, endings):
+            await self._write()
+            self._changed()
 
     def _read(self) -> dict[str, list[Ending]]:
         try:
@@ -107,6 +120,20 @@ class EndedSessions:
     def apply(self, config: Config) -> None:
         """Providers that are gone have no sessions."""
         self._ledgers = {name: ledger for name, ledger in self._ledgers.items() if name in config.oidc}
+        names = frozenset(name for name, provider in config.oidc.items() if provider.share_endings)
+        sharing = self._sharing
+        if sharing is not None and (sharing.spec != config.redis or sharing.names != names):
+            self._sharing = None
+            task = asyncio.create_task(sharing.stop())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        if self._sharing is None and names and config.redis is not None:
+            self._sharing = Sharing(config.redis, names, self._take, self._wall)
+
+    async def close(self) -> None:
+        if self._sharing is not None:
+            await self._sharing.stop()
+        await asyncio.gather(*self._closing)
 
     def step_down(self) -> None:
         """Another gateway writes the file from now on."""
@@ -129,6 +156,8 @@ class EndedSessions:
             return False
         await self._write()
         self._changed()
+        if self._sharing is not None:
+            self._sharing.tell(name, ending)
         return True
 
     async def _write(self) -> None:

@@ -256,6 +256,7 @@ class Control:
         if self._stepping_down is not None:
             await self._stepping_down
         endings = [self._outliers.close(), self._checker.close(), self._key_sets.close(), self._providers.close()]
+        endings.append(self._endings.close())
         endings += [self._tickets.close(), self._transitions.close()]
         endings.append(self._end_management())
         endings.append(asyncio.to_thread(self._log.stop, patience))

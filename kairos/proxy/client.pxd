@@ -26,6 +26,8 @@ cdef class ClientConnection(Downstream):
     cdef bint shaking           # the handshake has begun
     cdef bint counted           # in the runtime's per_ip
 
+    cdef int _know_peer(self, transport) except -1
+    cdef int _decipher(self, const char* p, Py_ssize_t n) except -1
     cdef int _unwrap_first(self) except -1
     cdef bint _through_proxy(self) except -1
     cdef int _begin_tls(self) except -1

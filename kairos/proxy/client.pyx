@@ -32,6 +32,7 @@ from kairos.proxy.edits cimport edit_lines
 from kairos.proxy.exchange cimport (
     Downstream, Exchange, F_CHUNKED, F_CLOSE, F_NONE, Runtime, Slices, add_slice, clear_slices, gather, joined,
 )
+from kairos.proxy.sockets cimport Socket
 from kairos.proxy.wire cimport monotonic_us
 
 from kairos._speedups.tls import UNKNOWN_NAME
@@ -44,37 +45,9 @@ from kairos.telemetry.log import get_logger
 
 cdef extern from *:
     """
-    #include <arpa/inet.h>
     #include <linux/sockios.h>
-    #include <netinet/in.h>
-    #include <netinet/tcp.h>
-    #include <string.h>
     #include <sys/ioctl.h>
     #include <sys/socket.h>
-    /* Text of the peer's address into out[46]; its length, or 0 where the socket is no internet socket. */
-    static int kairos_peer(int fd, char *out, int *port) {
-        struct sockaddr_storage a;
-        socklen_t n = sizeof a;
-        if (getpeername(fd, (struct sockaddr *)&a, &n) < 0) return 0;
-        *port = ntohs(((struct sockaddr_in *)&a)->sin_port); /* at the same place in an IPv6 one */
-        if (a.ss_family == AF_INET) {
-            if (!inet_ntop(AF_INET, &((struct sockaddr_in *)&a)->sin_addr, out, 46)) return 0;
-        } else if (a.ss_family == AF_INET6) {
-            struct in6_addr *six = &((struct sockaddr_in6 *)&a)->sin6_addr;
-            if (IN6_IS_ADDR_V4MAPPED(six)) {
-                if (!inet_ntop(AF_INET, six->s6_addr + 12, out, 46)) return 0;
-            } else if (!inet_ntop(AF_INET6, six, out, 46)) return 0;
-        } else return 0;
-        return (int)strlen(out);
-    }
-    static int kairos_local_port(int fd) {
-        struct sockaddr_storage a;
-        socklen_t n = sizeof a;
-        if (getsockname(fd, (struct sockaddr *)&a, &n) < 0) return 0;
-        if (a.ss_family == AF_INET) return ntohs(((struct sockaddr_in *)&a)->sin_port);
-        if (a.ss_family == AF_INET6) return ntohs(((struct sockaddr_in6 *)&a)->sin6_port);
-        return 0;
-    }
     /* Bytes the kernel still holds for the peer. */
     static int kairos_outq(int fd) {
         int n = 0;
@@ -85,14 +58,7 @@ cdef extern from *:
         struct linger none = {1, 0};
         setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
     }
-    static void kairos_nodelay(int fd) {
-        int on = 1;
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    }
     """
-    int peer_of "kairos_peer"(int fd, char* out, int* port) noexcept nogil
-    int local_port_of "kairos_local_port"(int fd) noexcept nogil
-    void no_delay "kairos_nodelay"(int fd) noexcept nogil
     int outq "kairos_outq"(int fd) noexcept nogil
     void reset_on_close "kairos_reset_on_close"(int fd) noexcept nogil
 
@@ -140,13 +106,7 @@ cdef class ClientConnection(Downstream):
         cdef Runtime runtime = self.runtime
         cdef int64_t* worker = runtime.worker
         self.attach(transport, runtime.clock, True)
-        self.peer_size = peer_of(self.fd, self.peer, &self.peer_port)
-        self.local_port = local_port_of(self.fd)
-        if self.local_port:
-            no_delay(self.fd)
-        if self.peer_size == 0:
-            memcpy(self.peer, b"unknown", 7)
-            self.peer_size = 7
+        self._know_peer(transport)
         worker[W_CONNECTIONS_TOTAL] += 1
         worker[W_CONNECTIONS_OPEN] += 1
         if worker[W_CONNECTIONS_OPEN] > worker[W_CONNECTIONS_PEAK]:
@@ -156,6 +116,20 @@ cdef class ClientConnection(Downstream):
             self._unwrap_first()
         if not self._admitted():
             self._turn_away()
+
+    cdef int _know_peer(self, transport) except -1:
+        """Its address, which a unix socket has not."""
+        cdef Socket socket
+        if isinstance(transport, Socket) and (<Socket>transport).peer_size:
+            socket = transport
+            self.peer_size = socket.peer_size
+            self.peer_port = socket.peer_port
+            self.local_port = socket.port
+            memcpy(self.peer, socket.peer, socket.peer_size)
+        else:
+            memcpy(self.peer, b"unknown", 7)
+            self.peer_size = 7
+        return 0
 
     cdef bint _admitted(self) except -1:
         """Count the connection; False when there are too many."""
@@ -213,19 +187,22 @@ cdef class ClientConnection(Downstream):
 
     cdef int _unwrap(self, bytes data) except -1:
         """What arrived where something is due before HTTP, or was."""
-        cdef bytes plain
-        cdef int before
         if self.outer == O_PROXY:
             data = self._after_proxy(data)
         if data is None or self.closed:
             return 0
         if self.outer == O_NONE or self.state == C_LINGER:
             return self._received(data)
-        before = self.tls.state
-        if before == T_HANDSHAKE and not self.shaking and b"A" <= data[:1] <= b"Z":
-            return self._no_tls(data)
+        return self._decipher(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+    cdef int _decipher(self, const char* p, Py_ssize_t n) except -1:
+        """What arrived through TLS, which it does not outlast."""
+        cdef bytes plain
+        cdef int before = self.tls.state
+        if before == T_HANDSHAKE and not self.shaking and c"A" <= p[0] <= c"Z":
+            return self._no_tls(p[:n])
         self.shaking = True
-        plain = self.tls.receive(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        plain = self.tls.receive(p, n)
         if before == T_HANDSHAKE and self.tls.state != T_HANDSHAKE:
             self._shaken()
         self.send_records()
@@ -319,6 +296,12 @@ cdef class ClientConnection(Downstream):
         return self.peer[:self.peer_size].decode("ascii", "replace")
 
     # -- bytes of HTTP ------------------------------------------------------------------------------------------------
+
+    cdef int arrived(self, const char* p, Py_ssize_t n) except -1:
+        if self.outer == O_TLS and self.state != C_LINGER:
+            return self._decipher(p, n) if not self.closed else 0
+        self.data_received(p[:n])
+        return 0
 
     def data_received(self, bytes data):
         if self.outer != O_NONE:

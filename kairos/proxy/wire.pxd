@@ -57,6 +57,7 @@ cdef class Wire:
     cdef bint mute              # what is written is dropped: the peer takes no more
     cdef TlsSession tls         # what is written goes through it; None: plain
 
+    cdef int arrived(self, const char* p, Py_ssize_t n) except -1
     cdef bint _direct(self) except -1
     cdef int _queue(self, object data) except -1
     cdef int _queue_rest(self, iovec* iov, int count, bytes owner) except -1

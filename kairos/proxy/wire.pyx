@@ -166,6 +166,11 @@ cdef class Wire:
             self.clock.remove(self)
         return 0
 
+    cdef int arrived(self, const char* p, Py_ssize_t n) except -1:
+        """What was read, where it lies only during the call."""
+        self.data_received(PyBytes_FromStringAndSize(p, n))
+        return 0
+
     cdef bint _direct(self) except -1:
         """Whether bytes may go straight to the socket."""
         if self.fd < 0:

@@ -80,6 +80,25 @@ def test_the_whole_configuration_is_put_in_place(one, tmp_path):
     assert "routers[0]" in kairos(one, "config", "apply", file, code=1)
 
 
+def test_a_change_is_taken_back(one):
+    kairos(one, "routes", "add", "--path", "/oops", "--backend", one.backend, "-m", "by mistake")
+    assert status(one, "/oops") == 200
+    newest = int(kairos(one, "config", "history").splitlines()[1].split()[0])
+    assert "by mistake" in kairos(one, "revisions")
+    assert "/oops" in kairos(one, "revisions", "diff", newest - 1)
+    kairos(one, "config", "rollback", newest - 1)
+    assert status(one, "/oops") == 404
+
+
+def test_health_for_scripts(one):
+    assert kairos(one, "health", "--check-backends").splitlines()[0].startswith("healthy")
+    drained = kairos(one, "backends", "drain", one.backend)
+    assert "draining" in drained
+    assert kairos(one, "health").startswith("healthy")
+    assert kairos(one, "health", "--check-backends", code=1).startswith("unhealthy")
+    kairos(one, "backends", "activate", one.backend)
+
+
 def test_metrics_now_over_time_and_for_prometheus(one):
     assert status(one, "/a") == 200
     assert "requests" in kairos(one, "metrics")

@@ -20,14 +20,17 @@ from structlog.testing import capture_logs
 from kairos._speedups import cells
 from kairos._speedups.cells import H_ENDED
 from kairos.config.discovery import Ending, Endings, EndingsSince
+from kairos.config.problems import ConfigError
 from kairos.control import endings
 from kairos.control.endings import EndedSessions, Ledger
 from kairos.control.http import Request
 from tests.oidc.browser import Page
 from tests.oidc.fake_idp import FakeIdp, control
 from tests.oidc.test_hostile import Stage, config
+from tests.support.gateway import route
 from tests.support.inprocess import InProcess, checked, serving
 from tests.support.net import echo, origin
+from tests.support.redis import redis_server
 
 PATH = "/oauth2/corp/backchannel-logout"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -294,3 +297,74 @@ def test_a_list_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
     with capture_logs() as logs:
         EndedSessions(tmp_path / "endings.json", lambda: None)
     assert ["cannot be read" in entry["event"] for entry in logs] == [True]
+
+
+# --- several gateways -----------------------------------------------------------------------------------------------
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def sharing(**section: Any) -> Any:
+    """Two providers, of which one is to be shared."""
+    provider = {
+        "issuer": "https://idp.test", "client_id": "us", "client_secret": "s" * 32, "session": {"secrets": ["s" * 32]},
+    }  # fmt: skip
+    return checked({
+        "oidc": {"corp": {**provider, "share_endings": True}, "other": provider},
+        "routers": [route("/a", "http://127.0.0.1:9")], **section,
+    })  # fmt: skip
+
+
+def test_gateways_tell_each_other(tmp_path: Path) -> None:
+    """Also what was ended while Redis was away; and what is not to be shared stays where it is."""
+    now = time.time()
+
+    def ending(who: str) -> Ending:
+        return Ending(who, time.time(), now + 3600, who)
+
+    with redis_server() as redis:
+
+        async def trace() -> None:
+            counts = [0, 0]
+
+            def counting(at: int) -> Callable[[], None]:
+                def count() -> None:
+                    counts[at] += 1
+
+                return count
+
+            gates = [EndedSessions(tmp_path / f"{at}.json", counting(at)) for at in range(2)]
+            for gate in gates:
+                gate.apply(sharing(redis={"url": redis.url, "timeout": 2, "retry": 0.1}))
+
+            def known(at: int, name: str = "corp") -> list[str]:
+                return [row.who for row in gates[at]._ledger(name).rows]
+
+            await gates[0].add("corp", ending("a"))
+            await gates[0].add("other", ending("b"))
+            await until(lambda: known(1) == ["a"])
+            assert not await gates[1].add("corp", ending("a")), "its token was used elsewhere"
+            redis.kill()
+            await gates[1].add("corp", ending("c"))
+            await asyncio.to_thread(redis.start)
+            await until(lambda: known(0) == ["a", "c"])
+            assert [known(1), known(0, "other"), known(1, "other")] == [["a", "c"], ["b"], []]
+            late = EndedSessions(None, lambda: None)
+            late.apply(sharing(redis={"url": redis.url, "timeout": 2}))
+            await until(lambda: {row.who for row in late._ledger("corp").rows} >= {"c"})
+            settled = list(counts)
+            for gate in (*gates, late):
+                await gate.close()
+            assert counts == settled
+            assert "c" in (tmp_path / "0.json").read_text()
+
+        asyncio.run(trace())
+
+
+def test_sharing_needs_a_redis() -> None:
+    with pytest.raises(ConfigError, match=r"oidc\.corp\.share_endings: there is no section redis"):
+        sharing()

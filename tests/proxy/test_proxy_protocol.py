@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
 import struct
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from kairos._speedups import cells
 from kairos.proxy.client import ClientConnection
 from kairos.proxy.exchange import Exchange, Handler, Response
 from kairos.proxy.proxy_protocol import MAX_V1, MAX_V2, SIGNATURE, UNNAMED, Header, ProxyError, parse, write
+from kairos.proxy.sockets import Listener
 from tests.support.gateway import route
 from tests.support.inprocess import Chain, InProcess, in_process
 from tests.support.net import Peer, connect, echo, origin, status_of
@@ -291,13 +292,16 @@ def test_unix_sockets_may_have_headers_too(tmp_path: Path) -> None:
     spec = {"proxy_protocol": {"networks": ["unix"]}}
     with in_process(Chain("/e", Client()), server=spec) as served:
 
-        async def listen() -> asyncio.Server:
-            return await served.loop.create_unix_server(lambda: ClientConnection(served.runtime), path)
+        async def listen() -> Listener:
+            return served.sockets.listen(listening, 8, partial(ClientConnection, served.runtime))
 
         async def stop() -> None:
-            server.close()
+            listener.close()
+            listening.close()
 
-        server = served.run(listen)
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(path)
+        listener = served.run(listen)
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(path)
             peer = Peer(sock)

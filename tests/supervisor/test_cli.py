@@ -99,12 +99,14 @@ def test_a_good_configuration(shell, command):
 
 
 @pytest.mark.parametrize(
-    "command", [("gateway", "--check", "-c", "bad.json"), ("manage", "config", "validate", "bad.json")]
+    ("command", "exit_code"),
+    [(("gateway", "--check", "-c", "bad.json"), 2), (("manage", "config", "validate", "bad.json"), 1)],
+    ids=["gateway", "manage"],
 )
-def test_every_problem_of_a_bad_one_has_its_line(shell, command):
+def test_every_problem_of_a_bad_one_has_its_line(shell, command, exit_code):
     shell.write(BAD, "bad.json")
     code, out, err = shell.run(*command)
-    assert code == 2
+    assert code == exit_code
     assert [line.split(": ")[:3] for line in err.splitlines() if ": error:" in line] == [
         ["bad.json:3", "error", "sever"],
         ["bad.json:5", "error", "routers[0].methods[0]"],

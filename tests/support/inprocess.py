@@ -7,9 +7,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,6 +25,7 @@ from kairos.config.serving import every_route
 from kairos.proxy.client import ClientConnection
 from kairos.proxy.exchange import Filter, Handler, Plan, Runtime
 from kairos.proxy.snapshot import FORWARD, Origins, Revision, Snapshot, merged
+from kairos.proxy.sockets import Sockets
 from kairos.proxy.upstream.dial import use_resolver
 from kairos.proxy.wire import Clock
 from kairos.resolver import Resolver
@@ -116,17 +119,18 @@ class InProcess:
         self._log = LogReader(self.board)
         self._lines: list[dict[str, Any]] = []
         clock.start()
-        server = await self.loop.create_server(lambda: ClientConnection(self.runtime), "127.0.0.1", 0)
-        self.port = int(server.sockets[0].getsockname()[1])
-        servers = [server]
-        if snapshot.tls is not None:
-            secure = await self.loop.create_server(lambda: ClientConnection(self.runtime, True), "127.0.0.1", 0)
-            self.tls_port = int(secure.sockets[0].getsockname()[1])
-            servers.append(secure)
+        sockets = self.sockets = Sockets(self.loop)
+        listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(2 if snapshot.tls is not None else 1)]
+        self.port, self.tls_port = (int(listening[at].getsockname()[1]) for at in (0, -1))
+        listeners = [
+            sockets.listen(sock, 100, partial(ClientConnection, self.runtime, at == 1))
+            for at, sock in enumerate(listening)
+        ]
         self._ready.set()
         await self._over.wait()
-        for server in servers:
-            server.close()
+        for listener, sock in zip(listeners, listening, strict=True):
+            listener.close()
+            sock.close()
         for client in list(self.runtime.clients):
             client.kill()
         for pool in {*snapshot.origins, *self._snapshot.origins}:
@@ -134,6 +138,7 @@ class InProcess:
         while clock.count:  # connections that still say goodbye (TLS); a leaked one fails the test
             await asyncio.sleep(0.005)
         clock.stop()
+        sockets.close()
         await self.origins.close()
         await resolver.close()
 
