@@ -93,7 +93,7 @@ class Handshakes:
     The client ends those without a request by a reset. What it is given for coming back differs there: with TLS 1.3
     Kairos makes a ticket with its first answer, nginx in each handshake. So those with a request say more.
 
-    Of a handshake, 97 % of the instructions are OpenSSL's, in nginx as in Kairos (callgrind, TLS 1.2: 2.11 million,
+    Of a handshake, 99 % of the instructions are OpenSSL's, in nginx as in Kairos (callgrind, TLS 1.2: 2.11 million,
     nginx 2.09). What is left between them is what waking up costs a bigger program: a TLS 1.2 handshake has one
     wake-up more than one of TLS 1.3. Tried without gain: P-256 first (60 µs more), buffers that are kept, SSL objects
     that are used again (4 of 180 µs at most). TCP_DEFER_ACCEPT would save a wake-up, a tenth of it, but lose

@@ -40,6 +40,7 @@ cdef class Listener(Watched):
     cdef int streak             # turns in a row that found somebody waiting,
     cdef int64_t last           # and the last of them
     cdef object pause           # TimerHandle while no descriptor is left
+    cdef bint starved           # none was left when last asked for
 
     cdef int _accept(self) except -1
 

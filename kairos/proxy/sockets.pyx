@@ -252,6 +252,7 @@ cdef class Listener(Watched):
             if why == EMFILE or why == ENFILE or why == ENOBUFS or why == ENOMEM:
                 self._take_breath(strerror(why).decode())
             return why == ECONNABORTED or why == EINTR or why == EPROTO or why == EPERM
+        self.starved = False
         if self.older:
             no_delay(fd)
         socket.sockets = self.sockets
@@ -264,7 +265,9 @@ cdef class Listener(Watched):
         return 1
 
     def _take_breath(self, str reason):
-        log.warning("accepts nobody for a moment", reason=reason)
+        if not self.starved:
+            log.warning("accepts nobody for a moment", reason=reason)
+        self.starved = True
         self.watch(0)
         self.pause = self.sockets.loop.call_later(BREATH, self._go_on)
 
