@@ -282,13 +282,19 @@ def as_written(route: Plain) -> Plain:
 
 def _collide(one: Plain, other: Plain) -> bool:
     """Whether some request is meant for both."""
-    hosts = [set(route.get("hosts") or ()) for route in (one, other)]
-    methods = [set(route.get("methods") or ()) for route in (one, other)]
+    hosts = [_names(route, "hosts") for route in (one, other)]
+    methods = [_names(route, "methods") for route in (one, other)]
     return (
         one.get("external_path") == other.get("external_path")
         and bool(methods[0] & methods[1])
         and (hosts[0] == hosts[1] or bool(hosts[0] & hosts[1]))
     )
+
+
+def _names(route: Plain, key: str) -> set[str]:
+    """What is no list of names is the loader's to refuse."""
+    value = route.get(key)
+    return {name for name in value if isinstance(name, str)} if isinstance(value, list) else set()
 
 
 def _route_in_place(written: Any, held: Plain, new: Plain) -> Any:

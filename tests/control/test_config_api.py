@@ -204,3 +204,27 @@ def test_certificates_and_plugins(g):
     made = ask(g, "POST", "/api/routes", route("/marked", g.url, plugins=[{"file": str(plugin)}]), 201)
     assert made["changed"] is True
     assert ask(g, "GET", "/api/plugins") == [{"plugin": str(plugin), "kind": "lua", "used_by": ["/marked"]}]
+
+
+# --- hostile bodies -------------------------------------------------------------------------------------------------
+
+ODD = [
+    1, "x", [1], {}, {"routers": 1}, {"routers": [1, None, []]}, {"routers": [{"methods": 5, "external_path": 7}]},
+    {"jwt_secret": {}, "jwt": []}, {"server": {"keep_alive": {}}}, {"external_path": None},
+    {"external_path": [], "methods": {}, "hosts": 3, "backends": "x"}, {"external_path": "/a", "backends": [1]},
+    {"external_path": "/a", "retry": 5, "rate_limit": 7, "cors": []}, {"a": "\ud800"}, {"strategy": {"Composite": [1]}},
+    {"groups": [1]}, {"plugins": "***"}, {"secret": "***"},
+]  # fmt: skip
+BODIES = [*(json.dumps(value).encode() for value in ODD), b"", b"{", b"\xff\xfe", b"[" * 5000]
+WRITES = [
+    ("POST", "/api/routes"), ("PUT", "/api/routes/a"), ("POST", "/api/routes/validate"), ("PUT", "/api/config"),
+    ("POST", "/api/config/validate"), ("POST", "/api/config/jwt"), ("PUT", "/api/config/rate-limit"),
+    ("POST", "/api/config/server"), ("PUT", "/api/config/sections/routers"), ("PUT", "/api/config/sections/groups"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+def test_no_body_is_too_odd_for_an_answer(g, method, path):
+    for body in BODIES:
+        status, answer = g.admin(method, f"{path}?dry_run=1", body)
+        assert status < 500, (body, answer)

@@ -82,6 +82,10 @@ def _invalid(_request: Request[Any, Any, Any], error: ValidationException) -> Re
     return problem(422, "; ".join(reasons) or error.detail, problems=reasons)
 
 
+def _too_deep(_request: Request[Any, Any, Any], _error: RecursionError) -> Response[Any]:
+    return problem(400, "the body is nested too deeply")
+
+
 def _http(_request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     return problem(error.status_code, error.detail, headers=error.headers)
 
@@ -112,5 +116,6 @@ HANDLERS: ExceptionHandlersMap = {
     UnavailableError: _unavailable,
     ValidationException: _invalid,
     HTTPException: _http,
+    RecursionError: _too_deep,
     Exception: _failed,
 }
