@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from kairos.telemetry.log import LOOK_S, get_logger
+from kairos.telemetry.log import LOOK_S, get_logger, open_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -215,6 +215,7 @@ class Housekeeper:
             found = os.stat(rotation.path)
             if stat.S_ISREG(found.st_mode) and rotation.due(found.st_size, now):
                 rotation.rotate(now)
+                os.close(open_log(rotation.path))  # processes make it with their next line, which may be hours away
                 self._tidy_at = now + SETTLE_S
         except FileNotFoundError:
             return
