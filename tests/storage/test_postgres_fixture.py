@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from tests.support.postgres import PostgresServer, postgres_server
+
+ROOT = Path(__file__).parents[2]
 
 
 def name_of(url: str) -> str:
@@ -37,3 +42,21 @@ def test_a_server_of_ones_own_may_crash_hang_and_come_back() -> None:
         server.shut_down()
         server.start()
         assert server.sql("SELECT count(*) FROM t", name) == "0"
+
+
+def test_no_server_outlives_tests_that_were_killed() -> None:
+    code = """
+from tests.support.postgres import PostgresServer
+print(PostgresServer().process.pid, flush=True)
+input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    ) as tests:
+        assert tests.stdout is not None
+        pid = int(tests.stdout.readline())
+        tests.kill()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
