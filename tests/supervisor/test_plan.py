@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kairos.channel import Abort, Commit, Drain, Listen, ReloadRequest, ReopenLogs, Stop, UpgradeResult
+from kairos.config.text import ConfigText
 from kairos.supervisor.plan import (
     ACCEPT_TIMEOUT,
     BOOT_DEATHS,
@@ -499,6 +500,25 @@ def test_a_reload_is_conditional_only_if_all_want_it_so():
         Report((1,), unchanged=True), Announce(Phase.RUNNING), Announce(Phase.RELOADING), Load("file change, api"),
     ]  # fmt: skip
     assert gateway.plan.revision.number == 1
+
+
+def test_texts_take_turns_and_keep_their_place_among_the_others():
+    first, second = (ConfigText(data, "json", "c", "api", replaces="x") for data in (b"1", b"2"))
+    gateway = Gateway(1, control=True).running()
+    gateway.at(10.0, "reload_asked", asked(1))
+    wanted = [
+        asked(2),
+        ReloadRequest(3, "api", text=first, author="ann", above=7),
+        ReloadRequest(4, "api", text=second),
+    ]
+    for request in [*wanted, asked(5), asked(6)]:
+        gateway.at(10.1, "reload_asked", request)
+    loads = [gateway.at(10.2 + n, "load_failed", ["bad"])[-1] for n in range(4)]
+    assert loads == [
+        Load("file change"), Load("api", text=first, author="ann", above=7), Load("api", text=second),
+        Load("file change"),
+    ]  # fmt: skip
+    assert gateway.at(15.0, "load_failed", ["bad"])[0] == Report((5, 6), ("bad",))
 
 
 def test_a_gateway_that_ends_answers_too():
