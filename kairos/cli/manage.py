@@ -7,7 +7,23 @@ import platform
 import click
 
 from kairos import __version__
-from kairos.cli import backends, backup, cache, limits, metrics, nodes, revisions, routes, running, shell, top, whole
+from kairos.cli import (
+    audit,
+    backends,
+    backup,
+    cache,
+    limits,
+    logs,
+    metrics,
+    nodes,
+    revisions,
+    routes,
+    running,
+    shell,
+    top,
+    users,
+    whole,
+)
 from kairos.cli.config import config, generate, try_route, validate
 from kairos.cli.keys import keys
 from kairos.config.log import Log
@@ -30,7 +46,8 @@ def main() -> None:
 for verb in (
     whole.status, whole.health, whole.reload, whole.upgrade, backends.backends, limits.bans, limits.limits, cache.cache,
     revisions.revisions, keys, backup.backup, backup.restore,
-    config, validate, try_route, routes.routes, nodes.nodes, metrics.metrics, top.top, shell.shell, shell.completion,
+    config, validate, try_route, routes.routes, nodes.nodes, metrics.metrics, top.top, logs.logs, logs.events,
+    users.users, users.roles, users.tokens, audit.audit, shell.shell, shell.completion,
 ):  # fmt: skip
     main.add_command(verb)
 main.add_command(generate, "init")

@@ -117,6 +117,56 @@ def test_top_shows_workers_and_backends(one):
     assert "under way" in said
 
 
+def test_requests_are_followed(one):
+    for _ in range(3):
+        assert status(one, "/a") == 200
+    said = kairos(one, "logs", "tail", "--path", "/a", "-n", 3, "-o", "json")
+    assert [json.loads(line)["status"] for line in said.splitlines()] == [200] * 3
+    assert " GET " in kairos(one, "logs", "tail", "-n", 1)
+
+
+def test_levels_are_set_and_go_back(one):
+    assert "worker" in kairos(one, "logs", "levels")
+    kairos(one, "logs", "levels", "worker=debug", "--for", 600)
+    rows = {row["component"]: row for row in json.loads(kairos(one, "logs", "levels", "-o", "json"))}
+    assert rows["worker"]["level"] == "debug"
+    kairos(one, "logs", "levels", "all=reset")
+    rows = {row["component"]: row for row in json.loads(kairos(one, "logs", "levels", "-o", "json"))}
+    assert rows["worker"]["level"] == rows["worker"]["configured"]
+    kairos(one, "logs", "levels", "worker", code=2)
+    kairos(one, "logs", "levels", "worker=loud", code=1)
+
+
+def test_what_happened_is_told(one):
+    kairos(one, "reload")
+    one.wait(lambda: "revision_in_use" in kairos(one, "events"), "an event of the reload")
+
+
+def test_people_roles_and_tokens(one):
+    said = kairos(one, "users", "add", "ann", "--role", "operator")
+    assert "one-time password: " in said
+    assert [line.split()[:2] for line in kairos(one, "users").splitlines() if line.startswith("ann")] == [
+        ["ann", "operator"]
+    ]
+    assert "viewer" in kairos(one, "roles")
+    token = kairos(one, "tokens", "new", "ann", "ci", "--scope", "status:read", "--days", 1).strip()
+    assert token.startswith("kairos_")
+    listed = kairos(one, "tokens", "list", "ann")
+    assert " ci " in listed
+    assert token not in listed
+    kairos(one, "tokens", "revoke", "ann", listed.splitlines()[1].split()[0])
+    assert "disabled" in kairos(one, "users", "change", "ann", "--disable")
+    assert "one-time password: " in kairos(one, "users", "reset-password", "ann")
+    kairos(one, "users", "rm", "ann")
+    assert "ann" in kairos(one, "users", "rm", "ann", code=1)
+
+
+def test_what_was_done_is_found_and_proved(one):
+    one.wait(lambda: "ann" in kairos(one, "audit", "list", "--text", "ann"), "the entries")
+    assert kairos(one, "audit", "verify").startswith("intact: ")
+    assert json.loads(kairos(one, "audit", "export").splitlines()[0])["number"] == 1
+
+
 def test_the_shell_runs_lines_and_completes_them(one, monkeypatch, capsys):
     monkeypatch.setenv("KAIROS_STATE_DIR", str(one.state_dir))
     shell.run(main, "routes")
