@@ -610,6 +610,10 @@ class AsyncOperations(AsyncTransport):
         """Start a session: a cookie, and the token that its writes have to show."""
         return await self.call(models.Me, "POST", "/api/login", body=given({"name": name, "password": password}))
 
+    async def login_methods(self) -> models.LoginMethods:
+        """How people log in here."""
+        return await self.call(models.LoginMethods, "GET", "/api/login/methods")
+
     async def logout(self) -> None:
         """End this session."""
         await self.call(None, "POST", "/api/logout")

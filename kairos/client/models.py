@@ -377,6 +377,13 @@ class Login(Struct, frozen=True, kw_only=True):
     password: str
 
 
+class LoginMethods(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    password: bool
+    sso: bool
+
+
 class Me(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 

@@ -608,6 +608,10 @@ class Operations(Transport):
         """Start a session: a cookie, and the token that its writes have to show."""
         return self.call(models.Me, "POST", "/api/login", body=given({"name": name, "password": password}))
 
+    def login_methods(self) -> models.LoginMethods:
+        """How people log in here."""
+        return self.call(models.LoginMethods, "GET", "/api/login/methods")
+
     def logout(self) -> None:
         """End this session."""
         self.call(None, "POST", "/api/logout")

@@ -48,6 +48,35 @@ class Lockout(Spec, frozen=True):
     longest: Seconds = 3600.0
 
 
+class AdminSso(Spec, frozen=True):
+    """People log in at an OpenID provider. There, `https://<admin host>/api/sso/callback` has to be allowed."""
+
+    issuer: str
+    """Its address; what it says of itself is read from `/.well-known/openid-configuration` below it."""
+    client_id: str
+    client_secret: str | None = None
+    token_auth: Literal["client_secret_basic", "client_secret_post"] = "client_secret_basic"
+    """How the secret is sent."""
+    scopes: list[str] = field(default_factory=lambda: ["openid", "profile", "email"])
+    redirect_url: str | None = None
+    """Where the provider sends browsers back to; by default the address they came by, with `/api/sso/callback`."""
+    ca_file: str | None = None
+    """PEM file: who may have signed the provider's certificate, instead of the system's authorities."""
+    name_claim: str = "preferred_username"
+    """Becomes the user's name here, lower case; where it is missing, `email`, then `sub`."""
+    roles_claim: str = "groups"
+    """A text, or a list of texts."""
+    roles: dict[str, list[str]] = field(default_factory=dict)
+    """Value of that claim to roles here: they are taken over with each login. Without it users keep the roles they have
+    here."""
+    default_roles: list[str] = field(default_factory=list)
+    """What everybody gets in any case, or a new user where `roles` is empty. Who has no role cannot log in."""
+    allowed_domains: list[str] = field(default_factory=list)
+    """Of the claim `email`, unless the provider says that it was not verified; empty: all."""
+    create_users: bool = True
+    """False: only who is a user already, by an earlier login."""
+
+
 class Admin(Spec, frozen=True):
     """The admin API: who manages the gateway, and from where."""
 
@@ -68,6 +97,7 @@ class Admin(Spec, frozen=True):
     sessions: AdminSessions = AdminSessions()
     tokens: AdminTokens = AdminTokens()
     lockout: Lockout = Lockout()
+    sso: AdminSso | None = None
 
 
 class Storage(Spec, frozen=True):

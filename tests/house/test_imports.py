@@ -29,13 +29,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scoreboard": {"config", "_speedups"},
     "channel": {"scoreboard", "config", "_speedups"},
     "resolver": set(),
+    "openid": {"config"},
     "telemetry": BELOW_TELEMETRY,
     "storage": {"config", "_speedups"},
     "redisclient": {"telemetry", "config"},
     "rediscache": {"redisclient", "telemetry", "config"},
     # the planes: none imports another, they meet in what is above
-    "proxy": {"telemetry", *REDIS, *BELOW_TELEMETRY},
-    "control": {"storage", "telemetry", *REDIS, *BELOW_TELEMETRY},
+    "proxy": {"openid", "telemetry", *REDIS, *BELOW_TELEMETRY},
+    "control": {"openid", "storage", "telemetry", *REDIS, *BELOW_TELEMETRY},
     "supervisor": {"storage", "telemetry", *BELOW_TELEMETRY},
     "client": set(),
     # who joins them

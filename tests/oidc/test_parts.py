@@ -11,8 +11,7 @@ import pytest
 
 from kairos.config.discovery import Metadata, metadata_of
 from kairos.config.oidc import OidcProvider, OidcSession
-from kairos.proxy.oidc import cookies
-from kairos.proxy.oidc.flow import (
+from kairos.openid.flow import (
     Callback,
     LoginError,
     authorization_url,
@@ -21,6 +20,7 @@ from kairos.proxy.oidc.flow import (
     is_navigation,
     safe_target,
 )
+from kairos.proxy.oidc import cookies
 from kairos.proxy.oidc.sealing import Sealer
 from kairos.proxy.oidc.session import Session, Tokens, attempt_of, encode, session_of
 

@@ -8,6 +8,7 @@ from kairos.control.access.accounts import Accounts
 from kairos.control.access.first import first_account
 from kairos.control.access.logins import Logins
 from kairos.control.access.passwords import Passwords
+from kairos.control.access.sso import SingleSignOn
 
 if TYPE_CHECKING:
     from kairos.config.admin import Admin
@@ -22,16 +23,19 @@ class Access:
         self._prepared = False
         self._passwords = passwords or Passwords()
         self.accounts = Accounts(database, self._passwords)
+        self.sso = SingleSignOn(self.accounts)
+        self.sso.apply(admin.sso)
         self.logins = Logins(database, self._passwords, admin)
 
     def things(self) -> dict[str, Any]:
         """What handlers may ask for, by name."""
-        return {"access": self, "accounts": self.accounts, "logins": self.logins}
+        return {"access": self, "accounts": self.accounts, "logins": self.logins, "sso": self.sso}
 
     def apply(self, admin: Admin) -> None:
         """A configuration is in use."""
         self.admin = admin
         self.logins.apply(admin)
+        self.sso.apply(admin.sso)
 
     async def prepare(self, url: str) -> None:
         """Where others than the local administrator may come, at `url`: the roles, and a first account. Raises
@@ -44,4 +48,5 @@ class Access:
 
     async def close(self) -> None:
         await self.logins.close()
+        await self.sso.close()
         self._passwords.close()

@@ -218,14 +218,19 @@ class Accounts:
         return id_
 
     async def sign_in_elsewhere(
-        self, issuer: str, subject: str, name: str, words: Mapping[str, str], roles: list[str] | None, *, create: bool
-    ) -> int | None:
-        """The user of this subject, with these roles (None: those they have) from now on; None: there is none."""
+        self, issuer: str, subject: str, name: str, words: Mapping[str, str], roles: list[str] | None,
+        at_first: list[str], *, create: bool,
+    ) -> int | None:  # fmt: skip
+        """The user of this subject; None: there is none. Has these roles from now on (None: as before, a new one those
+        `at_first`)."""
         async with self._database.write() as connection:
             await self._one_at_a_time(connection)
             known = (users_table.c.issuer == issuer) & (users_table.c.subject == subject)
             mine = select(users_table.c.id, users_table.c.name, users_table.c.disabled).where(known)
             row = (await connection.execute(mine)).first()
+            for role in {*(roles or ()), *at_first}:
+                if await _role_row(connection, role) is None:
+                    raise DeniedError(f"there is no role {role!r}; see admin.sso")
             if row is None:
                 if not create:
                     return None
@@ -233,7 +238,7 @@ class Accounts:
                 if taken is not None:
                     raise DeniedError(f"there is a user {name!r} already who does not log in by single sign-on")
                 made = {"name": name, "password_hash": None, "must_change": False, "issuer": issuer, "subject": subject}
-                return await self._insert(connection, {**made, **words}, roles or [])
+                return await self._insert(connection, {**made, **words}, at_first if roles is None else roles)
             if row.disabled:
                 return None
             if roles is not None:

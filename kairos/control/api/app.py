@@ -42,6 +42,7 @@ from kairos.control.api import (
     prometheus,
     revisions,
     routes,
+    sso,
     users,
 )
 from kairos.control.api.authentication import Authentication
@@ -58,7 +59,7 @@ MAX_BODY = 12 * 1024 * 1024  # a whole configuration, escaped
 _PROBLEM: Any = problems.MEDIA_TYPE
 RESOURCES = (
     gateway, inventory, routes, explain, config, backends, limits, cache, revisions, backup, audit, nodes, metrics,
-    metrics_feeds, prometheus, me, users, logs, live,
+    metrics_feeds, prometheus, me, sso, users, logs, live,
 )  # fmt: skip
 DESCRIPTION = """Manages a running Kairos gateway.
 

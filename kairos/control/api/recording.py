@@ -93,7 +93,8 @@ class Recording:
         principal: Principal = scope.get("user") or NOBODY
         status = request.status or 499
         refused = status in REFUSED
-        if method_of(scope) in READING and not (refused and (principal is not NOBODY or _tried(scope))):
+        said = _NOTE in scope
+        if method_of(scope) in READING and not said and not (refused and (principal is not NOBODY or _tried(scope))):
             return
         address = address_of(scope)
         if principal is NOBODY:

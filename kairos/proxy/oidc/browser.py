@@ -12,9 +12,9 @@ from kairos.proxy.oidc.provider import Familiar
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kairos.openid.flow import Attempt
     from kairos.proxy.exchange import Exchange
     from kairos.proxy.oidc.provider import Opened, Provider
-    from kairos.proxy.oidc.session import Attempt
 
 _ATTEMPT = "_login_"
 

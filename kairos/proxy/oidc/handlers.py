@@ -10,10 +10,10 @@ import msgspec
 
 from kairos._speedups import cells
 from kairos.config.oidc import backchannel_logout_path, callback_path, logout_path
+from kairos.openid.flow import Callback, LoginError, form_value, with_query
 from kairos.proxy.exchange import Handler, Response
 from kairos.proxy.oidc import cookies
 from kairos.proxy.oidc.browser import Browser, no_store
-from kairos.proxy.oidc.flow import Callback, LoginError, form_value, with_query
 from kairos.proxy.oidc.provider import Opened, Provider
 from kairos.telemetry.log import get_logger
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
 
     from kairos.config.model import Config, Method
+    from kairos.openid.flow import Cause
     from kairos.proxy.exchange import Exchange
-    from kairos.proxy.oidc.flow import Cause
     from kairos.proxy.oidc.session import Session
     from kairos.proxy.site import Services
 

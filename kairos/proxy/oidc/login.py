@@ -14,11 +14,11 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from kairos.config.oidc import callback_path
+from kairos.openid.flow import LoginError, authorization_url, begin, is_navigation, safe_target
 from kairos.proxy.exchange import Response
 from kairos.proxy.filters.authenticate import Authenticator, Refusal
 from kairos.proxy.oidc import cookies
 from kairos.proxy.oidc.browser import Browser, is_secure, no_store
-from kairos.proxy.oidc.flow import LoginError, authorization_url, begin, is_navigation, safe_target
 
 if TYPE_CHECKING:
     from kairos.proxy.exchange import Exchange

@@ -15,13 +15,13 @@ from kairos._speedups import cells
 from kairos.config.discovery import CodeGrant, Ending, Endings, Granted, Known, RefreshGrant
 from kairos.config.jose import JwkError, KeySet, read_set
 from kairos.config.oidc import cookie_name, own_cookies
-from kairos.proxy.filters.authn.token import TokenError
+from kairos.openid.flow import LoginError
+from kairos.openid.idtoken import UnknownKeyError, algorithms, id_claims, logout_claims, session_claims
+from kairos.openid.token import TokenError
 from kairos.proxy.identity import Identity
 from kairos.proxy.oidc import endings
-from kairos.proxy.oidc.flow import LoginError
 from kairos.proxy.oidc.sealing import Sealer
 from kairos.proxy.oidc.session import Session, Tokens, attempt_of, encode, session_of
-from kairos.proxy.oidc.tokens import UnknownKeyError, algorithms, id_claims, logout_claims, session_claims
 from kairos.proxy.site import ControlError
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from kairos._speedups.cells import Page
     from kairos.config.discovery import Metadata
     from kairos.config.oidc import OidcProvider
+    from kairos.openid.flow import Attempt
     from kairos.proxy.edits import Edits
-    from kairos.proxy.oidc.session import Attempt
     from kairos.proxy.site import Services
 
 _Kind = TypeVar("_Kind")

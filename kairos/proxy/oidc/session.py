@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from kairos.openid.flow import Attempt
+
 if TYPE_CHECKING:
     from kairos.config.oidc import OidcSession
 
@@ -65,18 +67,6 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
     def left(self, spec: OidcSession, now: float) -> int:
         """Seconds for which a browser should keep the cookie."""
         return max(1, int(min(now + spec.idle, self.began + spec.lifetime) - now))
-
-
-class Attempt(msgspec.Struct, frozen=True, array_like=True):
-    """A login under way: what the callback must find again in the browser that began it."""
-
-    state: str
-    nonce: str
-    verifier: str
-    target: str
-    """Path and query to go on with."""
-    redirect_uri: str
-    ends: float
 
 
 _sessions = msgspec.msgpack.Decoder(Session)

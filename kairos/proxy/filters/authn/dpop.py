@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 from jwt.algorithms import get_default_algorithms
 
 from kairos.config.jose import JwkError, VerifyKey, base64url, jwk_key
+from kairos.openid.token import Token, TokenError, parse
 from kairos.proxy.filters.authenticate import Refusal
 from kairos.proxy.filters.authn.memory import Recent
-from kairos.proxy.filters.authn.token import Token, TokenError, parse
 from kairos.proxy.filters.authn.verify import INVALID
 from kairos.telemetry.log import get_logger
 

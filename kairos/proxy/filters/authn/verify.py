@@ -19,10 +19,10 @@ from jwt.warnings import InsecureKeyLengthWarning
 
 from kairos.config.jose import base64url
 from kairos.config.policies.jwt import local_keys, providers, read_revocations, texts
+from kairos.openid.token import Token, TokenError, check_type, parse
 from kairos.proxy.filters.authenticate import Refusal
 from kairos.proxy.filters.authn.remote import UNKNOWN_PAUSE
 from kairos.proxy.filters.authn.rules import Rules
-from kairos.proxy.filters.authn.token import Token, TokenError, check_type, parse
 from kairos.proxy.identity import Identity
 from kairos.telemetry.log import get_logger
 

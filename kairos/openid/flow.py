@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from kairos.proxy.oidc.session import Attempt
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +41,18 @@ class LoginError(Exception):
         """For the log."""
         self.cause: Cause = _CAUSES.get(kind, cause)
         """For metrics."""
+
+
+class Attempt(msgspec.Struct, frozen=True, array_like=True):
+    """A login under way: what the callback must find again in the browser that began it."""
+
+    state: str
+    nonce: str
+    verifier: str
+    target: str
+    """Path and query to go on with."""
+    redirect_uri: str
+    ends: float
 
 
 def begin(target: str, redirect_uri: str, ends: float) -> Attempt:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from jwt.algorithms import get_default_algorithms
 
 from kairos.config.jose import base64url, secret_key
-from kairos.proxy.filters.authn.token import TokenError, check_type, parse
+from kairos.openid.token import TokenError, check_type, parse
 
 if TYPE_CHECKING:
     from kairos.config.discovery import Granted, Metadata
     from kairos.config.jose import KeySet, VerifyKey
     from kairos.config.oidc import OidcProvider
-    from kairos.proxy.filters.authn.token import Token
+    from kairos.openid.token import Token
 
 PROTOCOL_CLAIMS = frozenset({"nonce", "at_hash", "c_hash", "s_hash"})
 """Of no use to anybody once they were looked at."""
