@@ -30,10 +30,10 @@ def statuses(answers):
 def test_a_user_from_beginning_to_end(url):
     async def main():
         async with served(url) as s:
-            await s.add("root", "admin")
-            root = await s.logged_in("root")
+            await s.add("chief", "admin")
+            chief = await s.logged_in("chief")
             made = (
-                await root.post("/api/users", json={"name": "ann", "roles": ["viewer"], "email": "a@x.test"})
+                await chief.post("/api/users", json={"name": "ann", "roles": ["viewer"], "email": "a@x.test"})
             ).json()
             assert (made["user"]["must_change"], made["user"]["email"]) == (True, "a@x.test")
             ann = await s.logged_in("ann", made["one_time_password"])
@@ -41,24 +41,24 @@ def test_a_user_from_beginning_to_end(url):
             assert (await ann.get("/api/backends")).status_code == 403
             assert (await ann.post("/api/me/password", json=words)).status_code == 200
             assert (await ann.get("/api/me")).json()["must_change"] is False
-            changed = await root.patch("/api/users/ann", json={"roles": ["operator", "viewer"], "display_name": "Ann"})
+            changed = await chief.patch("/api/users/ann", json={"roles": ["operator", "viewer"], "display_name": "Ann"})
             assert (changed.json()["roles"], changed.json()["display_name"]) == (["operator", "viewer"], "Ann")
-            reset = (await root.post("/api/users/ann/password", json={})).json()
+            reset = (await chief.post("/api/users/ann/password", json={})).json()
             assert (await ann.get("/api/me")).status_code == 401
             again = await s.logged_in("ann", reset["one_time_password"])
-            assert (await root.delete("/api/users/ann/sessions")).status_code == 204
+            assert (await chief.delete("/api/users/ann/sessions")).status_code == 204
             assert (await again.get("/api/me")).status_code == 401
-            assert (await root.delete("/api/users/ann")).status_code == 204
-            assert (await root.get("/api/users/ann")).status_code == 404
-            assert [one["name"] for one in (await root.get("/api/users")).json()] == ["root"]
+            assert (await chief.delete("/api/users/ann")).status_code == 204
+            assert (await chief.get("/api/users/ann")).status_code == 404
+            assert [one["name"] for one in (await chief.get("/api/users")).json()] == ["chief"]
             shown = str(await s.entries())
             assert made["one_time_password"] not in shown
             assert reset["one_time_password"] not in shown
-            assert "$argon2" not in str((await root.get("/api/users")).text)
-            return [(one.action, one.target) for one in await s.entries(actor="root")]
+            assert "$argon2" not in str((await chief.get("/api/users")).text)
+            return [(one.action, one.target) for one in await s.entries(actor="chief")]
 
     assert asyncio.run(main()) == [
-        ("login", "root"), ("user.add", "ann"), ("user.change", "ann"), ("user.password", "ann"),
+        ("login", "chief"), ("user.add", "ann"), ("user.change", "ann"), ("user.password", "ann"),
         ("session.end", "ann"), ("user.remove", "ann"),
     ]  # fmt: skip
 
@@ -69,7 +69,7 @@ def test_what_is_no_user(here):
         {"name": "a" * 101, "roles": []}, {"name": "a", "roles": ["nobody"]},
         {"name": "a", "roles": [], "password": "x"},
         {"name": "a", "roles": [], "display_name": "x" * 201}, {"name": "a", "roles": [], "email": "a\nb"},
-        {"name": "a"}, {"name": "a", "roles": [], "root": True},
+        {"name": "a"}, {"name": "a", "roles": [], "chief": True},
     ]  # fmt: skip
 
     async def main():
@@ -86,20 +86,20 @@ def test_what_is_no_user(here):
 def test_one_administrator_is_always_left(url):
     async def main():
         async with served(url) as s:
-            await s.add("root", "admin")
+            await s.add("chief", "admin")
             await s.add("ann", "viewer")
-            root = await s.logged_in("root")
+            chief = await s.logged_in("chief")
             refused = statuses(
                 [
-                    await root.delete("/api/users/root"),
-                    await root.patch("/api/users/root", json={"disabled": True}),
-                    await root.patch("/api/users/root", json={"roles": ["viewer"]}),
-                    await s.client("local").delete("/api/users/root"),
+                    await chief.delete("/api/users/chief"),
+                    await chief.patch("/api/users/chief", json={"disabled": True}),
+                    await chief.patch("/api/users/chief", json={"roles": ["viewer"]}),
+                    await s.client("local").delete("/api/users/chief"),
                 ]
             )
-            assert (await root.get("/api/users/root")).json()["roles"] == ["admin"]
-            await root.patch("/api/users/ann", json={"roles": ["admin"]})
-            return refused, (await root.delete("/api/users/root")).status_code
+            assert (await chief.get("/api/users/chief")).json()["roles"] == ["admin"]
+            await chief.patch("/api/users/ann", json={"roles": ["admin"]})
+            return refused, (await chief.delete("/api/users/chief")).status_code
 
     assert asyncio.run(main()) == ([409] * 4, 204)
 
@@ -120,7 +120,7 @@ def test_two_administrators_cannot_remove_each_other_at_once(url):
 def test_nobody_gives_more_than_they_have(url):
     async def main():
         async with served(url) as s:
-            await s.add("root", "admin")
+            await s.add("chief", "admin")
             await s.add("ed", "editor")
             local = s.client("local")
             permissions = ["users:read", "users:write", "status:read"]
@@ -132,12 +132,12 @@ def test_nobody_gives_more_than_they_have(url):
                 await h.post("/api/users", json={"name": "x", "roles": ["admin"]}),
                 await h.post("/api/users", json={"name": "x", "roles": ["viewer"]}),
                 await h.patch("/api/users/help", json={"roles": ["helpdesk", "admin"]}),
-                await h.post("/api/users/root/password", json={}),
+                await h.post("/api/users/chief/password", json={}),
                 await h.post("/api/users/ed/password", json={"password": PASSWORD}),
-                await h.patch("/api/users/root", json={"disabled": True}),
+                await h.patch("/api/users/chief", json={"disabled": True}),
                 await h.delete("/api/users/ed"),
                 await h.delete("/api/users/ed/sessions"),
-                await h.post("/api/users/root/tokens", json={"name": "t", "scopes": ["status:read"]}),
+                await h.post("/api/users/chief/tokens", json={"name": "t", "scopes": ["status:read"]}),
                 await h.put("/api/roles/mine", json={"permissions": ["config:write"]}),
                 await h.put("/api/roles/helpdesk", json={"permissions": [*permissions, "audit:read"]}),
             ]
