@@ -118,7 +118,7 @@ def test_a_backend_that_nobody_has(one):
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/", 404), ("GET", "/metrics", 404), ("GET", "/api/revisions/x", 404), ("GET", "/api/revisions/99", 404),
+    [("GET", "/", 404), ("GET", "/api/revisions/x", 404), ("GET", "/api/revisions/99", 404),
      ("POST", "/api/status", 405), ("GET", "/api/reload", 405), ("DELETE", "/api/backends/x", 405)],
 )  # fmt: skip
 def test_what_there_is_not(one, method, path, status):
