@@ -18,7 +18,7 @@ from kairos.config.origin import Origin, OriginError, ascii_name, parse_backend
 from kairos.config.overlaps import Candidate, surprises
 from kairos.config.policies import check_policies, effective
 from kairos.config.problems import Notes
-from kairos.config.serving import builtin_paths
+from kairos.config.serving import ADMIN_PATHS, builtin_paths
 
 if TYPE_CHECKING:
     from kairos.config.model import Backend, Config, Route, UpstreamTls
@@ -72,6 +72,7 @@ def _check_route(route: Route, keys: Path, config: Config, survey: _Survey) -> N
         _count_pattern(route, keys, pattern, survey)
         _check_taken(route, keys, pattern, survey)
         _check_builtin(route, keys, survey)
+        _check_admin(route, keys, config, survey)
     _check_methods(route, keys, survey)
     backends = _check_backends(route, keys, survey, needed=_asks_backends(route, config))
     survey.resilience.check_route(route, keys, backends)
@@ -154,6 +155,20 @@ def _hosts(route: Route, keys: Path, found: Findings) -> list[bytes]:
         except RouteError as error:
             found.error((*keys, "hosts", at), f"{error}: write a name or *.name, without scheme and port")
     return names if route.hosts else [b""]
+
+
+def _check_admin(route: Route, keys: Path, config: Config, survey: _Survey) -> None:
+    if config.admin.on_gateway and _shape(route.external_path) in _ADMIN:
+        advice = "give the route another path, or leave the admin API on its own port"
+        survey.found.error((*keys, "external_path"), f"is the admin API's while admin.on_gateway is on: {advice}")
+
+
+def _shape(path: str) -> str:
+    """A path without the names of its parameters."""
+    return re.sub(r"\{\w+", "{", path)
+
+
+_ADMIN = frozenset(map(_shape, ADMIN_PATHS))
 
 
 def _check_builtin(route: Route, keys: Path, survey: _Survey) -> None:

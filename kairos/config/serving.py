@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 HEALTH, READY, LIVE = "/health", "/ready", "/live"
 ALIASES = {"/health/ready": READY, "/health/live": LIVE}
 
+ADMIN_PATHS = (
+    "/api/{rest:path}", "/docs", "/docs/{rest:path}", "/openapi.json", "/ws/metrics", "/ws/admin/metrics",
+)  # fmt: skip
+"""Of the admin API, where the gateway's own port has it too. A route with a path of its own among them goes first."""
+ADMIN_SUFFIX = "-admin"
+"""Of the unix socket on which the control process serves them, behind the name of its own."""
+
 MIRROR = "mirror"
 """The branch that copies are sent to."""
 

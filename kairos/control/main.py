@@ -201,7 +201,15 @@ class Control:
         seen = module.Seen(self._events, self._tail, self._levels)
         board = self._boot.scoreboard
         self._management = module.Management(
-            self._commands, self._config, self._folder, local, board, self._collector, seen, changes
+            self._commands,
+            self._config,
+            self._folder,
+            local,
+            board,
+            self._collector,
+            seen,
+            changes,
+            self._boot.control_path,
         )
         self._collector.history = self._management.history.status
         self._management.start()

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kairos.config.serving import ADMIN_SUFFIX
 from kairos.control.access.access import Access
 from kairos.control.access.audit import Audit
 from kairos.control.api.app import all_handlers, make_app, wanted
@@ -74,6 +76,7 @@ class Management:
         collector: GatewayCollector,
         seen: Seen,
         changes: Changes | None = None,
+        control_path: str = "",
     ) -> None:
         for library, component in LIBRARIES.items():
             adopt(library, component)
@@ -101,6 +104,7 @@ class Management:
         self.app = make_app(things, authenticators(self.access.logins))
         self._servers: list[Server] = []
         self._port = AdminPort(self)
+        self._gateway = GatewayPort(self, f"{control_path}{ADMIN_SUFFIX}" if control_path else "")
         self._tasks: list[asyncio.Task[None]] = []
 
     def _follow(self, node: str) -> Callable[[InUse, Requests], SharedSource]:
@@ -133,6 +137,7 @@ class Management:
         if self.database.started:
             self._tasks.append(asyncio.create_task(self._prepare_access()))
         self._port.apply(config.admin)
+        self._gateway.apply(config.admin)
         self.history.apply(config, series)
 
     async def step_down(self) -> None:
@@ -143,7 +148,9 @@ class Management:
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(self._port.close(), self._leave(), *(server.close() for server in self._servers))
+        await asyncio.gather(
+            self._port.close(), self._gateway.close(), self._leave(), *(server.close() for server in self._servers)
+        )
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.history.close(LAST_SAMPLE_S)
         await self.access.close()
@@ -179,6 +186,35 @@ class Management:
         self._ledger.start()
         if told:
             log.info("the database works", url=self.database.shown)
+
+
+class GatewayPort:
+    """Where workers pass on what comes for the admin API on the gateway's port, if that is wanted."""
+
+    def __init__(self, management: Management, path: str) -> None:
+        self._management = management
+        self._path = path
+        self._server: Server | None = None
+
+    def apply(self, admin: Admin) -> None:
+        if not admin.on_gateway or not self._path or self._server is not None:
+            return
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)  # of the control process before; the folder is this user's alone
+            listener.bind(self._path)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            return log.error("the admin API is not on the gateway's port", error=error.strerror)
+        listener.setblocking(False)
+        self._server = Server(self._management.app, "gateway", listener)
+        return self._server.start()
+
+    async def close(self) -> None:
+        if self._server is not None:
+            await self._server.close()
 
 
 class AdminPort:

@@ -21,7 +21,7 @@ from kairos.config.model import CircuitBreaker
 from kairos.config.origin import parse_backend
 from kairos.config.policies import effective
 from kairos.config.policies.sizes import widest
-from kairos.config.serving import branches, builtin_paths
+from kairos.config.serving import ADMIN_PATHS, ADMIN_SUFFIX, branches, builtin_paths
 from kairos.config.tls import client_context, tls_key
 from kairos.proxy.exchange import Plan, Settings, Target
 from kairos.proxy.filters import filters_of, public_filters
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from kairos._speedups.balance import Balancer
-    from kairos.config.model import Config, Route, RouteTimeouts, Timeouts, UpstreamTls
+    from kairos.config.model import Config, Method, Route, RouteTimeouts, Timeouts, UpstreamTls
     from kairos.config.origin import Origin as Address
     from kairos.config.tls import TlsKey
     from kairos.proxy.exchange import Filter, Handler, Runtime
@@ -51,6 +51,8 @@ _T = TypeVar("_T")
 CONTROL = "control"
 """Name of the control process in logs."""
 
+_ADMIN_METHODS: list[Method] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_ADMIN_S = 150.0  # for an answer: an upgrade takes its time
 _PROXY = {None: 0, "v1": 1, "v2": 2}
 FORWARD = Forward()
 _UNSAID = CircuitBreaker()
@@ -175,6 +177,9 @@ class Snapshot:
         yield from self._login_rows()
         if self.config.metrics.enabled and revision.control_path is not None:
             yield [], self.config.metrics.path, ["GET"], "strict", self._metrics_plan(revision.control_path)
+        if self.config.admin.on_gateway and revision.control_path is not None:
+            for path in ADMIN_PATHS:
+                yield [], path, list(_ADMIN_METHODS), "strict", self._admin_plan(path, revision.control_path)
 
     def _login_rows(self) -> Iterator[tuple[list[str], str, list[str], str, Plan]]:
         """Where logins come back to and end, behind what a route has before it asks who one is."""
@@ -252,6 +257,21 @@ class Snapshot:
         )
         allow = Allow(self.config.metrics.allow)
         return self._plan(NO_ROUTE, route, FORWARD, [allow], self.config.timeouts, upstream_name=CONTROL)
+
+    def _admin_plan(self, path: str, control_path: str) -> Plan:
+        """The admin API on the gateway's port: who asks is the control process's to find out. Its streams may last."""
+        from kairos.config.model import Backend, Route
+
+        route = Route(
+            external_path=path,
+            internal_path=path.replace(":path", ""),
+            methods=_ADMIN_METHODS,
+            backends=[Backend(host=f"unix:{control_path}{ADMIN_SUFFIX}")],
+            priority=9,
+            upgrade=True,  # feeds come over WebSocket, too
+        )
+        timeouts = replace(self.config.timeouts, total=None, first_byte=_ADMIN_S)
+        return self._plan(NO_ROUTE, route, FORWARD, [], timeouts, upstream_name=CONTROL)
 
     def route_block(self, name: str) -> int:
         """Where this worker counts what happens on a route."""

@@ -169,9 +169,19 @@ class _Patience:
         self._given_up = True
 
 
+def through_gateway(scope: Scope) -> None:
+    """A worker says who its client is, and how it came; nobody else can reach the socket it says so on."""
+    said = {name: value.decode("latin-1") for name, value in scope["headers"] if name.startswith(b"x-forwarded-")}
+    scope["client"] = (said.get(b"x-forwarded-for", "").rpartition(",")[2].strip(), 0)
+    if said.get(b"x-forwarded-proto") == "https":
+        scope["scheme"] = "wss" if scope["type"] == ScopeType.WEBSOCKET else "https"
+
+
 def _marked(app: ASGIApp, kind: Kind) -> ASGIApp:
     async def marked(scope: Scope, receive: Receive, send: Send) -> None:
         cast("dict[str, Any]", scope)[_KEY] = kind
+        if kind == "gateway":
+            through_gateway(scope)
         keep_slashes(scope)
         if scope["type"] == ScopeType.HTTP:
             patience = _Patience(receive, send)

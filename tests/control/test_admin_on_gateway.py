@@ -1,0 +1,83 @@
+"""The admin API on the gateway's own port: the same, under the same authentication, and only where it was asked for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kairos.config.load import judged, loads
+from kairos.config.problems import ConfigError
+from tests.support.gateway import gateway, route
+from tests.support.net import echo, origin
+from tests.support.ws import handshake
+
+
+@pytest.fixture(scope="module")
+def one():
+    admin = {"host": "127.0.0.1", "port": 0, "on_gateway": True, "allowed_hosts": ["test"]}
+    with origin(echo) as backend:
+        routes = [route("/api/{x:path}", backend.url), route("/api/own", backend.url), route("/a", backend.url)]
+        with gateway({"routers": routes[1:], "admin": admin}) as g:
+            g.wait(lambda: g.get("/docs")[0].startswith(b"HTTP/1.1 200"), "the admin API")
+            made = {"name": "ann", "roles": ["viewer"], "password": "a long pass phrase"}
+            g.wait(lambda: g.admin("POST", "/api/users", made)[0] == 201, "an account")
+            g.token = g.admin("POST", "/api/users/ann/tokens", {"name": "t"})[1]["token"]
+            yield g
+
+
+def ask(g, method, path, *lines, body=b""):
+    head = [f"{method} {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}", *lines]
+    answer, said = g.request("\r\n".join([*head, "", ""]).encode() + body)
+    return int(answer.split()[1]), said
+
+
+def test_nobody_may_do_anything(one):
+    assert ask(one, "GET", "/api/status")[0] == 401
+    assert ask(one, "GET", "/api/config")[0] == 401
+    assert ask(one, "POST", "/api/reload")[0] == 401
+    assert ask(one, "GET", "/api/status", "X-Forwarded-For: 127.0.0.1")[0] == 401
+
+
+def test_a_token_may_do_what_its_user_may(one):
+    bearer = f"Authorization: Bearer {one.token}"
+    code, said = ask(one, "GET", "/api/status", bearer)
+    assert (code, json.loads(said)["phase"]) == (200, "running")
+    assert ask(one, "POST", "/api/reload", bearer)[0] == 403
+    entries: list[dict[str, object]] = []
+
+    def told():
+        entries[:] = one.admin("GET", "/api/audit?actor=ann&outcome=refused")[1]["entries"]
+        return entries
+
+    one.wait(told, "the entry")
+    assert entries[0]["address"] == "127.0.0.1"
+
+
+def test_the_description_and_its_page(one):
+    assert b'"openapi":"3.1' in ask(one, "GET", "/openapi.json")[1].replace(b" ", b"")
+    assert ask(one, "GET", "/docs/assets/swagger-ui.css")[0] == 200
+
+
+def test_a_websocket_feed_needs_a_token_too(one):
+    for lines, granted in (((f"Authorization: Bearer {one.token}",), True), ((), False)):
+        with one.connect() as peer:
+            peer.send(handshake("/ws/metrics", *lines))
+            assert peer.receive_head().startswith(b"HTTP/1.1 101") is granted
+
+
+def test_routes_of_ones_own_are_as_they_were(one):
+    assert ask(one, "GET", "/api/own")[0] == 200
+    assert ask(one, "GET", "/a")[0] == 200
+
+
+def test_a_route_in_its_place_is_refused_at_load():
+    document = {"admin": {"on_gateway": True}, "routers": [route("/api/{any:path}", "http://127.0.0.1:1", "/")]}
+    with pytest.raises(ConfigError, match="is the admin API's while"):
+        judged(loads(json.dumps(document).encode(), "json", "config.json"))
+
+
+def test_without_being_asked_for_it_is_not_there():
+    with origin(echo) as backend, gateway({"routers": [route("/a", backend.url)]}) as g:
+        assert ask(g, "GET", "/api/status")[0] == 404
+        assert ask(g, "GET", "/docs")[0] == 404
