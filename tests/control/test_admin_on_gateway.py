@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from click.testing import CliRunner
 
+from kairos.cli.manage import main
 from kairos.config.load import judged, loads
 from kairos.config.problems import ConfigError
 from tests.support.gateway import gateway, route
@@ -69,6 +71,20 @@ def test_a_websocket_feed_needs_a_token_too(one):
 def test_routes_of_ones_own_are_as_they_were(one):
     assert ask(one, "GET", "/api/own")[0] == 200
     assert ask(one, "GET", "/a")[0] == 200
+
+
+def test_the_command_line_from_anywhere(one):
+    def kairos(*arguments, code=0):
+        done = CliRunner().invoke(main, [*arguments, "--url", f"http://127.0.0.1:{one.port}", "--token", one.token])
+        assert done.exit_code == code, done.output
+        return done.output
+
+    assert "running for" in kairos("status")
+    assert "it needs gateway:operate" in kairos("reload", code=4)
+    wrong = CliRunner().invoke(main, ["status", "--url", f"http://127.0.0.1:{one.port}", "--token", "kairos_x_y"])
+    assert wrong.exit_code == 4
+    nobody = CliRunner().invoke(main, ["status", "--url", "http://127.0.0.1:1"])
+    assert (nobody.exit_code, "no gateway answers at http://127.0.0.1:1" in nobody.output) == (2, True)
 
 
 def test_a_route_in_its_place_is_refused_at_load():
