@@ -39,7 +39,7 @@ export PYTHONMALLOC=malloc PYTHONPATH="$copy" PYTHONDONTWRITEBYTECODE=1
     tests/proxy/test_policy.py tests/proxy/test_retry.py tests/proxy/test_hedging.py tests/proxy/test_queue.py \
     tests/proxy/test_pipes.py tests/proxy/test_detached.py tests/proxy/test_edits.py tests/proxy/test_cors.py \
     tests/proxy/test_access.py tests/proxy/test_ratelimit.py tests/proxy/test_compress.py tests/proxy/test_cache.py \
-    tests/proxy/test_cache_conformance.py tests/proxy/test_security_headers.py tests/proxy/test_tls.py
+    tests/proxy/test_cache_conformance.py tests/proxy/test_security_headers.py tests/proxy/test_tls.py tests/proxy/test_sockets.py
 status=0
 "$python" -m pytest -q -p no:cacheprovider "$@" || status=$?
 unset LD_PRELOAD
