@@ -165,7 +165,7 @@ class _StreamLines:
         self._out = out
 
     def __call__(self, line: str) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # full, without a reader, closed
             self._out.write(line + "\n")
             self._out.flush()
 

@@ -78,6 +78,8 @@ def test_all_cases_and_peers_are_the_default():
         "tls16k",
         "handshake",
         "handshake12",
+        "tlsnew",
+        "tlsnew12",
         "workers2",
         "policies",
         "idle",

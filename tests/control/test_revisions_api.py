@@ -48,8 +48,13 @@ def test_reloads_are_revisions_too(g):
     before = ask(g, "GET", "/api/revisions?limit=1")[0]
     g.config_path.write_text(g.config_path.read_text() + "\n")
     g.signal(signal.SIGHUP)
-    g.wait(lambda: ask(g, "GET", "/api/revisions?limit=1")[0]["number"] > before["number"], "the revision")
-    newest = ask(g, "GET", "/api/revisions?limit=1")[0]
+
+    def newest_written():
+        found = ask(g, "GET", "/api/revisions?limit=1")[0]
+        return found if found["number"] > before["number"] and found["parent"] is not None else None
+
+    g.wait(newest_written, "the revision, in the database")
+    newest = newest_written()
     assert (newest["origin"], newest["author"], newest["parent"]) == ("signal", "", before["number"])
 
 

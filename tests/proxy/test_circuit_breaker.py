@@ -448,7 +448,7 @@ def test_trials_of_a_killed_worker_are_replaced() -> None:
 
 def test_an_operator_has_the_last_word() -> None:
     with failing(count=8) as (g, only, url):
-        path = "/v1/backends/" + url.replace(":", "%3A").replace("/", "%2F")
+        path = "/api/backends/" + url.replace(":", "%3A").replace("/", "%2F")
 
         def force(word: str) -> None:
             code, said = g.admin("PATCH", path, {"breaker": word})

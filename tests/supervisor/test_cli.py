@@ -369,7 +369,7 @@ def test_reload_waits_for_the_outcome(shell, running):
 def test_revisions_are_listed_and_shown(shell, running):
     code, out, _ = shell.kairos("revisions")
     assert code == 0
-    assert re.search(r"^REVISION .*\n1 +20\d\d-\S+ \S+ +start +./config.json +[0-9a-f]{12}$", out, re.M)
+    assert re.search(r"^REVISION .*\n1 +20\d\d-\S+ \S+ +- +start +[0-9a-f]{12}$", out, re.M)
     code, out, _ = shell.kairos("revisions", "show", "1")
     assert (code, json.loads(out)["jwt"]) == (0, {"secret": "***"})
 
