@@ -36,6 +36,7 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY_S = 5.0
 CONNECT_S = 5.0
 STATEMENT_S = 15.0
+READY_S = 3.0
 _MIGRATION_LOCK = 0x6B6169726F73  # of PostgreSQL's advisory locks: one node migrates, the others wait for it
 
 
@@ -102,7 +103,7 @@ class Database:
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Raises UnavailableError."""
-        self._ready()
+        await self._reached()
         with _explained():
             async with self._engine.connect() as connection:
                 yield connection
@@ -110,13 +111,17 @@ class Database:
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """All or nothing. Raises UnavailableError."""
-        self._ready()
+        await self._reached()
         async with self._transaction() as connection:
             yield connection
 
-    def _ready(self) -> None:
+    async def _reached(self) -> None:
+        """A moment after the start it may still be brought up to date: who asks then waits."""
         if not self.started:
-            raise UnavailableError("the database was not reached yet; it is tried again")
+            try:
+                await asyncio.wait_for(self.ready.wait(), READY_S)
+            except TimeoutError:
+                raise UnavailableError("the database was not reached yet; it is tried again") from None
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:

@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -180,11 +181,13 @@ class FileLines:
         self._look_at = 0.0
         self._cut = False
         """The last line was not written to its end."""
+        self._lock = threading.Lock()  # one thread must not close what another one writes to
 
     def __call__(self, line: str) -> None:
         data = line.encode("utf-8", "backslashreplace") + b"\n"
         try:
-            self._append(data)
+            with self._lock:
+                self._append(data)
         except OSError:
             with contextlib.suppress(OSError):
                 os.write(2, data)

@@ -213,20 +213,25 @@ def test_a_file_that_is_a_mount_is_refused_before_anything_is_tried(tmp_path):
 
 KILLER = '''
 """Kills the control process, or the whole gateway, at one step of a write: known by what it does to files."""
-import os, signal, sys
+import os, signal, sys, threading
 
 WISH = os.environ["KILL_AT"]
-busy = renamed = False
+mine = threading.local()  # what another thread opens meanwhile is looked at all the same
+renamed = False
 
 
 def hook(event, arguments):
-    global busy, renamed
-    if busy or event not in ("open", "os.chmod", "os.rename") or not os.path.exists(WISH):
+    global renamed
+    if getattr(mine, "busy", False) or event not in ("open", "os.chmod", "os.rename") or not os.path.exists(WISH):
         return
-    busy = True
-    with open(WISH) as file:
-        step, whom, folder = file.read().split()
-    busy = False
+    mine.busy = True
+    try:
+        with open(WISH) as file:
+            step, whom, folder = file.read().split()
+    except (OSError, ValueError):  # gone by now, or not yet written
+        return
+    finally:
+        mine.busy = False
     first = arguments[0] if isinstance(arguments[0], int) else os.fsdecode(arguments[0])
     staged = str(first).endswith(".kairos-new")
     steps = {

@@ -132,7 +132,9 @@ def test_a_locked_one_is_unavailable(tmp_path, monkeypatch):
     asyncio.run(main())
 
 
-def test_one_that_was_not_started_is_unavailable(tmp_path):
+def test_one_that_was_not_started_is_unavailable(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "READY_S", 0.05)
+
     async def main():
         with pytest.raises(UnavailableError, match="not reached yet"):
             async with Database(f"sqlite:///{tmp_path / 'kairos.db'}").read():
