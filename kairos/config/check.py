@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from kairos.config import oidc, redis
+from kairos.config.check_admin import check_admin
 from kairos.config.check_listeners import check_listeners
 from kairos.config.check_logs import check_logs
 from kairos.config.check_routes import check_routes, check_tls
@@ -40,6 +41,7 @@ def check(config: Config, *, insecure_dev: bool = False) -> list[Problem]:
     _check_networks(config, found)
     check_listeners(config.server, found)
     check_logs(config, found)
+    check_admin(config, found)
     check_tls(config.tls, ("tls",), found)
     _check_metrics(config, found)
     _check_sections(config, found)

@@ -54,12 +54,12 @@ def _check_tls(server: Server, tls: ServerTls, found: Findings) -> None:
     _check_clients(tls.client_auth, (*keys, "client_auth"), found)
     good = True
     for at, certificate in enumerate(tls.certificates):
-        good &= _check_certificate(certificate, (*keys, "certificates", at), found)
+        good &= check_certificate(certificate, (*keys, "certificates", at), found)
     if good and tls.certificates:
         _try_out(tls, keys, found)
 
 
-def _check_certificate(one: ServerCertificate, keys: Keys, found: Findings) -> bool:
+def check_certificate(one: ServerCertificate, keys: Keys, found: Findings) -> bool:
     """Whether its files can be used."""
     if one.client_auth is not None:
         _check_clients(one.client_auth, (*keys, "client_auth"), found)

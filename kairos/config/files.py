@@ -42,6 +42,8 @@ def tls_files(config: Config) -> Iterator[str]:
     """Every certificate and key that is named."""
     if config.server.tls is not None:
         yield from _served(config.server.tls)
+    if config.admin.tls is not None:
+        yield from filter(None, (config.admin.tls.cert_file, config.admin.tls.key_file))
     for tls in (config.tls, *(route.tls for route in config.routers)):
         if tls is not None:
             yield from filter(None, (tls.ca_file, tls.cert_file, tls.key_file))

@@ -192,7 +192,14 @@ class Control:
         if local is not None:
             asyncio.get_running_loop().remove_reader(local.fileno())
         if self._loading is None:
-            self._loading = asyncio.create_task(self._start_management(local))
+            self._loading = asyncio.create_task(self._start_or_say(local))
+
+    async def _start_or_say(self, local: socket.socket | None) -> None:
+        """Traffic is served without it."""
+        try:
+            await self._start_management(local)
+        except Exception:
+            log.exception("the gateway cannot be managed until it is started anew")
 
     async def _start_management(self, local: socket.socket | None) -> None:
         # In a thread, so that the log is written and backends are checked meanwhile.

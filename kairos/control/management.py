@@ -28,7 +28,7 @@ from kairos.storage.state import REVISIONS
 from kairos.telemetry.log import adopt, get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from kairos.config.admin import Admin
@@ -105,7 +105,13 @@ class Management:
         self._servers: list[Server] = []
         self._port = AdminPort(self)
         self._gateway = GatewayPort(self, f"{control_path}{ADMIN_SUFFIX}" if control_path else "")
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Beside everything else, until it ends or we do."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _follow(self, node: str) -> Callable[[InUse, Requests], SharedSource]:
         def source(in_use: InUse, requests: Requests) -> SharedSource:
@@ -129,13 +135,13 @@ class Management:
             server = Server(self.app, "local", self._local)
             server.start()
             self._servers.append(server)
-        self._tasks.append(asyncio.create_task(self._open_database()))
+        self._do(self._open_database())
 
     def apply(self, config: Config, series: Assignment) -> None:
         """A configuration is in use."""
         self.access.apply(config.admin)
         if self.database.started:
-            self._tasks.append(asyncio.create_task(self._prepare_access()))
+            self._do(self._prepare_access())
         self._port.apply(config.admin)
         self._gateway.apply(config.admin)
         self.history.apply(config, series)
@@ -146,12 +152,13 @@ class Management:
         await asyncio.gather(self._port.close(), self._leave())
 
     async def close(self) -> None:
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
         await asyncio.gather(
             self._port.close(), self._gateway.close(), self._leave(), *(server.close() for server in self._servers)
         )
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.history.close(LAST_SAMPLE_S)
         await self.access.close()
         await asyncio.gather(self.audit.close(), self._ledger.close())
@@ -218,18 +225,19 @@ class GatewayPort:
 
 
 class AdminPort:
-    """The TCP listener as configured: opened, moved, closed."""
+    """The TCP listener as configured: opened, moved, closed; opened anew with a certificate that was renewed."""
 
     def __init__(self, management: Management) -> None:
         self._management = management
-        self._wanted: Admin | None = None
+        self._place: tuple[object, ...] = ()
         self._server: Server | None = None
         self._task: asyncio.Task[None] | None = None
 
     def apply(self, admin: Admin) -> None:
-        if self._wanted is not None and _place(admin) == _place(self._wanted):
+        place = _place(admin)
+        if place == self._place:
             return
-        self._wanted = admin
+        self._place = place
         self._task = asyncio.create_task(self._change(admin, self._task))
 
     async def close(self) -> None:
@@ -276,8 +284,15 @@ class AdminPort:
 
 
 def _place(admin: Admin) -> tuple[object, ...]:
-    """What the listener depends on."""
-    return admin.enabled, admin.host, admin.port, admin.tls
+    """What the listener depends on: with TLS, also what its files are now."""
+    files = (admin.tls.cert_file, admin.tls.key_file) if admin.tls is not None else ()
+    return admin.enabled, admin.host, admin.port, admin.tls, *(_changed_at(file) for file in files if file)
+
+
+def _changed_at(file: str) -> int:
+    with contextlib.suppress(OSError):
+        return os.stat(file).st_mtime_ns
+    return 0
 
 
 def url_of(admin: Admin, port: int | None = None) -> str:

@@ -259,7 +259,7 @@ class Accounts:
         """Made or changed."""
         _checked_name(name, ROLE_NAME, "a role's name")
         permissions = sorted({*content.permissions, "self"})
-        _within(who, permissions, f"the role {name!r}")
+        within(who, permissions, f"the role {name!r}")
         async with self._database.write() as connection:
             await self._one_at_a_time(connection)
             row = await _role_row(connection, name)
@@ -363,20 +363,21 @@ async def _may_give(connection: AsyncConnection, who: Principal, roles: Iterable
         row = await _role_row(connection, name)
         if row is None:
             raise CommandError("invalid", f"there is no role {name!r}")
-        _within(who, _allowed(name, row["permissions"]), f"the role {name!r}")
+        within(who, _allowed(name, row["permissions"]), f"the role {name!r}")
 
 
 def _may_touch(who: Principal, user: User) -> None:
-    _within(who, user.permissions, f"the user {user.name!r}")
+    within(who, user.permissions, f"the user {user.name!r}")
 
 
 def _may_change_role(who: Principal, row: Mapping[Any, Any]) -> None:
     if row["built_in"]:
         raise CommandError("refused", f"the role {row['name']!r} is always there, as it is")
-    _within(who, _allowed(row["name"], row["permissions"]), f"the role {row['name']!r}")
+    within(who, _allowed(row["name"], row["permissions"]), f"the role {row['name']!r}")
 
 
-def _within(who: Principal, permissions: Iterable[Permission], what: str) -> None:
+def within(who: Principal, permissions: Iterable[Permission], what: str) -> None:
+    """Nobody gives, or has a hand in, more than they may do themselves. Raises DeniedError."""
     if more := sorted(set(permissions) - who.permissions - {"self"}):
         raise DeniedError(f"{what} has more permissions than {who.name}: {', '.join(more)}")
 

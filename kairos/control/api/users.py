@@ -7,7 +7,7 @@ from typing import Any
 from litestar import Request, delete, get, patch, post, put
 from msgspec import Struct
 
-from kairos.control.access.accounts import Accounts, DeniedError, NewUser, Role, RoleContent, User, UserChange, UserMade
+from kairos.control.access.accounts import Accounts, NewUser, Role, RoleContent, User, UserChange, UserMade, within
 from kairos.control.access.logins import Logins, NewToken, Token, TokenMade
 from kairos.control.access.permissions import PERMISSIONS, Permission
 from kairos.control.api.guards import needs
@@ -119,9 +119,8 @@ async def remove_role(request: Asked, accounts: Accounts, name: str) -> None:
 
 
 async def _may_act_for(request: Asked, accounts: Accounts, name: str) -> User:
-    user, who = await accounts.user(name), principal(request)
-    if more := sorted(set(user.permissions) - who.permissions - {"self"}):
-        raise DeniedError(f"the user {name!r} has more permissions than {who.name}: {', '.join(more)}")
+    user = await accounts.user(name)
+    within(principal(request), user.permissions, f"the user {name!r}")
     return user
 
 
