@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import socket
+import ssl
 
 import httpx
 import pytest
@@ -28,6 +30,7 @@ def one(tmp_path_factory):
         g.wait_log("admin API ready")
         g.url = f"https://localhost:{admin['port']}"
         g.context = client_context(authority)
+        g.authority, g.certificate = authority, admin["tls"]["cert_file"]
         yield g
 
 
@@ -69,6 +72,24 @@ def test_the_first_account_from_the_start_on(one, client):
 
 def test_another_name_is_not_served(one, client):
     assert client.get("/api/me", headers={"Host": "evil.test"}).status_code == 421
+
+
+def served_certificate(one):
+    port = int(one.url.rpartition(":")[2])
+    return ssl.get_server_certificate(("127.0.0.1", port)) if listening(port) else ""
+
+
+def listening(port):
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_renewed_certificate_is_taken_up(one):
+    before = served_certificate(one)
+    assert before
+    shutil.copy(one.authority.file("localhost", name="renewed"), one.certificate)
+    assert one.admin("POST", "/api/reload")[0] == 200
+    one.wait(lambda: served_certificate(one) not in ("", before), "the new certificate")
 
 
 def test_the_socket_rescues_who_lost_the_password(one, client):
