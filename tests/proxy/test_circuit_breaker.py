@@ -62,6 +62,7 @@ def wait_state(served: Served, name: str, count: int) -> None:
         ([answer(400), answer(404), answer(429), answer(499)], 0),
         ([answer(500)] * 4 + [answer(200)], 0),
         ([answer(500)] * 4 + [answer(404)], 0),
+        ([answer(503, b"", "Content-Type: text/event-stream")] * 3, 3),
         ([reset] * 3, 3),
         ([then_hang_up(b"HTTP/1.1 200 OK\r\nContent-Le")] * 3, 3),
         ([then_hang_up(b"no HTTP\r\n\r\n")] * 3, 3),
@@ -378,6 +379,13 @@ def test_all_workers_and_routes_share_it() -> None:
         [opened] = [line for line in g.log.splitlines() if "circuit breaker opened" in line]
     for said in (url, "5 failures in a row", "status_500", "30"):
         assert said in opened
+
+
+def test_who_was_answered_finds_the_breaker_told_at_any_worker() -> None:
+    """However soon the next request comes: what a worker knows when it answers, all know."""
+    with failing(workers=2, count=400, failure_threshold=200) as (g, only, _):
+        assert statuses(g, "/one", 250) == [500] * 200 + [503] * 50
+        assert only.came == 200
 
 
 def test_the_log_tells_how_it_went_on() -> None:

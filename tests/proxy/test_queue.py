@@ -438,6 +438,12 @@ def statuses(g: Gateway, *, clients: int, requests: int) -> list[int]:
     return found
 
 
+def test_who_was_answered_finds_the_slot_free_at_any_worker() -> None:
+    """However soon the next request comes, and on whichever connection."""
+    with origin(Counting(0.0)) as o, gateway({"routers": [limited(o.url, queue={"size": 0})]}, workers=2) as g:
+        assert [status_of(g.get("/x")[0]) for _ in range(400)] == [200] * 400
+
+
 def test_a_killed_worker_gives_its_slots_back() -> None:
     with held_origins(1) as [o], gateway({"routers": [limited(o.url, limit=4)]}, workers=2) as g:
         with asking(g, *[get()] * 4):

@@ -32,7 +32,8 @@ cdef class UpstreamConnection(Upstream):
     cdef Exchange x                     # being served, None while idle
     cdef Target target                  # the attempt that x makes here ...
     cdef bint trial                     # ... is a half-open breaker's trial
-    cdef bint settled                   # the breaker was told already
+    cdef int told                       # what the breaker heard already, or NO_VERDICT
+    cdef bint parted                    # its slot was given back
     cdef int64_t sent                   # monotonic µs at which the request was out
     cdef int64_t answered               # monotonic µs of the response head, 0 before
     cdef int state
@@ -57,6 +58,7 @@ cdef class UpstreamConnection(Upstream):
     cdef int _read_rest(self) except -1
     cdef int lose(self, Exchange x) except -1
     cdef int _stand_down(self, Exchange x, int outcome) except -1
+    cdef int _over(self, Exchange x) except -1
     cdef int _part(self, Exchange x, int outcome) except -1
     cdef int give_back(self, int64_t now) except -1
     cdef int _sent(self, Exchange x) except -1

@@ -242,7 +242,8 @@ cdef class UpstreamConnection(Upstream):
             x.rival = self
         self.target = target
         self.trial = trial
-        self.settled = False
+        self.told = NO_VERDICT
+        self.parted = False
         self.sent = now
         self.answered = 0
         self.state = U_HEAD
@@ -385,7 +386,7 @@ cdef class UpstreamConnection(Upstream):
         self.state = U_TUNNEL
         self.keep = False
         self.answered = x.answered = monotonic_us()
-        self.settled = True  # it may stay open for hours
+        self.told = SUCCESS  # it may stay open for hours
         tell(x, self.target, self.trial, SUCCESS)
         x.upstream_us = x.answered - x.sent
         x.set_upstream_head(base, head)
@@ -442,9 +443,9 @@ cdef class UpstreamConnection(Upstream):
         if self._is_event_stream(PyBytes_AS_STRING(data) + offset):
             x.event_stream = True
             x.total_deadline = 0
-            self.settled = True
             x.failure = None
-            tell(x, self.target, self.trial, FAILURE if x.plan.policy.fails(head.status) else SUCCESS)
+            self.told = FAILURE if x.plan.policy.fails(head.status) else SUCCESS
+            tell(x, self.target, self.trial, self.told)
         self._arm_body(x, now)
         return self._body(data, offset + head.length)
 
@@ -468,7 +469,9 @@ cdef class UpstreamConnection(Upstream):
             add_slice(&slices, PyBytes_AS_STRING(data) + offset, n)
             if not self.until_close:
                 self.remaining -= n
-                slices.last = self.remaining == 0
+                if self.remaining == 0:
+                    slices.last = True
+                    self._over(x)
             x.send_body(&slices, data)
             if self.x is not x:
                 return 0
@@ -503,6 +506,7 @@ cdef class UpstreamConnection(Upstream):
                 if self.trailers is not None:
                     self.trailers = announced(self.trailers, self.trailer)
                 slices.last = self.trailers is None
+                self._over(x)
             if slices.count:
                 x.send_body(&slices, data)
                 if self.x is not x:
@@ -518,6 +522,7 @@ cdef class UpstreamConnection(Upstream):
         """The response ended where it should."""
         cdef Exchange x = self.x
         x.upstream_us = (x.answered if self.at_once else monotonic_us()) - x.sent
+        self._over(x)
         x.send_end(self.trailers)
         return x.finish()
 
@@ -596,13 +601,23 @@ cdef class UpstreamConnection(Upstream):
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
+    cdef int _over(self, Exchange x) except -1:
+        """All of the response is here. Slot and breaker are told before the client, whose next request any worker gets."""
+        if self.parted:
+            return 0
+        x.failure = None  # of an attempt before this one
+        return self._part(x, FAILURE if x.plan.policy.fails(x.upstream_status) else SUCCESS)
+
     cdef int _part(self, Exchange x, int outcome) except -1:
         """The attempt is over. Of one whose breaker was told at its beginning, it hears only if it was cut."""
         cdef int64_t us = self.answered - self.sent if self.answered else -1
-        if not self.settled:
+        if self.parted:
+            return 0
+        self.parted = True
+        if self.told == NO_VERDICT:
             return leave(x, self.target, self.trial, outcome, us)
         account(x, self.target, outcome, us)
-        return tell(x, self.target, False, FAILURE) if outcome == FAILURE else 0
+        return tell(x, self.target, False, FAILURE) if outcome == FAILURE and self.told == SUCCESS else 0
 
     cdef int cancel(self, Exchange x, int outcome) except -1:
         """Nobody wants the response any more. Where all of it is here, the connection is as good as before."""
@@ -617,8 +632,7 @@ cdef class UpstreamConnection(Upstream):
     cdef int release(self, Exchange x) except -1:
         """The exchange is over: back to the pool, or close."""
         self.x = None
-        x.failure = None  # of an attempt before this one
-        self._part(x, FAILURE if x.plan.policy.fails(x.upstream_status) else SUCCESS)
+        self._over(x)
         if x.tunnelling:
             self.deadline = monotonic_us() + x.plan.settings.write_idle_us  # for what is still to be written
         return self.give_back(x.answered)
