@@ -21,7 +21,7 @@ from bench import load, peers, procfs
 from bench.load import Load
 from bench.origin import Origin
 from bench.peers import Peer
-from bench.processes import LOOPBACK
+from bench.processes import LOOPBACK, BenchError
 from bench.report import LoadResult, MemoryResult, Result, Sample
 
 CONNECTIONS = 64
@@ -192,9 +192,9 @@ def measure_idle(run: Run) -> list[Result]:
 
 
 def _idle_row(peer: Peer, count: int) -> dict[str, float]:
-    # Log buffers and the like take their memory once, not per connection: let them have it before.
+    # Log buffers, the admin API and the like take their memory once, not per connection: let them have it before.
     load.run_wrk(load.wrk_command(f"http://{LOOPBACK}:{peer.port}/plain/1", CONNECTIONS, seconds=1))
-    before = procfs.tree_memory(peer.pid)
+    before = settled_memory(peer.pid)
     with load.idle_connections(peer.port, "/plain/1", count):
         after = procfs.tree_memory(peer.pid)
     return {
@@ -203,6 +203,21 @@ def _idle_row(peer: Peer, count: int) -> dict[str, float]:
         "RSS KiB/connection": (after.rss - before.rss) / count,
         "PSS KiB/connection": (after.pss - before.pss) / count,
     }
+
+
+def settled_memory(root: int, pause: float = 1.0, readings: int = 30) -> procfs.Memory:
+    """Of a tree that has started all it starts by itself: two readings, so many s apart, differ by less than 1 %.
+
+    Raises:
+        BenchError: they never do.
+    """
+    last = procfs.tree_memory(root)
+    for _ in range(readings):
+        time.sleep(pause)
+        last, before = procfs.tree_memory(root), last
+        if abs(last.pss - before.pss) * 100 < before.pss:
+            return last
+    raise BenchError(f"the memory of process {root} and its children does not settle: it is {last.pss} KiB by now")
 
 
 def measure_fresh(run: Run) -> list[Result]:
@@ -221,7 +236,7 @@ def _fresh_row(peer: Peer) -> dict[str, float]:
     return {
         "worker RSS MiB": worker.rss / 1024,
         "worker PSS MiB": worker.pss / 1024,
-        "tree PSS MiB": procfs.tree_memory(peer.pid).pss / 1024,
+        "tree PSS MiB": settled_memory(peer.pid).pss / 1024,
         "processes": len(whole),
     }
 

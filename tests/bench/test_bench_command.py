@@ -1,5 +1,6 @@
 """`python -m bench` as a user runs it: a short real run, mistakes on the command line, Ctrl-C in the middle."""
 
+import itertools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from bench import cases, procfs
 from bench.__main__ import main, parse
+from bench.processes import BenchError
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,3 +99,16 @@ def test_failed_requests_fail_the_run(monkeypatch):
 @pytest.mark.parametrize(("descriptors", "count"), [(1 << 20, 10_000), (20_000, 10_000), (2_024, 1_000)])
 def test_idle_connections_are_as_many_as_descriptors_allow(descriptors, count):
     assert cases.idle_count(descriptors) == count
+
+
+def test_memory_is_read_when_the_tree_has_stopped_growing(monkeypatch):
+    readings = iter([100, 140, 150, 151, 700])
+    monkeypatch.setattr(procfs, "tree_memory", lambda root: procfs.Memory(rss=0, pss=next(readings)))
+    assert cases.settled_memory(1, pause=0).pss == 151
+
+
+def test_memory_that_goes_on_growing_is_no_figure(monkeypatch):
+    sizes = itertools.count(100, 50)
+    monkeypatch.setattr(procfs, "tree_memory", lambda root: procfs.Memory(rss=0, pss=next(sizes)))
+    with pytest.raises(BenchError, match="does not settle: it is 350 KiB"):
+        cases.settled_memory(1, pause=0, readings=5)
