@@ -63,15 +63,20 @@ def verify(context: click.Context, /, **given: Any) -> None:
         found = client.verify_audit()
     if not found.intact:
         fail(1, [f"not intact: entry {found.broken_at}: {found.reason}"])
-    click.echo(f"intact: {found.entries} entries, the last is {found.number} with hash {found.hash}")
+    gone = f" after {found.pruned} that were kept long enough" if found.pruned else ""
+    click.echo(f"intact: {found.entries} entries{gone}, the last is {found.number} with hash {found.hash}")
 
 
 @audit.command()
 @click.option("--format", "format_", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)
+@click.option("--since", metavar="TIME", help="ISO 8601: only from then on.")
+@click.option("--until", metavar="TIME", help="ISO 8601: only before then.")
 @with_options
 @click.pass_context
-def export(context: click.Context, /, format_: Literal["jsonl", "csv"], **given: Any) -> None:
+def export(
+    context: click.Context, /, format_: Literal["jsonl", "csv"], since: str | None, until: str | None, **given: Any
+) -> None:
     """Write all of it to standard output."""
     with answering(taken(context, given)) as client:
-        data = client.export_audit(format=format_)
+        data = client.export_audit(format=format_, since=since, until=until)
     sys.stdout.write(data)

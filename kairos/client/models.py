@@ -937,6 +937,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
     intact: bool
     entries: int
+    pruned: int
     number: int
     hash: str
     broken_at: int | None = None

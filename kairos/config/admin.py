@@ -48,6 +48,15 @@ class Lockout(Spec, frozen=True):
     longest: Seconds = 3600.0
 
 
+class AdminAudit(Spec, frozen=True):
+    """How long the audit log is kept; the oldest entries go first. Of nodes with one database, the least counts."""
+
+    days: Annotated[int, Meta(ge=0, le=36_500)] = 400
+    """0: for ever."""
+    entries: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 2_000_000
+    """And no more than so many, about half a kilobyte each; 0: however many there are."""
+
+
 class AdminSso(Spec, frozen=True):
     """People log in at an OpenID provider. There, `https://<admin host>/api/sso/callback` has to be allowed."""
 
@@ -97,6 +106,7 @@ class Admin(Spec, frozen=True):
     sessions: AdminSessions = AdminSessions()
     tokens: AdminTokens = AdminTokens()
     lockout: Lockout = Lockout()
+    audit: AdminAudit = AdminAudit()
     sso: AdminSso | None = None
 
 

@@ -84,7 +84,7 @@ class Management:
         self._changes = changes
         self.database = Database(config.storage.url) if config.storage.url else _embedded(folder)
         self.history = History(board, self.database, node_name(config))
-        self.audit = Audit(self.database, node_name(config))
+        self.audit = Audit(self.database, node_name(config), kept=config.admin.audit)
         node = node_name(config)
         self._follower: Follower | None = None
         if config.storage.source == "database" and changes is not None:
@@ -140,6 +140,7 @@ class Management:
     def apply(self, config: Config, series: Assignment) -> None:
         """A configuration is in use."""
         self.access.apply(config.admin)
+        self.audit.apply(config.admin.audit)
         if self.database.started:
             self._do(self._prepare_access())
         self._port.apply(config.admin)

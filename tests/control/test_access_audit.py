@@ -20,6 +20,7 @@ from kairos.control.api import recording
 from kairos.control.api.app import make_app
 from kairos.storage import schema
 from kairos.storage.database import Database, UnavailableError
+from tests.control import access_app
 
 ANN = Principal("ann", "session", ALL)
 
@@ -377,10 +378,54 @@ def test_what_was_damped_is_counted():
     now = [0.0]
     damper = recording.Damper(lambda: now[0])
     assert damper.ended() == []
-    assert sum(damper.admits(f"2001:db8::{number:x}") for number in range(30)) == recording.DAMPED
+    assert sum(damper.admits(NOBODY, f"2001:db8::{number:x}") for number in range(30)) == recording.DAMPED
     now[0] = recording.WINDOW_S
     assert damper.ended() == [("2001:db8::/64", 10)]
-    assert damper.admits("2001:db8::1")
+    assert damper.admits(NOBODY, "2001:db8::1")
+
+
+def admitted(damper, now, who, addresses):
+    """In ten minutes, with as many refusals a minute from each."""
+    found = 0
+    for _ in range(10):
+        damper.ended()
+        found += sum(damper.admits(who, address) for address in addresses for _ in range(20))
+        now[0] += recording.WINDOW_S
+    return found
+
+
+def test_many_addresses_cannot_drive_older_entries_out_of_a_log_that_is_bounded():
+    now = [0.0]
+    damper = recording.Damper(lambda: now[0])
+    found = admitted(damper, now, NOBODY, [f"192.0.{high}.{low}" for high in range(2) for low in range(250)])
+    assert found == recording.BURST + 9 * recording.STEADY
+    left_out = damper.ended()
+    assert len(left_out) == recording.TOLD + 1
+    assert sum(count for _, count in left_out) == 500 * 20 - recording.STEADY
+
+
+def test_nor_can_a_user_by_what_they_may_not_do():
+    now = [0.0]
+    damper = recording.Damper(lambda: now[0])
+    assert admitted(damper, now, ANN, ["192.0.2.1"] * 100) == 10 * recording.DAMPED_USER
+    assert damper.ended() == [("user ann", 2000 - recording.DAMPED_USER)]
+
+
+def test_a_login_that_succeeds_is_kept_however_many_fail(tmp_path):
+    async def main():
+        async with access_app.served(f"sqlite:///{tmp_path / 'kairos.db'}") as s:
+            await s.add("ann", "viewer")
+            for _ in range(30):
+                await s.client().post("/api/reload")
+            await s.logged_in("ann")
+            return [one.outcome for one in await s.entries(action="login")]
+
+    assert asyncio.run(main()) == ["done"]
+
+
+def test_what_nobody_sends_is_not_kept(tmp_path):
+    (entry,) = asked(tmp_path, None, ("POST", "/api/reload", {"json": {"filler": "x" * 4000}}))
+    assert entry.detail == {"status": 401}
 
 
 def test_a_failure_is_recorded_as_one(tmp_path):

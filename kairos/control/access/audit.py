@@ -19,10 +19,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, structs
-from sqlalchemy import String, and_, cast, func, insert, or_, select, text, update
+from sqlalchemy import String, and_, cast, delete, func, insert, or_, select, text, update
 
+from kairos.config.admin import AdminAudit
 from kairos.config.mask import hidden
+from kairos.control.access import retention
 from kairos.control.access.principal import Principal
+from kairos.control.access.retention import Old, Pruned
 from kairos.storage.database import UnavailableError
 from kairos.storage.schema import audit, settings
 from kairos.telemetry.log import get_logger
@@ -30,7 +33,7 @@ from kairos.telemetry.log import get_logger
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from sqlalchemy import ColumnElement, RowMapping
+    from sqlalchemy import ColumnElement, RowMapping, Select
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from kairos.storage.database import Database
@@ -44,6 +47,10 @@ LONGEST = {"actor": 200, "method": 20, "address": 64, "action": 100, "target": 2
 DETAIL = 16_384  # characters
 ANCHOR = "audit.anchor"
 HEAD = "audit.head"
+PRUNED = "audit.pruned"
+PRUNE_BATCH = 2000
+FIRST_PRUNE_S = 60.0
+PRUNE_EVERY_S = 3600.0
 _LOCK = 0x6B6169726F61  # of PostgreSQL's advisory locks: one node appends at a time
 SYSTEM = Principal("kairos", "local", frozenset())
 
@@ -90,6 +97,8 @@ class Verdict(Struct, frozen=True):
     intact: bool
     entries: int
     """That were looked at."""
+    pruned: int
+    """Those with numbers up to this were kept long enough and are gone; an entry `audit.prune` says so."""
     number: int
     """Of the newest entry."""
     hash: str
@@ -123,9 +132,16 @@ class _Lost(Struct):
 class Audit:
     """`start`, `record` as often as needed, `close`; `search`, `export` and `verify` at any time."""
 
-    def __init__(self, database: Database, node: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        node: str,
+        clock: Callable[[], float] = time.time,
+        kept: AdminAudit | None = None,
+    ) -> None:
         self._database = database
         self._node = node
+        self._kept = kept or AdminAudit()
         self._clock = clock
         self._waiting: deque[_Waiting] = deque()
         self._lost = _Lost()
@@ -134,19 +150,23 @@ class Audit:
         self._news = asyncio.Event()
         self._written = asyncio.Event()
         self._written.set()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._verifying = asyncio.Lock()
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._write_all())
+        self._tasks = [asyncio.create_task(self._write_all()), asyncio.create_task(self._prune_all())]
+
+    def apply(self, kept: AdminAudit) -> None:
+        """A configuration is in use."""
+        self._kept = kept
 
     async def close(self, patience: float = 1.0) -> None:
         """What waits is written, or else said in the log."""
         with contextlib.suppress(TimeoutError):
             await self.flush(patience)
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for one in self._waiting:
             log.error("an audit entry could not be kept", **structs.asdict(one))
 
@@ -224,26 +244,24 @@ class Audit:
 
     def _loss(self, count: int) -> _Waiting:
         now = round(self._clock(), 6)
-        detail = _detail({"entries": count, "since": self._lost.since, "until": now})
-        return _Waiting(now, self._node, SYSTEM.name, SYSTEM.method, "", "audit.lost", "", "failed", detail, "")
+        return self._of_itself("audit.lost", {"entries": count, "since": self._lost.since, "until": now}, "failed", now)
+
+    def _of_itself(self, action: str, detail: dict[str, Any], outcome: Outcome, now: float) -> _Waiting:
+        return _Waiting(now, self._node, SYSTEM.name, SYSTEM.method, "", action, "", outcome, _detail(detail), "")
 
     async def _append(self, connection: AsyncConnection, batch: list[_Waiting]) -> list[dict[str, Any]]:
         """Their places in the chain, unless a write that seemed to fail gave them these already."""
-        if self._database.shared:
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        await self._one_at_a_time(connection)
         if self._attempted is not None and await self._is_there(connection, *self._attempted):
             return []
-        number, previous = await _end_of_chain(connection)
-        rows = []
-        for one in batch:
-            number += 1
-            row = {"number": number, **structs.asdict(one), "previous": previous}
-            previous = row["hash"] = hash_of(row)
-            rows.append(row)
-        self._attempted = number, previous
-        await connection.execute(insert(audit), rows)
-        await _set(connection, HEAD, {"number": number, "hash": previous})
+        rows = await _chained(connection, batch)
+        self._attempted = rows[-1]["number"], rows[-1]["hash"]
+        await _add(connection, rows)
         return rows
+
+    async def _one_at_a_time(self, connection: AsyncConnection) -> None:
+        if self._database.shared:
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
     async def _is_there(self, connection: AsyncConnection, number: int, hash_: str) -> bool:
         return await connection.scalar(select(audit.c.hash).where(audit.c.number == number)) == hash_
@@ -268,29 +286,134 @@ class Audit:
             last = rows[-1]["number"]
             yield [_entry(row) for row in rows]
 
+    # --- what was kept long enough ---
+
+    async def _prune_all(self) -> None:
+        await asyncio.sleep(FIRST_PRUNE_S)
+        while True:
+            try:
+                await self.prune()
+            except UnavailableError as error:
+                log.warning("the audit log is not pruned; trying again", error=str(error))
+            except Exception as error:
+                log.error("the audit log cannot be pruned", exc_info=error)
+            await asyncio.sleep(PRUNE_EVERY_S)
+
+    async def prune(self) -> int:
+        """Remove what need not be kept (admin.audit), in pieces; how many entries went. Raises UnavailableError."""
+        gone = 0
+        while count := await self._prune_some():
+            gone += count
+        return gone
+
+    async def _prune_some(self) -> int:
+        async with self._database.read() as connection:  # mostly there is nothing, and nobody has to wait
+            if (await self._due(connection))[1] is None:
+                return 0
+        async with self._database.write() as connection:
+            await self._one_at_a_time(connection)
+            first, last = await self._due(connection)
+            if last is None:
+                return 0
+            count = last.number - first + 1
+            detail = retention.told(last, count, await _fault(connection, last.number))
+            about = self._of_itself(retention.ACTION, detail, "done", round(self._clock(), 6))
+            rows = await _chained(connection, [about])
+            await _add(connection, rows)
+            await connection.execute(delete(audit).where(audit.c.number <= last.number))
+            await _set(connection, PRUNED, structs.asdict(Pruned(last.number, last.hash)))
+        _tell(rows[0])
+        log.info("audit entries were kept long enough and are gone", **detail)
+        return count
+
+    async def _due(self, connection: AsyncConnection) -> tuple[int, Old | None]:
+        """The first number that is there, and the last entry that may go."""
+        query = select(audit.c.number, audit.c.time, audit.c.hash).order_by(audit.c.number).limit(PRUNE_BATCH)
+        oldest = [Old(*row) for row in await connection.execute(query)]
+        newest = (await _get(connection, HEAD) or {"number": 0})["number"]
+        first = oldest[0].number if oldest else 0
+        return first, retention.due(oldest, newest, self._kept, self._clock())
+
+    # --- the chain ---
+
     async def verify(self) -> Verdict:
         """Walk along the chain; one at a time does. Raises UnavailableError."""
         async with self._verifying:
-            return await self._verify()
+            while True:
+                begins = await self._begins()
+                verdict = await self._walk(begins)
+                if verdict.intact or await self._begins() == begins:  # else it was shortened meanwhile
+                    return verdict
 
-    async def _verify(self) -> Verdict:
+    async def _begins(self) -> Pruned:
+        async with self._database.read() as connection:
+            return await _beginning(connection)
+
+    async def _walk(self, begins: Pruned) -> Verdict:
         async with self._database.read() as connection:
             head = await _get(connection, HEAD) or {"number": 0, "hash": ""}
-            anchor = await _get(connection, ANCHOR)
-        number, hash_ = 0, anchor or ""
+        number, hash_, pruning = begins.number, begins.hash, None
+
+        def verdict(reason: str = "", at: int | None = None) -> Verdict:
+            return Verdict(not reason, number - begins.number, begins.number, number, hash_, at, reason)
+
         while number < head["number"]:
-            async with self._database.read() as connection:
-                query = select(audit).where(audit.c.number > number).order_by(audit.c.number).limit(PAGE)
-                rows = (await connection.execute(query.where(audit.c.number <= head["number"]))).mappings().all()
+            rows = await self._after(number, head["number"])
             if not rows:
-                return Verdict(False, number, number, hash_, number + 1, "the newest entries are missing")
+                return verdict("the newest entries are missing", number + 1)
             for row in rows:
-                if reason := _wrong(dict(row), number + 1, hash_):
-                    return Verdict(False, number, number, hash_, number + 1, reason)
+                if reason := _wrong(row, number + 1, hash_):
+                    return verdict(reason, number + 1)
                 number, hash_ = row["number"], row["hash"]
-        intact = hash_ == head["hash"] or not number
-        reason = "" if intact else "the newest entry is not the one that was noted"
-        return Verdict(intact, number, number, hash_, None if intact else number, reason)
+                pruning = row if row["action"] == retention.ACTION else pruning
+        if hash_ != head["hash"] and number:
+            return verdict("the newest entry is not the one that was noted", number)
+        if not retention.vouches(pruning, begins):
+            return verdict("the entries before were not removed because they were kept long enough", begins.number)
+        return verdict()
+
+    async def _after(self, number: int, last: int) -> list[dict[str, Any]]:
+        async with self._database.read() as connection:
+            found = await connection.execute(_between(number, last).limit(PAGE))
+            return [dict(row) for row in found.mappings()]
+
+
+async def _beginning(connection: AsyncConnection) -> Pruned:
+    pruned = await _get(connection, PRUNED)
+    return Pruned(**pruned) if pruned else Pruned(0, await _get(connection, ANCHOR) or "")
+
+
+async def _fault(connection: AsyncConnection, last: int) -> str:
+    """What is wrong with the entries that are about to go, which nobody can ask about then."""
+    begins = await _beginning(connection)
+    number, hash_ = begins.number, begins.hash
+    for row in (await connection.execute(_between(number, last))).mappings():
+        if reason := _wrong(dict(row), number + 1, hash_):
+            return f"{number + 1}: {reason}"
+        number, hash_ = row["number"], row["hash"]
+    return ""
+
+
+def _between(number: int, last: int) -> Select[Any]:
+    """Entries behind one, up to another."""
+    return select(audit).where(audit.c.number > number, audit.c.number <= last).order_by(audit.c.number)
+
+
+async def _chained(connection: AsyncConnection, batch: list[_Waiting]) -> list[dict[str, Any]]:
+    """As rows behind the newest."""
+    number, previous = await _end_of_chain(connection)
+    rows = []
+    for one in batch:
+        number += 1
+        row = {"number": number, **structs.asdict(one), "previous": previous}
+        previous = row["hash"] = hash_of(row)
+        rows.append(row)
+    return rows
+
+
+async def _add(connection: AsyncConnection, rows: list[dict[str, Any]]) -> None:
+    await connection.execute(insert(audit), rows)
+    await _set(connection, HEAD, {"number": rows[-1]["number"], "hash": rows[-1]["hash"]})
 
 
 def hash_of(row: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Every write, and every attempt that was refused, goes into the audit log: here, and nowhere else.
 
 What is recorded of a request: who, from where, what (the handler's name, or what it says with `note`), to what, how it
-ended, and the body where it is short JSON, secrets masked. Those who did not prove who they are get DAMPED entries a
-minute and address; the rest is counted, so that nobody can fill the database from outside.
+ended, and the body where it is short JSON, secrets masked. The log is bounded, so what is refused is damped: nobody is
+to fill it, or drive older entries out of it, by what they may not do.
 """
 
 from __future__ import annotations
@@ -31,9 +31,13 @@ if TYPE_CHECKING:
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 REFUSED = frozenset({401, 403, 421, 429})
 BODY = 8192  # bytes of a request that are kept
-DAMPED = 20
-ADDRESSES = 1000
+DAMPED = 20  # entries a minute of an address (of IPv6: a /64) that proved nothing
+DAMPED_USER = 300  # of a user, of what did not succeed
+BURST, STEADY = 1000, 2.0  # of all who proved nothing together: at once, and a minute after that
+SOURCES = 1000
+TOLD = 10  # sources of which an entry says how much was left out; the rest is one
 WINDOW_S = 60.0
+OTHERS = "others"
 _NOTE = "kairos_note"
 _ID = "kairos_request_id"
 _GOOD_ID = re.compile(r"[\w.:=+/-]{1,64}", re.ASCII)
@@ -97,16 +101,16 @@ class Recording:
         if method_of(scope) in READING and not said and not (refused and (principal is not NOBODY or _tried(scope))):
             return
         address = address_of(scope)
-        if principal is NOBODY:
-            for others, count in self._damper.ended():
-                audit.record(NOBODY, "audit.damped", "", "refused", {"requests": count}, address=others)
-            if not self._damper.admits(address):
-                return
+        for source, count in self._damper.ended():
+            audit.record(NOBODY, "audit.damped", source, "refused", {"requests": count})
+        if status >= 400 and not self._damper.admits(principal, address):
+            return
         told: _Note = cast("dict[str, Any]", scope).get(_NOTE) or _Note()
         if told.actor is not None:
             principal = Principal(told.actor, principal.method, frozenset())
         outcome: Outcome = "refused" if refused else "done" if status < 400 else "failed"
-        detail = {"status": status, **(request.body() if told.detail is None else told.detail)}
+        body = {} if principal is NOBODY else request.body()
+        detail = {"status": status, **(body if told.detail is None else told.detail)}
         action, target = told.action or action_of(scope), told.target or target_of(scope)
         audit.record(principal, action, target, outcome, detail, address=address, request_id=request_id_of(scope))
 
@@ -178,30 +182,49 @@ def method_of(scope: Scope) -> str:
 
 
 class Damper:
-    """How many entries those get who proved nothing, by address (of IPv6: by /64)."""
+    """Who gets an entry more for what was refused, and how many were left out."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._ends = 0.0
         self._counts: dict[str, int] = {}
+        self._left_out: dict[str, int] = {}
+        self._room = float(BURST)
+        """Of all who proved nothing."""
+        self._filled = clock()
 
-    def admits(self, address: str) -> bool:
+    def admits(self, who: Principal, address: str) -> bool:
         """One more."""
-        key = network_of(address)
-        if key not in self._counts and len(self._counts) >= ADDRESSES:
-            key = "others"
-        self._counts[key] = self._counts.get(key, 0) + 1
-        return self._counts[key] <= DAMPED
+        nobody = who is NOBODY
+        key = network_of(address) if nobody else f"user {who.name}"
+        if key not in self._counts and len(self._counts) >= SOURCES:
+            key = OTHERS
+        count = self._counts[key] = self._counts.get(key, 0) + 1
+        admitted = count <= (DAMPED if nobody else DAMPED_USER) and (not nobody or self._take())
+        if not admitted:
+            self._left_out[key] = self._left_out.get(key, 0) + 1
+        return admitted
+
+    def _take(self) -> bool:
+        now = self._clock()
+        self._room = min(float(BURST), self._room + (now - self._filled) / 60.0 * STEADY)
+        self._filled = now
+        if self._room < 1.0:
+            return False
+        self._room -= 1.0
+        return True
 
     def ended(self) -> list[tuple[str, int]]:
-        """Who had more than that in the minute that is over."""
+        """What was left out in the minute that is over, the most first."""
         now = self._clock()
         if now < self._ends:
             return []
-        over = [(key, count - DAMPED) for key, count in self._counts.items() if count > DAMPED]
+        over = sorted(self._left_out.items(), key=lambda one: one[1], reverse=True)
+        rest = sum(count for _, count in over[TOLD:])
         self._counts.clear()
+        self._left_out.clear()
         self._ends = now + WINDOW_S
-        return over
+        return over[:TOLD] + ([(OTHERS, rest)] if rest else [])
 
 
 def network_of(address: str) -> str:
