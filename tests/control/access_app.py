@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
@@ -36,6 +36,29 @@ class Client(httpx.AsyncClient):
         super().__init__(**words)
         self._app = app
 
+    async def socket_code(self, path: str, **headers: str) -> int:
+        """What a WebSocket is answered: 101, or the code it is closed with."""
+        request = self.build_request("GET", path, headers=headers)
+        code = asyncio.get_running_loop().create_future()
+        told = iter(({"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1000}))
+
+        async def receive():
+            return next(told)
+
+        async def send(message):
+            if not code.done():
+                code.set_result(101 if message["type"] == "websocket.accept" else message["code"])
+
+        scope = {
+            "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "subprotocols": [], "scheme": "ws",
+            "headers": [(name.lower(), value) for name, value in request.headers.raw], "extensions": {},
+            "path": request.url.path, "raw_path": request.url.raw_path, "query_string": request.url.query,
+            "server": ("127.0.0.1", 5901), "client": ("192.0.2.9", 1), "root_path": "",
+        }  # fmt: skip
+        async with asyncio.timeout(10):
+            await asyncio.gather(self._app(scope, receive, send), return_exceptions=True)
+        return await code
+
     async def app_status(self, request: httpx.Request) -> int:
         """Of an answer that may never end."""
         status = asyncio.get_running_loop().create_future()
@@ -63,14 +86,14 @@ class Client(httpx.AsyncClient):
 
 
 class Served:
-    """The app, and how to speak to it."""
+    """The app, and how to speak to it. `more`: things that handlers ask for, in place of what stands for them."""
 
-    def __init__(self, url: str, admin: Admin) -> None:
+    def __init__(self, url: str, admin: Admin, more: Mapping[str, Any] = {}) -> None:
         self.database = Database(url)
         self.audit = Audit(self.database, "one")
         self.access = Access(self.database, admin, Passwords(FAST))
         things: dict[str, Any] = dict.fromkeys(wanted(all_handlers()), Anything())
-        things |= {"database": self.database, "audit": self.audit, **self.access.things()}
+        things |= {"database": self.database, "audit": self.audit, **self.access.things(), **more}
         self.app = make_app(things, authenticators(self.access.logins))
 
     def client(self, kind: str = "remote", address: str = "192.0.2.9", base: str = HOST) -> Client:
@@ -106,8 +129,8 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def served(url: str, admin: Admin = Admin()) -> AsyncIterator[Served]:  # noqa: B008
-    made = Served(url, admin)
+async def served(url: str, admin: Admin = Admin(), **more: Any) -> AsyncIterator[Served]:  # noqa: B008
+    made = Served(url, admin, more)
     await made.database.start()
     made.audit.start()
     await made.access.accounts.keep_roles()

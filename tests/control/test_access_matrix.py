@@ -8,7 +8,7 @@ import asyncio
 import re
 
 import pytest
-from litestar.handlers import HTTPRouteHandler
+from litestar.handlers import HTTPRouteHandler, WebsocketRouteHandler
 
 from kairos.control.access.permissions import ROLES
 from kairos.control.api.app import all_handlers
@@ -30,7 +30,15 @@ def endpoints():
                     yield method, path, permission_of(handler)
 
 
+def sockets():
+    for handler in all_handlers():
+        if isinstance(handler, WebsocketRouteHandler):
+            for path in handler.paths:
+                yield path, permission_of(handler)
+
+
 ENDPOINTS = sorted(endpoints(), key=str)
+SOCKETS = sorted(sockets())
 
 
 def concrete(path):
@@ -62,6 +70,26 @@ async def wrong_answers(client, permissions):
             expected = status == 403
         if not expected:
             found.append((method, path, needed, status))
+    return found + await wrong_sockets(client, permissions)
+
+
+ELSEWHERE = [
+    ("Origin", "https://evil.test", 4403), ("Origin", "null", 4403), ("Origin", "http://127.0.0.1", 4403),
+    ("Host", "evil.test", 4421),
+]  # fmt: skip
+
+
+async def wrong_sockets(client, permissions):
+    """Those that are let in though they may not, or not though they may, or from a page of another site."""
+    found = []
+    for path, needed in SOCKETS:
+        code = await client.socket_code(path)
+        denied = {4401} if permissions is None else {4403} if needed not in permissions else ()
+        if code not in denied if denied else code in (4401, 4403):
+            found.append((path, needed, code))
+        for name, value, refused in ELSEWHERE:
+            if (code := await client.socket_code(path, **{name: value})) != refused:
+                found.append((path, value, code))
     return found
 
 
@@ -72,6 +100,9 @@ def url(tmp_path_factory):
 
 def test_there_are_endpoints_of_all_kinds():
     assert len(ENDPOINTS) > 30
+    assert {path for path, _ in SOCKETS} == {
+        "/ws/metrics", "/ws/admin/metrics", "/api/events", "/api/tail", "/api/logs/tail",
+    }  # fmt: skip
     assert {needed for _, _, needed in ENDPOINTS} >= {None, "self", "users:write", "audit:read", "status:read"}
 
 

@@ -206,8 +206,8 @@ class Logins:
     def _over(self, now: float) -> Any:
         return (sessions.c.expires_at <= now) | (sessions.c.seen_at <= now - self._admin.sessions.idle)
 
-    async def by_session(self, secret: str, address: str) -> tuple[Principal, str] | None:
-        """Whose session it is, and what its writes have to show (X-CSRF-Token)."""
+    async def by_session(self, secret: str, *, use: bool = True) -> tuple[Principal, str] | None:
+        """Whose session it is, and what its writes have to show (X-CSRF-Token); `use` keeps it from becoming idle."""
         hashed, now = _hash(secret), self._clock()
         query = select(sessions.c.csrf, sessions.c.seen_at, *_USER).join(users, users.c.id == sessions.c.user_id)
         query = query.where(sessions.c.id_hash == hashed, ~self._over(now), users.c.disabled.is_(False))
@@ -216,7 +216,7 @@ class Logins:
             if row is None:
                 return None
             allowed = await permissions_of(connection, row.id)
-        if now - row.seen_at >= SEEN_EVERY_S:
+        if use and now - row.seen_at >= SEEN_EVERY_S:
             self._touch(hashed, update(sessions).where(sessions.c.id_hash == hashed).values(seen_at=now))
         return Principal(row.name, "session", allowed, row.id, hashed[:16], row.must_change), row.csrf
 
@@ -271,7 +271,7 @@ class Logins:
         info = Token(id_, new.name, scopes, now, now + days * DAY_S, None, None)
         return TokenMade(f"{TOKEN}{id_}_{secret}", info)
 
-    async def by_token(self, given: str, address: str) -> Principal | None:
+    async def by_token(self, given: str, address: str, *, use: bool = True) -> Principal | None:
         """Whose token it is."""
         id_, _, secret = given.removeprefix(TOKEN).partition("_")
         now = self._clock()
@@ -283,7 +283,7 @@ class Logins:
             if row is None or not right or (row.expires_at is not None and row.expires_at <= now):
                 return None
             allowed = await permissions_of(connection, row.id) & frozenset(json.loads(row.scopes)) & ALL
-        if row.used_at is None or now - row.used_at >= SEEN_EVERY_S:
+        if use and (row.used_at is None or now - row.used_at >= SEEN_EVERY_S):
             used = {"used_at": now, "used_from": address[:64]}
             self._touch(id_, update(tokens).where(tokens.c.id == id_).values(**used))
         return Principal(row.name, "token", allowed, row.id, id_)

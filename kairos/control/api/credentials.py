@@ -9,6 +9,7 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import Cookie
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 
+from kairos.control.api.authentication import asks_again
 from kairos.control.api.recording import READING, address_of, method_of
 
 if TYPE_CHECKING:
@@ -33,14 +34,14 @@ def authenticators(logins: Logins) -> list[Authenticator]:
             return None
         if scheme.lower() != "bearer":
             raise NotAuthorizedException("send a token: Authorization: Bearer kairos_...", headers=CHALLENGE)
-        principal = await logins.by_token(given.strip(), address_of(connection.scope))
+        principal = await logins.by_token(given.strip(), address_of(connection.scope), use=not asks_again(connection))
         if principal is None:
             raise NotAuthorizedException("the token is unknown, expired or revoked", headers=CHALLENGE)
         return principal
 
     async def session(connection: Connection) -> Principal | None:
         secret = connection.cookies.get(cookie_name(connection.scope))
-        found = await logins.by_session(secret, address_of(connection.scope)) if secret else None
+        found = await logins.by_session(secret, use=not asks_again(connection)) if secret else None
         if found is None:
             return None
         principal, csrf = found

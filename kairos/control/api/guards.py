@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
+from litestar.enums import ScopeType
+from litestar.exceptions import (
+    HTTPException,
+    NotAuthorizedException,
+    PermissionDeniedException,
+    WebSocketException,
+)
 from litestar.handlers import HTTPRouteHandler, WebsocketRouteHandler
 
 from kairos.control.access.permissions import PERMISSIONS
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
     from litestar import Litestar
     from litestar.connection import ASGIConnection
     from litestar.handlers.base import BaseRouteHandler
+    from litestar.types import Scope
 
     from kairos.control.access.permissions import Permission
     from kairos.control.access.principal import Principal
@@ -41,7 +48,21 @@ def permission_of(handler: BaseRouteHandler) -> Permission | None:
     return None if handler.opt.get(_PUBLIC) else handler.opt[_PERMISSION]
 
 
-def _guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+async def _guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    try:
+        _judge(connection, handler)
+    except HTTPException as error:
+        raise refusal(connection.scope, error) from None
+
+
+def refusal(scope: Scope, error: HTTPException) -> Exception:
+    """As the client of a WebSocket understands it: Litestar closes that with 4500, whatever was wrong."""
+    if scope["type"] != ScopeType.WEBSOCKET:
+        return error
+    return WebSocketException(detail=error.detail, code=4000 + error.status_code)
+
+
+def _judge(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     principal: Principal = connection.scope["user"]
     if principal.method == "none":
         raise NotAuthorizedException(

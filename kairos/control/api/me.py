@@ -55,7 +55,7 @@ async def login(request: Asked, logins: Logins, access: Access, data: Login) -> 
     name = data.name.strip().lower()[:100]
     note(request, {}, actor=name, target=name)
     if old := request.cookies.get(cookie_name(request.scope)):
-        await _forget(logins, old, request)
+        await _forget(logins, old)
     agent = request.headers.get("user-agent", "")
     made = await logins.log_in(data.name, data.password, address_of(request.scope), agent)
     note(request, {"session": made.id})
@@ -84,7 +84,7 @@ async def show_me(request: Asked, logins: Logins) -> Me:
     who = principal(request)
     csrf = None
     if who.method == "session":
-        found = await logins.by_session(request.cookies.get(cookie_name(request.scope), ""), address_of(request.scope))
+        found = await logins.by_session(request.cookies.get(cookie_name(request.scope), ""))
         csrf = found[1] if found else None
     return Me(who.name, who.method, sorted(who.permissions), who.must_change, csrf)
 
@@ -146,8 +146,8 @@ def _own(request: Asked) -> int:
     return user_id
 
 
-async def _forget(logins: Logins, secret: str, request: Asked) -> None:
-    found = await logins.by_session(secret, address_of(request.scope))
+async def _forget(logins: Logins, secret: str) -> None:
+    found = await logins.by_session(secret)
     if found is not None:
         await logins.end_session(found[0].user_id, found[0].credential)
 
