@@ -42,6 +42,13 @@ cdef enum Option:       # bits of Head.connection: what the Connection fields na
 
 
 cdef enum:
+    O_PATH = 1
+    O_HOST = 2
+    O_METHOD = 4
+    O_SCHEME = 8
+
+
+cdef enum:
     MAX_CUTS = 64       # runs of field lines left out of a copy; adjacent lines count once
     MAX_NAMES = 64      # names in a list of fields to be dropped
 
@@ -56,6 +63,7 @@ cdef struct Limits:
     int32_t line_bytes
     int32_t header_count
     int32_t underscores  # keep names with other characters than letters, digits and "-"
+    int32_t overrides    # O_* bits of what override_of() finds and is kept all the same
 
 
 cdef struct Head:
@@ -121,4 +129,5 @@ cdef char* copy_fields(const char* base, const Head* head, char* out) noexcept n
 cdef int chunk_step(Chunks* d, const char* p, Py_ssize_t n, Py_ssize_t* used,
                     const char** data, Py_ssize_t* size) noexcept nogil
 cdef bint equals(const char* p, Py_ssize_t n, const char* lower, Py_ssize_t m) noexcept nogil
+cdef int override_of(const char* name, Py_ssize_t n) noexcept nogil
 cdef bint has_token(const char* p, Py_ssize_t n, const char* lower, Py_ssize_t m) noexcept nogil

@@ -217,8 +217,36 @@ cdef int _note_forwarding(Head* head, const char* name, Py_ssize_t n, int32_t v,
     return CUT
 
 
+cdef int override_of(const char* name, Py_ssize_t n) noexcept nogil:
+    """What applications take a field of this name for, in place of what the request says itself: O_*, or 0."""
+    if n == 6:
+        return O_HOST if equals(name, n, b"x-host", 6) else 0
+    if n == 10:
+        return O_PATH if equals(name, n, b"x-real-url", 10) else 0
+    if n == 12:
+        return O_SCHEME if equals(name, n, b"x-url-scheme", 12) else 0
+    if n == 13:
+        if equals(name, n, b"x-rewrite-url", 13):
+            return O_PATH
+        return O_METHOD if equals(name, n, b"x-http-method", 13) else 0
+    if n == 14:
+        return O_PATH if (
+            equals(name, n, b"x-original-url", 14) or equals(name, n, b"x-original-uri", 14)
+            or equals(name, n, b"x-override-url", 14)
+        ) else 0
+    if n == 15:
+        if equals(name, n, b"front-end-https", 15):
+            return O_SCHEME
+        return O_HOST if equals(name, n, b"x-original-host", 15) else 0
+    if n == 17:
+        return O_METHOD if equals(name, n, b"x-method-override", 17) else 0
+    if n == 20:
+        return O_HOST if equals(name, n, b"x-http-host-override", 20) else 0
+    return O_METHOD if n == 22 and equals(name, n, b"x-http-method-override", 22) else 0
+
+
 cdef int _note_request(Head* head, const char* base, int32_t start, int32_t name_end,
-                       int32_t v, int32_t v_end) noexcept nogil:
+                       int32_t v, int32_t v_end, int overrides) noexcept nogil:
     """Note one request field by the length and first letter of its name. COPY, CUT or an error."""
     cdef const char* name = base + start
     cdef Py_ssize_t n = name_end - start
@@ -236,7 +264,9 @@ cdef int _note_request(Head* head, const char* base, int32_t start, int32_t name
         if n == 12 and equals(name, n, b"x-request-id", 12):
             _mark(&head.request_id, v, v_end)
             return CUT
-        return CUT if n == 9 and equals(name, n, b"x-real-ip", 9) else COPY
+        if n == 9 and equals(name, n, b"x-real-ip", 9):
+            return CUT
+        return CUT if override_of(name, n) & ~overrides else COPY
     if first == c"u" and n == 10 and equals(name, n, b"user-agent", 10):
         _mark(&head.user_agent, v, v_end)
         return COPY
@@ -247,9 +277,11 @@ cdef int _note_request(Head* head, const char* base, int32_t start, int32_t name
         return _mark_only(&head.authorization, v, v_end, COPY)
     if first == c"e" and n == 6 and equals(name, n, b"expect", 6):
         return _mark_only(&head.expect, v, v_end, CUT)
-    if first == c"f" and n == 9 and equals(name, n, b"forwarded", 9):
-        _mark(&head.forwarded, v, v_end)
-        return CUT
+    if first == c"f":
+        if n == 9 and equals(name, n, b"forwarded", 9):
+            _mark(&head.forwarded, v, v_end)
+            return CUT
+        return CUT if override_of(name, n) & ~overrides else COPY
     if first == c"t":
         if n == 2 and equals(name, n, b"te", 2):
             _mark(&head.te, v, v_end)
@@ -339,7 +371,7 @@ cdef Py_ssize_t _scan_fields(const char* base, const char* p, const char* end, c
                 v_end -= 1
             if role == REQUEST:
                 verdict = _note_request(head, base, <int32_t>(line - base), <int32_t>(name_end - base),
-                                        <int32_t>(value - base), <int32_t>(v_end - base))
+                                        <int32_t>(value - base), <int32_t>(v_end - base), limits.overrides)
             else:
                 verdict = _note_response(head, base, <int32_t>(line - base), <int32_t>(name_end - base),
                                          <int32_t>(value - base), <int32_t>(v_end - base))
@@ -836,7 +868,7 @@ def _parse(bytes data, int role, int head_bytes, int line_bytes, int header_coun
     cdef Head head
     cdef Limits limits
     limits.head_bytes, limits.line_bytes, limits.header_count = head_bytes, line_bytes, header_count
-    limits.underscores = underscores
+    limits.underscores, limits.overrides = underscores, 0
     cdef Py_ssize_t n
     if role == REQUEST:
         n = scan_request(data, len(data), &limits, &head)
@@ -869,7 +901,8 @@ def scan(bytes data, *, bint response=False, int times=1):
     cdef Limits limits
     cdef Py_ssize_t n = 0
     cdef int _i
-    limits.head_bytes, limits.line_bytes, limits.header_count, limits.underscores = 32768, 8192, 100, False
+    limits.head_bytes, limits.line_bytes, limits.header_count = 32768, 8192, 100
+    limits.underscores = limits.overrides = 0
     for _i in range(times):
         if response:
             n = scan_response(data, len(data), &limits, &head)

@@ -27,6 +27,7 @@ Protocol = Literal["http", "websocket", "ftp", "dns"]
 Strategy = Literal["round_robin", "least_connections", "random", "weighted", "ip_hash", "p2c", "ewma"]
 SlashPolicy = Literal["strict", "ignore", "redirect"]
 EscapePolicy = Literal["reject", "keep"]
+Override = Literal["path", "host", "method", "scheme"]
 LogFormat = Literal["json", "combined", "off"]
 
 
@@ -162,6 +163,10 @@ class Headers(Spec, frozen=True):
     underscores: bool = False
     """Let names through that hold `_` or other characters outside A-Z a-z 0-9 and `-`: applications that fold
     `-` and `_` together can be fooled by them, so they are dropped unless this is set."""
+    overrides: list[Override] = field(default_factory=list)
+    """Let fields through by which some frameworks take another path, host, method or scheme than the request's own
+    (X-Original-URL, X-Host, X-HTTP-Method-Override, X-Url-Scheme and their kin). What is matched and authorised would
+    not be what is done, so they are dropped but for the kinds that are listed."""
     request_id: Literal["keep", "replace"] = "keep"
     """X-Request-Id of a client: kept when well formed, or always replaced."""
     via: str = "kairos"

@@ -22,8 +22,8 @@ from kairos._speedups.cells cimport (
 )
 from kairos._speedups.hashing cimport next_random
 from kairos._speedups.http1 cimport (
-    C_DATA, C_MORE, C_TRAILER, C_UPGRADE, Chunks, GET, Head, Limits, OPTIONS, OTHER, RESPONSE, Span, chunk_step,
-    cut_named, equals, has_token, next_field, scan_response,
+    C_DATA, C_MORE, C_TRAILER, C_UPGRADE, Chunks, GET, Head, Limits, O_HOST, O_METHOD, O_PATH, O_SCHEME, OPTIONS, OTHER,
+    RESPONSE, Span, chunk_step, cut_named, equals, has_token, next_field, scan_response,
 )
 from kairos._speedups.routes cimport FOUND, METHOD_NOT_ALLOWED, OPTIONS_ANSWER, REDIRECT
 from kairos._speedups.target cimport BAD_HOST, check_query, normalize_host, normalize_path, problem, SAME
@@ -53,6 +53,7 @@ cdef extern from *:
     """
     void bound "kairos_bound"(const char* p, size_t n, size_t size) noexcept nogil
 
+OVERRIDES = {"path": O_PATH, "host": O_HOST, "method": O_METHOD, "scheme": O_SCHEME}
 TLS_VERSIONS = {0x0303: "TLSv1.2", 0x0304: "TLSv1.3"}
 QUEUE_TICK = 0.002  # seconds between two looks at queues that nothing else moves
 METHOD_NAMES = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
@@ -192,6 +193,7 @@ cdef class Settings:
         self.limits.line_bytes = limits.line_bytes
         self.limits.header_count = limits.header_count
         self.limits.underscores = config.headers.underscores
+        self.limits.overrides = sum([OVERRIDES[kind] for kind in set(config.headers.overrides)])
         self.head_us = int(timeouts.head * 1e6)
         self.idle_us = int(timeouts.idle * 1e6)
         self.body_idle_us = int(timeouts.body_idle * 1e6)

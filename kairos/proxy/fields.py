@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 _NOT_IN_TARGET = re.compile(rb"[\x00-\x20\x7f-\xff#]")
 REQUEST_OWN = frozenset(name.encode() for name in fields.REQUEST_OWN)
 RESPONSE_OWN = frozenset(name.encode() for name in fields.RESPONSE_OWN)
+OVERRIDING = frozenset((
+    b"x-original-url", b"x-rewrite-url", b"x-original-host", b"x-host", b"x-http-host-override", b"x-forwarded-server",
+    b"x-forwarded-scheme", b"x-forwarded-ssl", b"x-forwarded-prefix", b"x-forwarded-path", b"x-forwarded-uri",
+    b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-url-scheme", b"x-real-url",
+    b"front-end-https", b"x-original-uri", b"x-override-url",
+))  # fmt: skip
+"""By which frameworks take another path, host, method or scheme than the request's own. X-Forwarded-* of clients never
+go on; of the others those that `headers.overrides` lets through."""
 _ANSWER_OWN = frozenset((b"content-length", b"transfer-encoding", b"x-request-id"))
 
 

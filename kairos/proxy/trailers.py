@@ -4,7 +4,9 @@ requests what the gateway itself says there: some recipients put both together.
 
 from __future__ import annotations
 
-_FORBIDDEN = frozenset(
+from kairos.proxy.fields import OVERRIDING
+
+_FORBIDDEN = OVERRIDING | frozenset(
     name.encode()
     for name in (
         "transfer-encoding", "content-length", "host", "connection", "keep-alive", "upgrade", "te", "trailer", "via",

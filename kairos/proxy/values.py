@@ -133,7 +133,7 @@ _PLAIN: dict[str, Callable[[Exchange], Any]] = {
     "method": lambda x: x.method.encode(),
     "host": lambda x: x.host.encode("latin-1"),
     "path": lambda x: x.path,
-    "scheme": lambda x: x.scheme.encode(),
+    "scheme": lambda x: x.client_scheme.encode(),
     "client_ip": lambda x: x.client.encode(),
     "request_id": lambda x: x.request_id_str.encode(),
     "route": lambda x: x.plan.name.encode(),

@@ -36,7 +36,7 @@ from kairos.proxy import cachecontrol as cc
 from kairos.proxy.cachecontrol import Rules, Said
 from kairos.proxy.edits import Edits, addition
 from kairos.proxy.exchange import BodyPipe, Response
-from kairos.proxy.fields import RESPONSE_OWN
+from kairos.proxy.fields import OVERRIDING, RESPONSE_OWN
 from kairos.proxy.filters import cachehit
 from kairos.proxy.filters.cacheentry import (
     Entry,
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from kairos.config.policies.cache import Cache as Spec
     from kairos.proxy.cachecontrol import Fields, Wanted
     from kairos.proxy.detached import Fetched
-    from kairos.proxy.exchange import Exchange, Plan
+    from kairos.proxy.exchange import Exchange
     from kairos.proxy.site import Services, Site
 
 log = get_logger("cache")
@@ -72,6 +72,8 @@ RANGE: Final = b":range"
 """Pseudo-field of the range that is asked for: parts (206) are told apart by it."""
 _CONDITIONS = ("If-None-Match", "If-Modified-Since")
 _NOT_ASKED = frozenset((b"range", b"if-range", b"if-match", b"if-unmodified-since", b"if-none-match", b"host"))
+_SAID = re.compile(rb"(?i)\b(host|proto)=(\"[^\"]*\"|[^;,]*)")
+"""Of Forwarded, what is not about addresses."""
 _FILES = {
     b"css": b"text/css", b"js": b"javascript", b"mjs": b"javascript", b"json": b"json", b"png": b"image/",
     b"jpg": b"image/", b"jpeg": b"image/", b"gif": b"image/", b"webp": b"image/", b"avif": b"image/", b"svg": b"image/",
@@ -362,6 +364,7 @@ class Cache(CacheHit):
             and want.max_age is None
             and not want.min_fresh
             and entry.status != 206
+            and not look.asks & cachehit.ANNOUNCED  # what was announced goes with this request alone
             and entry.may_be_stale(now, entry.revalidate)
         ):
             self._revalidate(x, look, entry)
@@ -422,7 +425,7 @@ class Cache(CacheHit):
         look.asked = monotonic_us()
         self.mark(x, _WORDS.get(look.why, "miss"))
         if look.asks & cachehit.OVERRIDES:
-            for sent in {name.lower() for name, _ in x.headers} & cachehit.OVERRIDING:
+            for sent in {name.lower() for name, _ in x.headers} & OVERRIDING:
                 x.set_request_header(sent.decode(), None)
         conditions = _conditions(entry)
         if conditions:
@@ -712,11 +715,16 @@ class Cache(CacheHit):
         again.held = until
         headers = [field for field in x.upstream_headers if _is_asked_again(field[0].lower())]
         headers += [(name.encode(), value) for name, value in _conditions(entry).items()]
-        self._keeper.start(self._ask(again, entry, x.plan, x.upstream_target, headers, x.client.encode()))
+        headers.append((b"Host", x.host.encode("latin-1")))
+        asking = self._services.fetch(
+            x.plan, "GET", x.upstream_target, headers, limit=self.most, client=x.client.encode(),
+            secure=x.client_scheme == "https",
+        )  # fmt: skip
+        self._keeper.start(self._ask(again, entry, asking))
 
-    async def _ask(self, look: Look, entry: Entry, plan: Plan, target: bytes, headers: Fields, client: bytes) -> None:
+    async def _ask(self, look: Look, entry: Entry, asking: Awaitable[Fetched]) -> None:
         try:
-            answer = await self._services.fetch(plan, "GET", target, headers, limit=self.most, client=client)
+            answer = await asking
             self._absorb(look, entry, answer)
         finally:
             self.settle(look)
@@ -750,7 +758,7 @@ class Distinctions:
 
     def of(self, x: Exchange, asks: int) -> tuple[frozenset[bytes], Fields]:
         """The names that count for a request, and those of them that are no fields of its own."""
-        if not self._names and not asks & cachehit.EDITED:
+        if not self._names and not asks & (cachehit.EDITED | cachehit.ANNOUNCED):
             return frozenset(), []
         made: Fields = []
         if self._cookies:
@@ -760,6 +768,9 @@ class Distinctions:
         if asks & cachehit.EDITED:
             made += [(b":target", x.upstream_target), (b":branch", x.plan.variant.encode())]
             needs = needs | {b":target", b":branch"}
+        if asks & cachehit.ANNOUNCED:
+            made.append((b":announced", _announced(x)))
+            needs = needs | {b":announced"}
         return needs, made
 
     def without_ignored(self, url: bytes, target: bytes) -> tuple[bytes, bytes]:
@@ -791,6 +802,14 @@ def _cookies(x: Exchange) -> dict[bytes, bytes]:
             name, _, text = part.strip().partition(b"=")
             found.setdefault(name, text)
     return found
+
+
+def _announced(x: Exchange) -> bytes:
+    """What a trusted proxy says of host and port: backends make links of that."""
+    said = [*x.header_values(b"x-forwarded-host"), b"", *x.header_values(b"x-forwarded-port"), b""]
+    for name, value in _SAID.findall(b",".join(x.header_values(b"forwarded"))):
+        said += name.lower(), value
+    return b" ".join(said)
 
 
 def _suits(entry: Entry, want: Wanted, now: int) -> bool:
@@ -833,7 +852,7 @@ def _has_validator(fields: Fields) -> bool:
 
 
 def _is_asked_again(name: bytes) -> bool:
-    return name not in _NOT_ASKED and name not in cachehit.OVERRIDING
+    return name not in _NOT_ASKED and name not in OVERRIDING
 
 
 def _is_delimited(fields: Fields) -> bool:

@@ -24,6 +24,7 @@ cdef enum Ask:              # what a request's head has
     A_OVERRIDES = 64        # fields that frameworks take for another path, host or method
     A_BODY = 128
     A_EDITED = 256          # the upstream is asked for something else than the client did
+    A_ANNOUNCED = 512       # a trusted proxy speaks of another host or port than Host does: backends are told
 
 
 cdef enum Verdict:          # what Cache-Control alone makes of a response, under the rules of the route

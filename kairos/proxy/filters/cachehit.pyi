@@ -22,6 +22,7 @@ COOKIE: int
 OVERRIDES: int
 BODY: int
 EDITED: int
+ANNOUNCED: int
 META_BYTES: int
 PASS_US: int
 APART: bytes
@@ -33,7 +34,6 @@ SILENT: int
 STORED: int
 SHARED: int
 COOKIES: int
-OVERRIDING: frozenset[bytes]
 
 def pack(
     born: int,

@@ -9,7 +9,7 @@ copies; a miss that is not stored one more pass over the response's fields.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.string cimport memchr, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 from kairos._speedups.cachestore cimport CacheStore
 from kairos._speedups.cells cimport R_CACHE_HITS, R_CACHE_MISSES, R_CACHE_STORED_BYTES
@@ -23,10 +23,12 @@ import time
 
 from kairos.proxy.cachecontrol import ANYTHING
 from kairos.proxy.exchange import Response
+from kairos.proxy.fields import OVERRIDING
 
 VALIDATE, NEVER_STALE, EXPLICIT_STALE, MARKER, PASS = F_VALIDATE, F_NEVER_STALE, F_EXPLICIT_STALE, F_MARKER, F_PASS
 DIRECTIVES, CONDITIONS, RANGE, FORWARD = A_DIRECTIVES, A_CONDITIONS, A_RANGE, A_FORWARD
-AUTHORIZATION, COOKIE, OVERRIDES, BODY, EDITED = A_AUTHORIZATION, A_COOKIE, A_OVERRIDES, A_BODY, A_EDITED
+AUTHORIZATION, COOKIE, OVERRIDES, BODY = A_AUTHORIZATION, A_COOKIE, A_OVERRIDES, A_BODY
+EDITED, ANNOUNCED = A_EDITED, A_ANNOUNCED
 ASK, NO_STORE, PRIVATE, ZERO, SILENT, STORED = V_ASK, V_NO_STORE, V_PRIVATE, V_ZERO, V_SILENT, V_STORED
 SHARED, COOKIES = V_SHARED, V_COOKIES
 META_BYTES = sizeof(Meta)
@@ -37,16 +39,8 @@ APART = b"\n:identified"
 REMEMBERED = 1024
 """Markers, values of varying fields, and Cache-Controls that are not worked out anew."""
 REASONS = ("no-store", "private", "authorization", "vary-star", "set-cookie", "undelimited", "too-large", "no-lifetime")
-OVERRIDING = frozenset((
-    b"x-original-url", b"x-rewrite-url", b"x-original-host", b"x-host", b"x-http-host-override", b"x-forwarded-server",
-    b"x-forwarded-scheme", b"x-forwarded-ssl", b"x-forwarded-prefix", b"x-forwarded-path", b"x-forwarded-uri",
-    b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-url-scheme", b"x-real-url",
-    b"front-end-https", b"x-original-uri", b"x-override-url",
-))
-"""Not part of the key, so never sent upstream: who could set them would choose what others are given."""
-
 cdef enum:
-    FAST = A_DIRECTIVES | A_CONDITIONS | A_RANGE | A_FORWARD | A_BODY | A_EDITED
+    FAST = A_DIRECTIVES | A_CONDITIONS | A_RANGE | A_FORWARD | A_BODY | A_EDITED | A_ANNOUNCED
     NO_RESPONSE = F_VALIDATE | F_MARKER | F_PASS
     IS_NO_STORE = 0                     # places in REASONS
     IS_PRIVATE = 1
@@ -107,6 +101,25 @@ cdef uint32_t ask_of(const char* name, Py_ssize_t n) noexcept:
     if n == 17 and equals(name, n, b"if-modified-since", 17):
         return A_CONDITIONS
     return A_FORWARD if n == 19 and equals(name, n, b"if-unmodified-since", 19) else 0
+
+
+cdef bint announces(Exchange x) noexcept:
+    """Whether a trusted proxy tells backends of another host or port than Host does."""
+    cdef Span* host = &x.head.forwarded_host
+    cdef Span* port = &x.head.forwarded_port
+    cdef Span* own = &x.head.host
+    cdef bint other
+    if host.end == host.start and port.end == port.start and x.head.forwarded.end == x.head.forwarded.start:
+        return False
+    other = x.head.forwarded.end > x.head.forwarded.start or (host.end > host.start and (
+        host.end - host.start != own.end - own.start
+        or memcmp(x.base + host.start, x.base + own.start, own.end - own.start) != 0))
+    if not other and port.end > port.start:
+        if x.encrypted():
+            other = not equals(x.base + port.start, port.end - port.start, b"443", 3)
+        else:
+            other = not equals(x.base + port.start, port.end - port.start, b"80", 2)
+    return other and x.trusted_peer()
 
 
 cdef class Look:
@@ -210,18 +223,20 @@ cdef class CacheHit(Filter):
             asks = A_BODY
         if x.own_target is not None or x.plan.variant:
             asks |= A_EDITED
+        if announces(x):
+            asks |= A_ANNOUNCED
         while next_field(x.base, &x.head, &pos, &name, &value):
             asks |= ask_of(x.base + name.start, name.end - name.start)
         return asks
 
     cdef bytes url(self, Exchange x):
-        """scheme://host/path?query, the host without the scheme's own port."""
+        """scheme://host/path?query as the client used them, the host without the scheme's own port."""
         cdef char host[512]
         cdef Py_ssize_t n = x.head.host.end - x.head.host.start, size = 0, at
         cdef const char* text = x.base + x.head.host.start
         cdef int port = -1
         cdef int32_t query = x.head.target.end - x.query
-        cdef bint secure = x.down.secure
+        cdef bint secure = x.encrypted()
         cdef bytes key
         cdef char* out
         if 0 < n < 500:

@@ -314,8 +314,8 @@ cdef void _see(Seen* seen, const char* name, Py_ssize_t n, const char* value, Py
 
 cdef bytes _url(Exchange x):
     """As the cache's keys begin."""
-    host = x.host.lower().removesuffix(":443" if x.secure else ":80").encode("latin-1")
-    return b"%s://%s%s" % (x.scheme.encode(), host, x.base[x.head.target.start:x.head.target.end])
+    host = x.host.lower().removesuffix(":443" if x.encrypted() else ":80").encode("latin-1")
+    return b"%s://%s%s%s" % (x.client_scheme.encode(), host, x.path, x.base[x.query:x.head.target.end])
 
 
 cdef bint _has_word(bytes value, bytes word) except -1:

@@ -66,7 +66,9 @@ class Mirroring(Filter):
         plan = x.plan.branches[MIRROR]
         target = x.upstream_target if self._spec.internal_path is None else x.target_on(plan)
         headers = [(name, value) for name, value in x.upstream_headers if name.lower() not in self._left_out]
-        copy = fetch(x.runtime, plan, x.method, target, headers + self._mark, body, client=x.client.encode())
+        secure = x.client_scheme == "https"
+        client = x.client.encode()
+        copy = fetch(x.runtime, plan, x.method, target, headers + self._mark, body, client=client, secure=secure)
         self._count(R_MIRRORED)
         self._tally.in_flight += 1
         copy.add_done_callback(self._done)

@@ -131,7 +131,7 @@ cdef class StickySplitter(Splitter):
             return None
         given = find_cookie(x, self.cookie)
         if given is None or given not in self.tokens:
-            x.add_response_header("Set-Cookie", line + b"; Secure" if x.down.secure else line)
+            x.add_response_header("Set-Cookie", line + b"; Secure" if x.encrypted() else line)
 
 
 def _choice(variant, header, str route, str secret, uint64_t below):

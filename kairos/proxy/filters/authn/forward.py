@@ -95,14 +95,15 @@ class ForwardAuthenticator(Authenticator):
 
     def authenticate(self, x: Exchange) -> Identity | Awaitable[Identity | Refusal | Response | None]:
         question, client = self._question(x)
+        secure = x.client_scheme == "https"
         if not self._spec.cache_time:
-            return self._decided(x, self._answer(question, client, x.secure))
-        mark = _mark(question, client, x.secure)
+            return self._decided(x, self._answer(question, client, secure))
+        mark = _mark(question, client, secure)
         verdict = self._memory.find(mark)
         if verdict is not None and verdict.identity is not None:
             self._tell_backend(x, verdict)
             return verdict.identity
-        return self._decided(x, self._memory.ask(mark, partial(self._answer, question, client, x.secure)))
+        return self._decided(x, self._memory.ask(mark, partial(self._answer, question, client, secure)))
 
     def _question(self, x: Exchange) -> tuple[Fields, bytes]:
         """All that the service is told of a request but the scheme: headers, and the client's address."""

@@ -133,7 +133,7 @@ def _identity(key: SigningKey) -> Identity:
 def message_of(x: Exchange) -> Message:
     """The request as it was sent."""
     fields = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in x.headers]
-    return Message(x.method, x.scheme, x.host, x.target.decode("latin-1"), fields)
+    return Message(x.method, x.client_scheme, x.host, x.target.decode("latin-1"), fields)
 
 
 def _has_body(message: Message) -> bool:
