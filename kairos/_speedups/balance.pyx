@@ -54,7 +54,8 @@ cdef uint64_t GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio: m
 
 
 cdef inline bint was_tried(int backend, uint64_t tried) noexcept nogil:
-    return backend < 64 and (tried >> backend) & 1
+    """A bit stands for each 64th backend: a tried one is known for sure, another one may be taken for tried."""
+    return (tried >> (backend & 63)) & 1
 
 
 cdef class Balancer:
@@ -108,7 +109,7 @@ cdef class Balancer:
             return False
         if atomic_load(shared + SU_SKIP_UNTIL_US) > now_us:
             return False
-        if self.breakers and blocked(shared, now_us):
+        if blocked(shared, self.breakers, now_us):
             return False
         if self.slow_us:
             back = atomic_load(shared + SU_BACK_AT_US)
@@ -121,7 +122,7 @@ cdef class Balancer:
         cdef int64_t* shared = self.backends[backend].shared
         cdef int64_t weight = atomic_load(shared + SU_WEIGHT), back
         cdef double share = 1
-        if atomic_load(shared + SU_OUT) & (OUT_DRAIN | OUT_MAINTENANCE) or (self.breakers and blocked(shared, now_us)):
+        if atomic_load(shared + SU_OUT) & (OUT_DRAIN | OUT_MAINTENANCE) or blocked(shared, self.breakers, now_us):
             return 0
         if weight:
             share = (weight - 1) / 100.0
@@ -159,7 +160,7 @@ cdef class Balancer:
             return ALL_FULL if eligible else NONE_LEFT
         if fresh == 0 or fresh == free:
             return free
-        for backend in range(min(self.count, 64)):
+        for backend in range(self.count):
             if was_tried(backend, tried):
                 self.shares[backend] = 0
         return fresh

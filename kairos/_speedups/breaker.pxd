@@ -45,12 +45,17 @@ cdef inline int state_of(int64_t word) noexcept nogil:
     return <int>(word & 3)
 
 
-cdef inline bint blocked(const int64_t* shared, int64_t now_us) noexcept nogil:
-    """Whether admit() would refuse: for balancers, which pass such an upstream over. `shared`: its SU_* block."""
+cdef inline bint blocked(const int64_t* shared, bint enabled, int64_t now_us) noexcept nogil:
+    """Whether admit() would refuse: for balancers, which pass such an upstream over. `shared`: its SU_* block.
+
+    Not enabled, only an operator's word counts.
+    """
     cdef int64_t forced = atomic_load(shared + SU_FORCED)
     cdef int64_t word
     if forced != FORCED_NOT:
         return forced == FORCED_OPEN
+    if not enabled:
+        return False
     word = atomic_load(shared + SU_BREAKER)
     if state_of(word) == CLOSED:
         return False

@@ -30,11 +30,11 @@ cdef inline int64_t count_of(int64_t word) noexcept nogil:
 cdef int admit(int64_t* shared, const Breaker* settings, int64_t now_us) noexcept nogil:
     """Ask for a request to this upstream: ADMITTED, TRIAL or REFUSED."""
     cdef int64_t forced, word, until
-    if not settings.enabled:
-        return ADMITTED
     forced = atomic_load(shared + SU_FORCED)
     if forced != FORCED_NOT:
         return ADMITTED if forced == FORCED_CLOSED else REFUSED
+    if not settings.enabled:
+        return ADMITTED
     while True:
         word = atomic_load(shared + SU_BREAKER)
         if state_of(word) == CLOSED:
@@ -114,7 +114,7 @@ cdef class Gate:
         return settle(self.shared, &self.settings, outcome, trial, now_us)
 
     def blocked(self, int64_t now_us):
-        return bool(blocked(self.shared, now_us))
+        return bool(blocked(self.shared, self.settings.enabled, now_us))
 
     @property
     def state(self):

@@ -29,10 +29,11 @@ QUIET = 0.2  # a change is over after so many seconds without another
 PATIENCE = 2.0  # a file that never comes to rest is looked at all the same
 MAX_LINKS = 40  # as many as the kernel follows
 
-Look = tuple[str, int, int, int, int]
-"""What tells one content of a file from the next: real name, device, inode, size, time of change."""
+Look = tuple[str, int, int, int, int, int]
+"""What tells one content of a file from the next: real name, device, inode, size, times of change. The inode's also
+tells of what was written with its old time put back, and of a file that may be read from now on."""
 Looks = tuple[Look | None, ...]
-UNSEEN: Look = ("", 0, 0, 0, 0)
+UNSEEN: Look = ("", 0, 0, 0, 0, 0)
 
 log = get_logger("control")
 
@@ -118,7 +119,8 @@ def look(path: Path) -> Look | None:
     """What the name stands for now; None: nothing."""
     try:
         found = path.stat()
-        return os.path.realpath(path), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        times = found.st_mtime_ns, found.st_ctime_ns
+        return os.path.realpath(path), found.st_dev, found.st_ino, found.st_size, *times
     except OSError:
         return None
 

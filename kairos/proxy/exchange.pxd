@@ -204,7 +204,7 @@ cdef class Exchange:
     cdef readonly Plan plan
     cdef Upstream rival                 # a hedge beside `up`, until one of them answers
     cdef Target target                  # backend picked, None for answers of our own
-    cdef uint64_t tried                 # bit per backend asked so far, of the first 64
+    cdef uint64_t tried                 # backends asked so far, a bit for each 64th
     cdef int retries                    # further attempts begun
     cdef bint extra                     # counted in R_EXTRA_ACTIVE
     cdef bint hedging                   # a hedge is being dialled

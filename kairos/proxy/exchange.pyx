@@ -17,8 +17,8 @@ from libc.string cimport memchr, memcpy, memset
 from kairos._speedups.breaker cimport FAILURE, NO_VERDICT, SUCCESS, blocked
 from kairos._speedups.cells cimport (
     CLASSES, P_CELLS, P_CONNECT_ERRORS, P_TIMEOUTS, Page, R_BYTES_IN, R_BYTES_OUT, R_CELLS, R_EXTRA_ACTIVE,
-    R_GATEWAY, R_SHED, R_TOTAL, R_UPSTREAM, SU_CELLS, SU_OUT, SU_SKIP_UNTIL_US, U_CELLS, W_CELLS, W_REQUESTS_ACTIVE,
-    W_REQUESTS_PEAK, W_REQUESTS_UNROUTED, atomic_load, observe, status_class,
+    R_GATEWAY, R_SHED, R_TOTAL, R_UPSTREAM, SU_CELLS, SU_OUT, SU_SKIP_UNTIL_US, SU_WEIGHT, U_CELLS, W_CELLS,
+    W_REQUESTS_ACTIVE, W_REQUESTS_PEAK, W_REQUESTS_UNROUTED, atomic_load, observe, status_class,
 )
 from kairos._speedups.hashing cimport next_random
 from kairos._speedups.http1 cimport (
@@ -282,13 +282,14 @@ cdef class Plan:
             self.measures = balancer is not None and route.load_balancing_strategy == "ewma"
 
     def live_targets(self):
-        """Backends that may be picked: none is down or passed over for refusing connections."""
+        """Backends that may be picked: not down, not ejected, not taken out by an operator, their breaker not open."""
         cdef Target target
+        cdef bint breakers = self.policy is not None and self.policy.breaker.enabled
         cdef int64_t now = monotonic_us()
         return [
             target for target in self.targets
             if atomic_load(&target.shared[SU_OUT]) == 0 and atomic_load(&target.shared[SU_SKIP_UNTIL_US]) <= now
-            and not blocked(target.shared, now)
+            and atomic_load(&target.shared[SU_WEIGHT]) != 1 and not blocked(target.shared, breakers, now)
         ]
 
 

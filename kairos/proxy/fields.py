@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,9 @@ def retry_after(value: bytes) -> float | None:
     if text.isascii() and text.isdigit():
         return float(text[:9])
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        at = parsedate_to_datetime(text)
+        if at.tzinfo is None:  # the asctime form, which is in UTC all the same (section 5.6.7)
+            at = at.replace(tzinfo=UTC)
+        return max(0.0, at.timestamp() - time.time())
     except (ValueError, OverflowError):
         return None

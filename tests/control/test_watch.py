@@ -91,7 +91,22 @@ def deleted_and_created(watched):
     watched.file.write_text("two")
 
 
-@pytest.mark.parametrize("change", [rewritten, renamed_over, moved_away_and_written_anew, deleted_and_created])
+def synchronized(watched):
+    """rsync --inplace --times, of another content of the same size and time."""
+    before = watched.file.stat()
+    watched.file.write_text("x" * before.st_size)
+    os.utime(watched.file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def made_readable(watched):
+    """What came with the wrong owner or mode was refused, and is in order now."""
+    watched.file.chmod(0o640)
+
+
+WAYS = [rewritten, renamed_over, moved_away_and_written_anew, deleted_and_created, synchronized, made_readable]
+
+
+@pytest.mark.parametrize("change", WAYS)
 def test_ways_of_writing(watched, change):
     watched.play(change)
 

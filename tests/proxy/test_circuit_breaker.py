@@ -270,6 +270,17 @@ def test_one_that_is_disabled_never_opens() -> None:
 # ---- half-open ------------------------------------------------------------------------------------------------------
 
 
+def test_an_operators_word_holds_on_routes_without_breakers_too() -> None:
+    first, second = Backend("first"), Backend("second")
+    with before(first, second, circuit_breaker={"enabled": False}) as served:
+        served.board.page.set(shared(served) + cells.SU_FORCED, cells.FORCED_OPEN)
+        assert [served.send()[1] for _ in range(4)] == [b"second"] * 4
+        served.board.page.set(shared(served) + cells.SU_FORCED, cells.FORCED_NOT)
+        served.board.page.set(shared(served) + cells.SU_BREAKER, breaker.OPEN)
+        served.board.page.set(shared(served) + cells.SU_OPEN_UNTIL_US, 1 << 62)
+        assert {served.send()[1] for _ in range(4)} == {b"first", b"second"}
+
+
 def test_successes_close_it() -> None:
     only = Backend("only", *[answer(500)] * 5)
     with before(only, circuit_breaker=BREAKER) as served:

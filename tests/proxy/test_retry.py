@@ -25,6 +25,7 @@ import trustme
 from kairos._speedups import cells
 from kairos.config.model import Config, Route
 from kairos.proxy.exchange import Exchange, Filter
+from kairos.proxy.fields import retry_after
 from tests.proxy.conftest import ALL_METHODS
 from tests.support.gateway import gateway, route
 from tests.support.inprocess import Chain, InProcess, in_process
@@ -422,6 +423,18 @@ def test_a_retry_after_that_says_nothing_does_no_harm(told: str) -> None:
     only = Backend("only", answer(503, b"later", f"Retry-After: {told}"))
     with before(only, retry=NOW) as served:
         assert served.send()[1] == (b"later" if told == "1" * 400 else b"only")
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Etc/GMT+9", "Etc/GMT-9"])
+def test_the_three_forms_of_a_date_are_in_utc(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    at = time.gmtime(time.time() + 60)
+    for form in "%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y":
+        seconds = retry_after(time.strftime(form, at).encode())
+        assert 50 < (seconds or 0) <= 60, form
+    monkeypatch.undo()
+    time.tzset()
 
 
 # ---- time and budget ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 
 from kairos._speedups import cells
 from kairos._speedups.balance import ALL_FULL, NONE_LEFT, Balancer, cycle_weights, make
+from kairos._speedups.breaker import OPEN
 from kairos._speedups.cells import OUT_DOWN, OUT_DRAIN, OUT_MAINTENANCE, SU_CELLS, Page
 from kairos._speedups.ring import hash_of
 from kairos.config.model import Strategy
@@ -156,8 +157,11 @@ def test_an_open_breaker_keeps_everybody_out(strategy: Strategy) -> None:
 @each_strategy
 def test_a_route_without_breakers_does_not_ask_them(strategy: Strategy) -> None:
     gateway = Gateway(strategy, 1, 1, breakers=False)
-    gateway.set("A", cells.SU_FORCED, cells.FORCED_OPEN)
+    gateway.set("A", cells.SU_BREAKER, OPEN)
+    gateway.set("A", cells.SU_OPEN_UNTIL_US, NOW + 1)
     assert set(gateway.picks(100)) == {"A", "B"}
+    gateway.set("A", cells.SU_FORCED, cells.FORCED_OPEN)  # an operator's word holds on all routes
+    assert set(gateway.picks(100)) == {"B"}
 
 
 @each_strategy
@@ -183,10 +187,14 @@ def test_tried_backends_are_avoided_while_there_is_another(strategy: Strategy) -
 
 
 @each_strategy
-def test_tries_beyond_the_64th_backend_are_not_remembered(strategy: Strategy) -> None:
+def test_one_that_was_tried_is_avoided_among_many_too(strategy: Strategy) -> None:
+    """A bit stands for each 64th backend, so that 1 is avoided with 65."""
     gateway = Gateway(strategy, *[1] * 66)
-    every = (1 << 64) - 1
-    assert {gateway.balancer.choose(hash_of(b"%d" % n), NOW, every) for n in range(400)} == {64, 65}
+    picked = {gateway.balancer.choose(hash_of(b"%d" % n), NOW, 1 << (65 & 63)) for n in range(2000)}
+    assert len(picked) > 40
+    assert not picked & {1, 65}
+    all_but_64 = ((1 << 64) - 1) ^ 1
+    assert {gateway.balancer.choose(hash_of(b"%d" % n), NOW, all_but_64) for n in range(400)} == {0, 64}
 
 
 @each_strategy

@@ -273,6 +273,17 @@ def test_disabled_admits_and_learns_nothing() -> None:
         assert off.admit(NOW) == ADMITTED
         assert off.settle(FAILURE, False, NOW) == -1
     assert repr(upstream) == "closed 0"
+    upstream.fail()
+    assert off.admit(NOW) == ADMITTED
+    assert not off.blocked(NOW)
+
+
+def test_an_operators_word_holds_for_who_disabled_it_too() -> None:
+    upstream = Upstream()
+    off = upstream.another(enabled=False)
+    upstream.force(FORCED_OPEN)
+    assert off.blocked(NOW)
+    assert off.admit(NOW) == REFUSED
 
 
 def test_routes_share_the_state_and_keep_their_settings() -> None:

@@ -241,8 +241,8 @@ cdef inline bint _withdrawn(Target target) noexcept nogil:
 
 
 cdef inline bint _shut(Plan plan, Target target, int64_t now) noexcept nogil:
-    """By its breaker."""
-    return plan.policy.breaker.enabled and target.guarded and blocked(target.shared, now)
+    """By its breaker, or an operator's word about that."""
+    return target.guarded and blocked(target.shared, plan.policy.breaker.enabled, now)
 
 
 cdef int _enter(Exchange x, Target target, int64_t now) except -1:
@@ -250,8 +250,7 @@ cdef int _enter(Exchange x, Target target, int64_t now) except -1:
     cdef int admitted = ADMITTED
     if not enter(target):
         return NO_ROOM
-    if target.index < 64:
-        x.tried |= <uint64_t>1 << target.index
+    x.tried |= <uint64_t>1 << (target.index & 63)
     if target.guarded:
         admitted = admit(target.shared, &x.plan.policy.breaker, now)
         if admitted == REFUSED:
@@ -260,7 +259,7 @@ cdef int _enter(Exchange x, Target target, int64_t now) except -1:
 
 
 cdef inline bint _was_tried(Exchange x, int index) noexcept nogil:
-    return index < 64 and x.tried >> index & 1
+    return x.tried >> (index & 63) & 1
 
 
 cdef bint _elsewhere(Exchange x, int64_t now) noexcept:

@@ -602,7 +602,7 @@ cdef class UpstreamConnection(Upstream):
     # -- the end ------------------------------------------------------------------------------------------------------
 
     cdef int _over(self, Exchange x) except -1:
-        """All of the response is here. Slot and breaker are told before the client, whose next request any worker gets."""
+        """All of the response is here. Slot and breaker are told before the client, who may ask any worker next."""
         if self.parted:
             return 0
         x.failure = None  # of an attempt before this one
