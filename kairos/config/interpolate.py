@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MAX_FILE = 1 << 20
 """Bytes of a `${file:...}`: a secret or a certificate, not a log."""
 
+PRIVATE = "KAIROS_ADMIN_PASSWORD"
+"""Nothing for a configuration, whose author need not be an administrator; nor is the file of `…_FILE`."""
+
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?!\d+\})([^{}]*)\}|\$\{(?!\d+\})")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -56,10 +59,12 @@ def _resolve(match: re.Match[str], environ: Mapping[str, str], folder: FilePath)
             return "${"
         raise MissingReferenceError("'${' without a closing '}' (write '$${' for a plain '${')")
     if inner.startswith("file:"):
-        return _read(folder / inner.removeprefix("file:"))
+        return _read(folder / inner.removeprefix("file:"), environ.get(f"{PRIVATE}_FILE"))
     name, has_default, default = inner.partition(":-")
     if not _NAME.fullmatch(name):
         raise MissingReferenceError(f"'${{{inner}}}' is neither ${{NAME}}, ${{NAME:-default}} nor ${{file:/path}}")
+    if name == PRIVATE:
+        raise MissingReferenceError(f"{PRIVATE} is the first account's alone")
     text = environ.get(name)
     if has_default:
         return text or default
@@ -70,9 +75,11 @@ def _resolve(match: re.Match[str], environ: Mapping[str, str], folder: FilePath)
     return text
 
 
-def _read(path: FilePath) -> str:
+def _read(path: FilePath, private: str | None) -> str:
     """The text of a file without its last newline. Anything that could block or never end is refused."""
     try:
+        if private and os.path.exists(private) and os.path.samefile(path, private):
+            raise MissingReferenceError(f"{path} is the first account's alone ({PRIVATE}_FILE)")
         if not stat.S_ISREG(path.stat().st_mode):
             raise MissingReferenceError(f"{path} is not a regular file")
         with path.open("rb") as file:

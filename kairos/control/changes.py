@@ -44,6 +44,9 @@ Origin = Literal["api", "cli", "ui", "rollback"]
 TRIES = 20
 HISTORY_S = 2.0  # how long an answer waits for the history to have the change
 
+ADMINISTRATORS = ("admin", "storage")
+"""Sections that say who manages the gateway, and where that is kept: single sign-on makes administrators."""
+
 _EDIT: dict[str, Why] = {
     "not_found": "unknown", "exists": "refused", "ambiguous": "refused", "invalid": "invalid",
     "unreadable": "refused", "unwritable": "invalid",
@@ -67,6 +70,8 @@ class Wish(Struct, frozen=True):
     """The `etag` of the document that was looked at, one of these; None: whatever it is now."""
     dry_run: bool = False
     """Say what would come of it, and change nothing."""
+    administers: bool = False
+    """Whoever wants it may do everything."""
 
 
 class Outcome(Struct, frozen=True):
@@ -217,6 +222,8 @@ class Changes:
             raise CommandError("refused", f"{self._source.name} is {old.format}, and that is {format_}")
         new = ConfigText(data, old.format, old.name, wish.origin, wish.author, wish.message, old.sha256)
         loaded = await self._judged(new)
+        if not wish.administers:
+            _check_sections(old, new)
         if wish.dry_run:
             return self._outcome(wish, new, old, loaded)
         if not await self._use(new):
@@ -298,6 +305,13 @@ def document_of(text: ConfigText) -> Plain:
         return canonical(document(text.data.decode("utf-8-sig"), text.format))
     except EditError as error:
         raise edit_refused(error) from None
+
+
+def _check_sections(old: ConfigText, new: ConfigText) -> None:
+    """Raises CommandError."""
+    before, after = document_of(old), document_of(new)
+    if touched := [name for name in ADMINISTRATORS if before.get(name) != after.get(name)]:
+        raise CommandError("forbidden", f"only an administrator changes the section {' and '.join(touched)}")
 
 
 def edit_refused(error: EditError) -> CommandError:

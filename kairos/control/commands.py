@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kairos.control.requests import Requests
 
 _Result = TypeVar("_Result")
-Why = Literal["unknown", "bad", "invalid", "refused", "stale", "full", "unavailable", "timeout"]
+Why = Literal["unknown", "bad", "forbidden", "invalid", "refused", "stale", "full", "unavailable", "timeout"]
 
 
 class CommandError(Exception):

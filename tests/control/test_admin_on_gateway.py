@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from kairos.cli.manage import main
+from kairos.config.interpolate import interpolate
 from kairos.config.load import judged, loads
-from kairos.config.problems import ConfigError
+from kairos.config.problems import ConfigError, Findings
 from tests.support.gateway import gateway, route
 from tests.support.net import echo, origin
 from tests.support.ws import handshake
@@ -71,6 +72,73 @@ def test_a_websocket_feed_needs_a_token_too(one):
 def test_routes_of_ones_own_are_as_they_were(one):
     assert ask(one, "GET", "/api/own")[0] == 200
     assert ask(one, "GET", "/a")[0] == 200
+
+
+def test_a_route_to_the_admin_socket_makes_nobody_an_administrator(one):
+    backend = {"host": f"unix:{one.state_dir / 'admin.sock'}"}
+    hole = {**route("/hole", "http://127.0.0.1:1", "/api/users"), "backends": [backend]}
+    status, said = one.admin("POST", "/api/routes", hole)
+    assert status in (200, 201), said
+    assert ask(one, "GET", "/hole")[0] == 502
+    one.wait_log("does a route lead to it")
+    assert one.admin("GET", "/api/users")[0] == 200
+
+
+def bearer_of(g, role):
+    made = {"name": role, "roles": [role], "password": "a long pass phrase"}
+    assert g.admin("POST", "/api/users", made)[0] == 201
+    return f"Authorization: Bearer {g.admin('POST', f'/api/users/{role}/tokens', {'name': 't'})[1]['token']}"
+
+
+def send(g, bearer, method, path, document):
+    lines = (bearer, "Content-Type: application/json")
+    code, said = ask(g, method, path, *lines, body=json.dumps(document).encode())
+    return code, json.loads(said)
+
+
+def test_an_editor_makes_no_administrators_by_the_configuration(one):
+    editor = bearer_of(one, "editor")
+    mine = {"issuer": "https://idp.evil.test", "client_id": "x", "default_roles": ["admin"]}
+    whole = one.admin("GET", "/api/config")[1]
+    admin = {**whole["admin"], "sso": mine}
+    for method, path, document in (
+        ("PUT", "/api/config/sections/admin", admin),
+        ("PUT", "/api/config", {**whole, "admin": admin}),
+        ("PUT", "/api/config/sections/storage", {"node": "another"}),
+        ("PUT", "/api/config?dry_run=1", {**whole, "admin": admin}),
+    ):
+        code, said = send(one, editor, method, path, document)
+        assert (code, "only an administrator" in said["detail"]) == (403, True)
+    assert ask(one, "DELETE", "/api/config/sections/admin", editor)[0] == 403
+    assert send(one, editor, "PUT", "/api/config/sections/metrics", {"per_route": False})[0] == 200
+    assert one.admin("PUT", "/api/config/sections/storage", {"node": "another"})[0] == 200
+    before = one.admin("GET", "/api/revisions")[1][1]["number"]
+    assert ask(one, "POST", f"/api/revisions/{before}/rollback", editor)[0] == 403
+    assert "sso" not in one.admin("GET", "/api/config")[1]["admin"]
+
+
+def test_to_try_a_configuration_gives_no_secrets_away(one):
+    viewer = f"Authorization: Bearer {one.token}"
+    made = route("/x", "http://127.0.0.1:1")
+    (one.state_dir / "secret").write_text("hush hush")
+    for reference in ("${PATH}", f"${{file:{one.state_dir / 'secret'}}}", "x${HOME:-}", "http://u:***@x.test"):
+        tried = {**made, "methods": [reference]}
+        for path, document in (("config", {"routers": [tried]}), ("routes", {"route": tried})):
+            code, said = send(one, viewer, "POST", f"/api/{path}/validate", document)
+            assert (code, "config:write" in said["detail"]) == (403, True)
+            assert "hush" not in str(said)
+    code, said = send(one, viewer, "POST", "/api/config/validate", {"routers": [{**made, "methods": ["LOOK"]}]})
+    assert (code, "LOOK" in str(said)) == (200, True)
+
+
+def test_the_first_password_is_nothing_for_a_configuration(tmp_path):
+    (tmp_path / "first").write_text("a long pass phrase")
+    (tmp_path / "link").symlink_to("first")
+    environ = {"KAIROS_ADMIN_PASSWORD": "x", "KAIROS_ADMIN_PASSWORD_FILE": str(tmp_path / "first")}
+    for reference in ("${KAIROS_ADMIN_PASSWORD}", "${KAIROS_ADMIN_PASSWORD:-x}", f"${{file:{tmp_path / 'link'}}}"):
+        found = Findings()
+        assert interpolate({"a": reference}, found, environ, tmp_path) == {"a": reference}
+        assert "first account's alone" in found.problems[0].message
 
 
 def test_the_command_line_from_anywhere(one):

@@ -35,7 +35,7 @@ from kairos.config.unmask import unmasked
 from kairos.config.writing import dumps
 from kairos.control.api.guards import needs
 from kairos.control.api.routes import given, shown
-from kairos.control.api.writing import Written, tagged, told, writes
+from kairos.control.api.writing import Written, check_references, tagged, told, writes
 from kairos.control.changes import Changes, Wish
 from kairos.control.commands import CommandError, Commands
 
@@ -153,6 +153,7 @@ async def validate_config(request: Request[Any, Any, Any], changes: Changes) -> 
     name = f"config.{format_}"
     try:
         new = _asked(data, format_)
+        check_references(request, new)
         whole = restored(new, changes.document())
         if whole != new:
             data = dumps(whole, format_).encode()

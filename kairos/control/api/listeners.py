@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import struct
+from socket import SO_PEERCRED, SOL_SOCKET
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import uvicorn
@@ -15,6 +17,7 @@ from litestar.enums import ScopeType
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from kairos.control.api.paths import keep_slashes
+from kairos.telemetry.log import get_logger
 
 if TYPE_CHECKING:
     import socket
@@ -36,6 +39,9 @@ WHOLE_BODY_S = 120.0
 READ_S = 60.0  # for a client to take a piece of the answer
 
 
+log = get_logger("api")
+
+
 def listener_of(scope: Scope) -> Kind:
     """By which listener a request came."""
     return cast("Kind", cast("dict[str, Any]", scope).get(_KEY, "remote"))
@@ -49,7 +55,7 @@ class Server:
         self._server = _Uvicorn(
             uvicorn.Config(
                 cast("Any", _marked(app, kind)),
-                http=_Http,
+                http=_LocalHttp if kind == "local" else _Http,
                 ws="websockets-sansio",
                 ws_max_size=WEBSOCKET_BYTES,
                 lifespan="off",
@@ -127,6 +133,24 @@ class _Http(HttpToolsProtocol):
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
+
+
+class _LocalHttp(_Http):
+    """Whoever opens this socket is the administrator: but no worker, which would open it for a route to
+    `unix:.../admin.sock`, and so for anybody."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if _is_worker(transport.get_extra_info("socket")):
+            log.error("a worker asked for the admin socket: does a route lead to it?")
+            transport.abort()
+
+
+def _is_worker(peer: socket.socket) -> bool:
+    pid, _, _ = struct.unpack("3i", peer.getsockopt(SOL_SOCKET, SO_PEERCRED, struct.calcsize("3i")))
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as name:
+        return name.read().startswith("kairos-worker")
+    return False
 
 
 class _Patience:

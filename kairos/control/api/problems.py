@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/problem+json"
 STATUS: dict[Why, int] = {
-    "bad": 400, "unknown": 404, "refused": 409, "stale": 412, "invalid": 422,
+    "bad": 400, "forbidden": 403, "unknown": 404, "refused": 409, "stale": 412, "invalid": 422,
     "unavailable": 503, "timeout": 504, "full": 507,
 }  # fmt: skip
 RETRY_AFTER = "5"

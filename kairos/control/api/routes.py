@@ -33,7 +33,7 @@ from kairos.config.problems import Findings
 from kairos.config.unmask import unmasked
 from kairos.control.api.guards import needs
 from kairos.control.api.paths import segment
-from kairos.control.api.writing import Written, tagged, told, writes
+from kairos.control.api.writing import Written, check_references, tagged, told, writes
 from kairos.control.changes import Changes, Wish, edit_refused
 from kairos.control.commands import CommandError
 
@@ -193,8 +193,9 @@ async def delete_route(
 
 
 @post("/api/routes/validate", tags=TAGS, status_code=200, **needs("config:read"))
-async def validate_route(changes: Changes, data: RouteToJudge) -> RouteVerdict:
+async def validate_route(request: Request[Any, Any, Any], changes: Changes, data: RouteToJudge) -> RouteVerdict:
     """Whether a route could be used, in place of the one that serves the same requests now, if there is one."""
+    check_references(request, data.route)
 
     def edit(value: Plain) -> Plain:
         new = given(data.route)

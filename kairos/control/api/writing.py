@@ -13,6 +13,9 @@ from litestar.di import Provide
 from litestar.params import HeaderParameter, Parameter
 from msgspec import UNSET, UnsetType, structs
 
+from kairos.config.mask import MASK
+from kairos.control.access.accounts import DeniedError
+from kairos.control.access.permissions import ALL
 from kairos.control.api.guards import needs
 from kairos.control.changes import Outcome, Wish
 
@@ -44,12 +47,32 @@ def make_wish(
 ) -> Wish:
     """What a request says beside its body."""
     principal: Principal = request.scope["user"]
-    return Wish(principal.name, message or why or "", _ORIGINS.get(client or "", "api"), tags(if_match), dry_run)
+    origin = _ORIGINS.get(client or "", "api")
+    administers = principal.permissions >= ALL
+    return Wish(principal.name, message or why or "", origin, tags(if_match), dry_run, administers)
 
 
 def writes() -> dict[str, Any]:
     """Keywords for a handler that changes the configuration, and takes a `wish`."""
     return {**needs("config:write"), "dependencies": {"wish": Provide(make_wish, sync_to_thread=False)}}
+
+
+def check_references(request: Request[Any, Any, Any], value: Any) -> None:
+    """To try a configuration is to look up what its references and masks stand for, and reasons against it say what
+    that is: only who may change the configuration does. Raises DeniedError."""
+    principal: Principal = request.scope["user"]
+    if "config:write" not in principal.permissions and _stands_for_something(value):
+        raise DeniedError(
+            "only who may change the configuration (config:write) tries references (${...}) and masks (***)"
+        )
+
+
+def _stands_for_something(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_stands_for_something(item) for pair in value.items() for item in pair)
+    if isinstance(value, list):
+        return any(map(_stands_for_something, value))
+    return isinstance(value, str) and ("${" in value or MASK in value)
 
 
 def tags(header: str | None) -> list[str] | None:
