@@ -42,7 +42,9 @@ class Lockout(Spec, frozen=True):
     """Who guesses passwords has to wait."""
 
     attempts: Annotated[int, Meta(ge=1, le=1000)] = 5
-    """Wrong passwords of one account, or from one address, before it is locked."""
+    """Wrong passwords from one address (of IPv6: a /64), or browser that logged in before, until it has to wait."""
+    account_attempts: Annotated[int, Meta(ge=1, le=100_000)] = 50
+    """And for one account from everywhere, until all have to wait but browsers that logged in to it before."""
     duration: Seconds = 60.0
     """Doubled with each further wrong one, up to `longest`."""
     longest: Seconds = 3600.0

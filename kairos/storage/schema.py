@@ -112,6 +112,18 @@ tokens = Table(
     Column("used_from", String(64), nullable=True),
 )
 
+guesses = Table(
+    "guesses",
+    metadata,
+    Column("key", String(64), primary_key=True),  # SHA-256 of what attempts are counted of
+    Column("kind", String(10), nullable=False),  # address, account, device
+    Column("user_id", _Id, ForeignKey("users.id", ondelete="CASCADE"), nullable=True, index=True),
+    Column("wrong", Float, nullable=False),
+    Column("until", Float, nullable=False),
+    Column("seen", Float, nullable=False, index=True),
+)
+"""Wrong passwords, and browsers that gave the right one: kairos/control/access/lockout.py."""
+
 audit = Table(
     "audit",
     metadata,

@@ -18,8 +18,8 @@ from sqlalchemy import delete, insert, select, text, update
 from kairos.control.access import passwords
 from kairos.control.access.permissions import ALL, ROLES, Permission
 from kairos.control.commands import CommandError
+from kairos.storage.schema import guesses, sessions, tokens, user_roles
 from kairos.storage.schema import roles as roles_table
-from kairos.storage.schema import sessions, tokens, user_roles
 from kairos.storage.schema import users as users_table
 
 if TYPE_CHECKING:
@@ -393,7 +393,7 @@ async def _an_admin_is_left(connection: AsyncConnection, before: User) -> None:
 
 
 async def _end_everything(connection: AsyncConnection, user_id: int) -> None:
-    for table in (sessions, tokens):
+    for table in (sessions, tokens, guesses):
         await connection.execute(delete(table).where(table.c.user_id == user_id))
 
 

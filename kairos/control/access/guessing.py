@@ -1,74 +1,111 @@
-"""Who guesses passwords has to wait: by account and by address, longer each time. Pure: `now` is passed in.
+"""Who guesses passwords has to wait, longer each time. Pure: `now` is passed in.
 
 An attempt counts as wrong from its beginning, so that a thousand at once are not a thousand guesses; a right one takes
-that back. What is known of one key is forgotten after a day without an attempt, or when the table is full and its
-lock ended longest ago.
+that back. Counted are
+
+    address   attempts from one network that no known device makes
+    device    attempts from a browser that logged in to the account before
+    account   attempts on one account from everywhere, of which one is forgotten in each `longest`: so one network
+              alone, which then has one in the same time, never locks an account for others
+
+Who comes with a known device of the account waits for the device alone: nobody else can lock them out.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kairos.config.admin import Lockout
 
+Kind = Literal["address", "device", "account"]
 ROOM = 10_000
 FORGOTTEN_S = 86_400.0
 
 
-class _Known:
-    __slots__ = ("last", "until", "wrong")
+class Key(NamedTuple):
+    """What attempts are counted of."""
 
-    def __init__(self) -> None:
-        self.wrong = 0
-        self.until = 0.0
-        self.last = 0.0
+    kind: Kind
+    name: str
+
+
+class Count(Struct, frozen=True):
+    """What is known of one key."""
+
+    wrong: float = 0.0
+    until: float = 0.0
+    seen: float = 0.0
+
+
+NONE = Count()
+
+
+def waits(count: Count, spec: Lockout, now: float) -> float:
+    """Seconds; never more than `longest`, whatever another node's clock said."""
+    return min(max(0.0, count.until - now), spec.longest)
+
+
+def counted(kind: Kind, count: Count, spec: Lockout, now: float) -> Count:
+    """One attempt more."""
+    since = max(0.0, now - count.seen)
+    wrong = 0.0 if since > FORGOTTEN_S else count.wrong
+    if kind == "account" and spec.longest:
+        wrong = max(0.0, wrong - since / spec.longest)
+    wrong += 1
+    over = int(wrong) - _most(kind, spec)
+    until = now + min(spec.longest, spec.duration * 2 ** min(over, 30)) if over >= 0 else 0.0
+    return Count(wrong, until, now)
+
+
+def taken_back(kind: Kind, count: Count, spec: Lockout) -> Count:
+    """The attempt was right: a device has nothing to be feared for, of others there was one wrong one less."""
+    if kind == "device":
+        return Count(0.0, 0.0, count.seen)
+    wrong = max(0.0, count.wrong - 1)
+    return Count(wrong, count.until if wrong >= _most(kind, spec) else 0.0, count.seen)
+
+
+def _most(kind: Kind, spec: Lockout) -> int:
+    return spec.account_attempts if kind == "account" else spec.attempts
 
 
 class Guessing:
-    """`begin` each attempt, then `right` where it was."""
+    """What this process saw, for when the database cannot be asked. What was counted longest ago is forgotten."""
 
-    def __init__(self, spec: Lockout) -> None:
-        self.spec = spec
-        self._known: OrderedDict[str, _Known] = OrderedDict()
+    def __init__(self) -> None:
+        self._known: OrderedDict[Key, Count] = OrderedDict()
 
-    def begin(self, keys: Iterable[str], now: float) -> float:
+    def begin(self, keys: Iterable[Key], spec: Lockout, now: float) -> float:
         """Seconds to wait; 0: go on."""
         keys = list(keys)
-        if wait := max((self._waits(key, now) for key in keys), default=0.0):
+        if wait := max(waits(self._known.get(key, NONE), spec, now) for key in keys):
             return wait
         for key in keys:
-            self._count(key, now)
-        return 0.0
-
-    def right(self, account: str, address: str) -> None:
-        """The account has nothing to be feared for; its address only guessed one less."""
-        self._known.pop(account, None)
-        known = self._known.get(address)
-        if known is not None:
-            known.wrong = max(0, known.wrong - 1)
-            known.until = 0.0 if known.wrong < self.spec.attempts else known.until
-
-    def forgive(self, account: str) -> None:
-        """Somebody gave it another password."""
-        self._known.pop(account, None)
-
-    def _waits(self, key: str, now: float) -> float:
-        known = self._known.get(key)
-        return 0.0 if known is None else max(0.0, known.until - now)
-
-    def _count(self, key: str, now: float) -> None:
-        known = self._known.pop(key, None)
-        if known is None or now - known.last > FORGOTTEN_S:
-            known = _Known()
-        self._known[key] = known
-        known.last = now
-        known.wrong += 1
-        over = known.wrong - self.spec.attempts
-        if over >= 0:
-            known.until = now + min(self.spec.longest, self.spec.duration * 2 ** min(over, 30))
+            self._known[key] = counted(key.kind, self._known.pop(key, NONE), spec, now)
         while len(self._known) > ROOM:
             self._known.popitem(last=False)
+        return 0.0
+
+    def right(self, keys: Iterable[Key], spec: Lockout) -> None:
+        for key in keys:
+            if key in self._known:
+                self._known[key] = taken_back(key.kind, self._known[key], spec)
+
+
+def network_of(address: str) -> str:
+    """Whoever has one address of a /64 has them all."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    mapped = parsed.ipv4_mapped
+    return str(mapped) if mapped else str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -15,12 +15,12 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy import delete, func, insert, select, update
 
 from kairos.control.access import passwords as rules
 from kairos.control.access.accounts import DeniedError, permissions_of
-from kairos.control.access.guessing import Guessing
+from kairos.control.access.lockout import Lockouts
 from kairos.control.access.permissions import ALL, Permission
 from kairos.control.access.principal import Principal
 from kairos.control.commands import CommandError
@@ -50,14 +50,6 @@ class WrongError(Exception):
     """Name or password is wrong; which one is not said."""
 
 
-class LockedError(Exception):
-    """Too many wrong ones."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__("too many wrong passwords; try again later")
-        self.seconds = seconds
-
-
 class Session(Struct, frozen=True):
     """A login that lasts."""
 
@@ -81,6 +73,8 @@ class LoggedIn(Struct, frozen=True):
     """The cookie's value."""
     id: str
     permissions: list[Permission]
+    device: str = ""
+    """What the browser shows the next time, so that others' guesses do not lock it out."""
 
 
 class Token(Struct, frozen=True):
@@ -122,13 +116,13 @@ class Logins:
         self._passwords = passwords
         self._admin = admin
         self._clock = clock
-        self._guessing = Guessing(admin.lockout)
+        self._lockouts = Lockouts(database, admin.lockout)
         self._touching: dict[str, asyncio.Task[None]] = {}
 
     def apply(self, admin: Admin) -> None:
         """A configuration is in use."""
         self._admin = admin
-        self._guessing.spec = admin.lockout
+        self._lockouts.spec = admin.lockout
 
     async def close(self) -> None:
         for task in list(self._touching.values()):
@@ -137,33 +131,36 @@ class Logins:
 
     # --- passwords ---
 
-    async def log_in(self, name: str, password: str, address: str, agent: str) -> LoggedIn:
+    async def log_in(self, name: str, password: str, address: str, agent: str, device: str = "") -> LoggedIn:
         """Raises WrongError, LockedError and CommandError."""
-        row = await self._check(name.strip().lower(), password, address)
+        name = name.strip().lower()[:200].replace("\0", "\ufffd")
+        row, device = await self._check(name, password, address, device)
         if self._passwords.stale(row["password_hash"]):
             hashed = await self._passwords.hash(password)
             async with self._database.write() as connection:
                 await connection.execute(update(users).where(users.c.id == row["id"]).values(password_hash=hashed))
-        return await self.open_session(row["id"], address, agent)
+        return structs.replace(await self.open_session(row["id"], address, agent), device=device)
 
-    async def _check(self, name: str, password: str, address: str) -> Mapping[Any, Any]:
-        account, network = f"account {name[:200]}", f"address {address}"
-        keys = [account] if address == "local" else [account, network]
-        if wait := self._guessing.begin(keys, self._clock()):
-            raise LockedError(wait)
+    async def _check(self, name: str, password: str, address: str, device: str) -> tuple[Mapping[Any, Any], str]:
+        """Whose password it is, and what makes the browser a known device."""
         async with self._database.read() as connection:
             row = (await connection.execute(select(users).where(users.c.name == name))).mappings().first()
+        attempt = None
+        if address != "local":  # may do everything without one
+            id_ = row["id"] if row is not None else None
+            attempt = await self._lockouts.begin(id_, name, address, device, self._clock())
         stored = row["password_hash"] if row is not None and not row["disabled"] else None
         if not await self._passwords.verify(password[: rules.MAX_LENGTH], stored) or row is None:
             raise WrongError("name or password is wrong")
-        self._guessing.right(account, network)
-        return row
+        return row, "" if attempt is None else await self._lockouts.right(attempt, self._clock())
 
-    async def change_password(self, who: Principal, current: str, new: str, address: str, *, end_tokens: bool) -> None:
+    async def change_password(
+        self, who: Principal, current: str, new: str, address: str, device: str = "", *, end_tokens: bool
+    ) -> None:
         """One's own: other sessions end. Raises WrongError, LockedError and CommandError."""
         if who.method != "session" or who.user_id is None:
             raise DeniedError("only who is logged in changes the password")
-        await self._check(who.name, current, address)
+        await self._check(who.name, current, address, device)
         if current == new:
             raise CommandError("invalid", "this is the password already")
         hashed = await self._passwords.hash(rules.accepted(new, who.name))
@@ -174,10 +171,6 @@ class Logins:
             await connection.execute(delete(sessions).where(others))
             if end_tokens:
                 await connection.execute(delete(tokens).where(tokens.c.user_id == who.user_id))
-
-    def forgive(self, name: str) -> None:
-        """The account has another password."""
-        self._guessing.forgive(f"account {name}")
 
     # --- sessions ---
 

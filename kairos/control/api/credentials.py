@@ -9,6 +9,7 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import Cookie
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 
+from kairos.control.access.lockout import DEVICE_S
 from kairos.control.api.authentication import asks_again
 from kairos.control.api.recording import READING, address_of, method_of
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 COOKIE = "kairos_session"
+DEVICE = "kairos_device"
 CSRF = "x-csrf-token"
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="kairos"'}
 
@@ -58,13 +60,28 @@ def _show_token(connection: Connection, csrf: str) -> None:
         raise PermissionDeniedException("send the session's X-CSRF-Token: it is in GET /api/me")
 
 
-def cookie_name(scope: Scope) -> str:
+def cookie_name(scope: Scope, name: str = COOKIE) -> str:
     """Over HTTPS it is for this host alone, and no other may set it."""
-    return f"__Host-{COOKIE}" if scope["scheme"] in ("https", "wss") else COOKIE
+    return f"__Host-{name}" if scope["scheme"] in ("https", "wss") else name
 
 
 def session_cookie(scope: Scope, secret: str, seconds: int) -> Cookie:
     """0 seconds: take it away."""
-    cookie = Cookie(key=cookie_name(scope), value=secret, path="/", max_age=seconds, httponly=True, samesite="strict")
+    return _cookie(scope, COOKIE, secret, seconds)
+
+
+def device_cookie(scope: Scope, secret: str) -> Cookie:
+    """Proves nothing but that somebody logged in with it before."""
+    return _cookie(scope, DEVICE, secret, int(DEVICE_S))
+
+
+def device_of(connection: Connection) -> str:
+    """What it showed; empty where it is a new one."""
+    return connection.cookies.get(cookie_name(connection.scope, DEVICE), "")[:100]
+
+
+def _cookie(scope: Scope, name: str, value: str, seconds: int) -> Cookie:
+    key = cookie_name(scope, name)
+    cookie = Cookie(key=key, value=value, path="/", max_age=seconds, httponly=True, samesite="strict")
     cookie.secure = scope["scheme"] == "https"
     return cookie

@@ -13,7 +13,7 @@ from kairos.control.access.accounts import DeniedError
 from kairos.control.access.logins import LoggedIn, Logins, NewToken, Session, Token, TokenMade
 from kairos.control.access.permissions import Permission
 from kairos.control.access.principal import Method, Principal
-from kairos.control.api.credentials import cookie_name, session_cookie
+from kairos.control.api.credentials import cookie_name, device_cookie, device_of, session_cookie
 from kairos.control.api.guards import needs, public
 from kairos.control.api.recording import address_of, note
 
@@ -57,7 +57,7 @@ async def login(request: Asked, logins: Logins, access: Access, data: Login) -> 
     if old := request.cookies.get(cookie_name(request.scope)):
         await _forget(logins, old)
     agent = request.headers.get("user-agent", "")
-    made = await logins.log_in(data.name, data.password, address_of(request.scope), agent)
+    made = await logins.log_in(data.name, data.password, address_of(request.scope), agent, device_of(request))
     note(request, {"session": made.id})
     return logged_in(request, made, access.admin)
 
@@ -65,8 +65,10 @@ async def login(request: Asked, logins: Logins, access: Access, data: Login) -> 
 def logged_in(request: Asked, made: LoggedIn, admin: Admin) -> Response[Me]:
     """With the session's cookie."""
     body = Me(made.user, "session", made.permissions, made.must_change, made.csrf)
-    cookie = session_cookie(request.scope, made.secret, int(admin.sessions.lifetime))
-    return Response(body, cookies=[cookie])
+    cookies = [session_cookie(request.scope, made.secret, int(admin.sessions.lifetime))]
+    if made.device:
+        cookies.append(device_cookie(request.scope, made.device))
+    return Response(body, cookies=cookies)
 
 
 @post("/api/logout", tags=TAGS, status_code=204, **needs("self", action="logout"))
@@ -94,7 +96,9 @@ async def change_my_password(request: Asked, logins: Logins, access: Access, dat
     """Another password: all sessions end, and a new one starts."""
     who, address = principal(request), address_of(request.scope)
     note(request, {}, target=who.name)
-    await logins.change_password(who, data.current_password, data.new_password, address, end_tokens=data.end_tokens)
+    await logins.change_password(
+        who, data.current_password, data.new_password, address, device_of(request), end_tokens=data.end_tokens
+    )
     await logins.end_session(who.user_id, who.credential)
     made = await logins.open_session(who.user_id or 0, address, request.headers.get("user-agent", ""))
     return logged_in(request, made, access.admin)

@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from kairos.config.editing import EditError
 from kairos.control.access.accounts import DeniedError
-from kairos.control.access.logins import LockedError, WrongError
+from kairos.control.access.lockout import LockedError
+from kairos.control.access.logins import WrongError
 from kairos.control.changes import edit_refused
 from kairos.control.commands import CommandError
 from kairos.storage.database import UnavailableError

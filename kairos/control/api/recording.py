@@ -8,7 +8,6 @@ to fill it, or drive older entries out of it, by what they may not do.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import re
 import secrets
 import time
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 from litestar.datastructures import MutableScopeHeaders
 
+from kairos.control.access.guessing import network_of
 from kairos.control.access.principal import NOBODY, Principal
 from kairos.control.api.listeners import listener_of
 
@@ -225,15 +225,3 @@ class Damper:
         self._left_out.clear()
         self._ends = now + WINDOW_S
         return over[:TOLD] + ([(OTHERS, rest)] if rest else [])
-
-
-def network_of(address: str) -> str:
-    """Whoever has one address of a /64 has them all."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return address
-    mapped = parsed.ipv4_mapped
-    return str(mapped) if mapped else str(ipaddress.ip_network((parsed, 64), strict=False))

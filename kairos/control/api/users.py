@@ -58,13 +58,9 @@ async def remove_user(request: Asked, accounts: Accounts, name: str) -> None:
 
 
 @post("/api/users/{name:str}/password", tags=TAGS, status_code=200, **needs("users:write", action="user.password"))
-async def reset_password(
-    request: Asked, accounts: Accounts, logins: Logins, name: str, data: PasswordReset
-) -> UserMade:
+async def reset_password(request: Asked, accounts: Accounts, name: str, data: PasswordReset) -> UserMade:
     """Another password: sessions and tokens end, and it has to be changed at the next login."""
-    made = await accounts.reset_password(_word(name), data.password, principal(request))
-    logins.forgive(made.user.name)
-    return made
+    return await accounts.reset_password(_word(name), data.password, principal(request))
 
 
 @delete("/api/users/{name:str}/sessions", tags=TAGS, **needs("users:write", action="session.end"))

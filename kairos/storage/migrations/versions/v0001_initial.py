@@ -119,6 +119,19 @@ def upgrade() -> None:
     )
     op.create_index("uq_users_issuer_subject", "users", ["issuer", "subject"], unique=True)
     op.create_table(
+        "guesses",
+        sa.Column("key", sa.String(length=64), nullable=False),
+        sa.Column("kind", sa.String(length=10), nullable=False),
+        sa.Column("user_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("wrong", sa.Float(), nullable=False),
+        sa.Column("until", sa.Float(), nullable=False),
+        sa.Column("seen", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_guesses_user_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_guesses")),
+    )
+    op.create_index(op.f("ix_guesses_seen"), "guesses", ["seen"], unique=False)
+    op.create_index(op.f("ix_guesses_user_id"), "guesses", ["user_id"], unique=False)
+    op.create_table(
         "sessions",
         sa.Column("id_hash", sa.String(length=64), nullable=False),
         sa.Column("user_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
