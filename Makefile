@@ -13,6 +13,8 @@ PROVIDER := tests/oidc_provider/node_modules
 JOBS ?= 2
 WORKERS ?= 2
 MINUTES ?= 1
+# Some images set it. Each of the hundreds of gateways that tests start would compile all of kairos.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test quicktest chaos bench bench-micro lint asan build debian lock clean help
 
