@@ -6,6 +6,7 @@ by pid: SIGTERM first, SIGKILL for the whole tree of those that stay. Addresses 
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -31,10 +32,26 @@ class BenchError(Exception):
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port nobody listened on a moment ago, for what binds it itself.
+
+    Never one that the system gives away: what connects meanwhile, in any process, could get it in between.
+    """
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+
+
+def _ports() -> Iterator[int]:
+    """Outside of the system's own, from a place of this process's own."""
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = [port for port in range(10_000, 65_536) if not first <= port <= last] or [*range(2000, 10_000)]
+    start = os.getpid() * 379 % len(ports)
+    yield from itertools.cycle(ports[start:] + ports[:start])
+
+
+_PORTS = _ports()
 
 
 def require(programs: Sequence[str]) -> None:

@@ -10,14 +10,10 @@ import httpx
 import pytest
 
 from tests.support.gateway import gateway, route
+from tests.support.net import free_port
 from tests.support.tls import Authority, client_context
 
 PASSWORD = "a long enough one"
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

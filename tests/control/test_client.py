@@ -12,7 +12,7 @@ import uvloop
 
 from kairos.control.client import MAX_ANSWER, Answer, Asking, NoAnswerError, ask
 from kairos.resolver import Resolver
-from tests.support.net import Peer, echo, free_port, origin, read_request
+from tests.support.net import Peer, dead_port, echo, origin, read_request
 
 
 def asked(asking: Asking, context: ssl.SSLContext | None = None, timeout: float = 5.0) -> Answer:
@@ -83,7 +83,7 @@ def test_what_is_no_answer(pieces: list[bytes], said: str) -> None:
 
 def test_nobody_there_and_nobody_who_answers() -> None:
     with pytest.raises(NoAnswerError, match="refused"):
-        asked(Asking(f"http://127.0.0.1:{free_port()}/"))
+        asked(Asking(f"http://127.0.0.1:{dead_port()}/"))
     with pytest.raises(NoAnswerError, match="not an http address"):
         asked(Asking("ftp://127.0.0.1/"))
     with origin(silent) as server, pytest.raises(NoAnswerError, match="within"):

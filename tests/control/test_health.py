@@ -30,7 +30,7 @@ from tests.control.page import Board, in_loop, route, until
 from tests.support.dns import NXDOMAIN, SERVFAIL, NameServer
 from tests.support.gateway import gateway
 from tests.support.gateway import route as gateway_route
-from tests.support.net import Peer, free_port, origin
+from tests.support.net import Peer, dead_port, free_port, origin
 from tests.support.nginx import nginx
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -245,7 +245,7 @@ def test_the_time_is_for_the_whole_answer(script):
 
 @pytest.mark.usefixtures("never_held_up")
 def test_who_refuses_and_who_does_not_accept():
-    assert reason(route("/a", backend(free_port()))) == "refused"
+    assert reason(route("/a", backend(dead_port()))) == "refused"
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
         address = full.getsockname()
         with contextlib.suppress(TimeoutError, BlockingIOError):
@@ -258,7 +258,7 @@ def test_who_refuses_and_who_does_not_accept():
 def test_tcp_only_connects():
     with origin(lambda peer: peer.receive_all() and None) as server:
         assert reason(route("/a", backend(server.port), health_check=HealthCheck(type="tcp"))) == ""
-    assert reason(route("/a", backend(free_port()), health_check=HealthCheck(type="tcp"))) == "refused"
+    assert reason(route("/a", backend(dead_port()), health_check=HealthCheck(type="tcp"))) == "refused"
 
 
 def test_a_unix_socket(tmp_path):
@@ -614,7 +614,7 @@ def test_a_certificate_file_that_is_gone_is_not_the_backends_fault(tmp_path):
         board = Board()
         checker = HealthChecker(board.scoreboard)
         tls = UpstreamTls(ca_file=str(tmp_path / "gone.pem"))
-        checker.apply(*board.assign(Config(routers=[https(free_port(), tls)], health_check=QUICK)))
+        checker.apply(*board.assign(Config(routers=[https(dead_port(), tls)], health_check=QUICK)))
         key = next(key for key in board.series.upstreams if key.startswith("https"))
         status = await checker.probe_now(key)
         assert status.last_ok is None

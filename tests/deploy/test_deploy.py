@@ -24,7 +24,7 @@ from kairos.config.model import Server
 from kairos.proxy.handlers.builtin import LIVE, READY
 from kairos.supervisor.plan import CONTROL_DRAIN, DRAIN_GRACE
 from tests.support.gateway import gateway, route
-from tests.support.net import free_port
+from tests.support.net import dead_port
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -103,7 +103,7 @@ def test_the_health_check_works() -> None:
 
     with gateway({"routers": [route("/", "http://127.0.0.1:1")]}) as g:
         assert healthy(g.port)
-    assert not healthy(free_port())
+    assert not healthy(dead_port())
 
 
 def test_the_locked_versions_are_found_as_the_image_finds_them() -> None:

@@ -29,7 +29,7 @@ from tests.proxy.test_retry import (
     then_hang_up,
 )  # fmt: skip
 from tests.support.gateway import Gateway, gateway, route
-from tests.support.net import Peer, free_port, origin, status_of
+from tests.support.net import Peer, dead_port, origin, status_of
 from tests.support.ws import handshake, open_websocket, switching
 
 BREAKER = {"failure_threshold": 5, "success_threshold": 2, "reset_timeout": 30.0, "half_open_requests": 2}
@@ -149,7 +149,7 @@ def test_a_client_that_leaves_says_nothing_of_the_backend() -> None:
         served.send()
         with served.connect() as client:
             client.send(head(path="/1"))
-            assert holds[0].reached.wait(10)
+            assert holds[0].reached.wait(25)
         served.wait_access(path="/1", status=499)
         with served.connect() as client:
             client.send(head(path="/2"))
@@ -387,6 +387,7 @@ def test_all_workers_and_routes_share_it() -> None:
         assert statuses(g, "/one", 10) + statuses(g, "/two", 10) == [503] * 20
         assert only.came == 5
         assert breaker_is(g, "open")
+        g.wait_log("circuit breaker opened")
         [opened] = [line for line in g.log.splitlines() if "circuit breaker opened" in line]
     for said in (url, "5 failures in a row", "status_500", "30"):
         assert said in opened
@@ -414,10 +415,12 @@ def test_the_log_tells_how_it_went_on() -> None:
 def test_the_log_tells_the_failure_of_this_backend() -> None:
     """Not that of another one which the request had tried before."""
     with origin(Backend("bad", *[answer(500)] * 9)) as bad:
-        dead = f"http://127.0.0.1:{free_port()}"
+        dead = f"http://127.0.0.1:{dead_port()}"
         made = route("/x", f"{dead},{bad.url}", load_balancing_strategy="round_robin")
         with gateway({"routers": [made], "circuit_breaker": BREAKER}) as g:
             g.wait(lambda: status_of(g.get("/x")[0]) == 503, "both open")
+            for url in (dead, bad.url):
+                g.wait(lambda: any("breaker opened" in line and url in line for line in g.log.splitlines()), url)  # noqa: B023
             lines = {url: line for line in g.log.splitlines() for url in (dead, bad.url)
                      if "breaker opened" in line and url in line}  # fmt: skip
             assert "connect_failed" in lines[dead]
@@ -457,7 +460,7 @@ def test_trials_of_a_killed_worker_are_replaced() -> None:
         time.sleep(1.05)
         with g.connect() as client:
             client.send(head())
-            assert hold.reached.wait(10)
+            assert hold.reached.wait(25)
             os.kill(g.child("kairos-worker0"), signal.SIGKILL)
             g.wait_log("killed by SIGKILL")
         g.wait(lambda: _answers(g) and statuses(g, "/x", 1) == [200], "a trial in the next round")

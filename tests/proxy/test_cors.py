@@ -13,7 +13,7 @@ from kairos.config.policies.cors import Cors
 from kairos.proxy.exchange import Exchange, Filter, Handler, Response
 from kairos.proxy.filters.cors import CorsFilter
 from tests.support.inprocess import Chain, InProcess, in_process, serving
-from tests.support.net import Peer, echo, free_port, origin, read_request, status_of
+from tests.support.net import Peer, dead_port, echo, origin, read_request, status_of
 from tests.support.ws import handshake, switching
 
 APP = "https://app.example.com"
@@ -64,7 +64,7 @@ def served() -> Iterator[InProcess]:
         forward = {
             "external_path": "/api", "internal_path": "/", "methods": ["GET"], "backends": [{"host": backend.url}]
         }  # fmt: skip
-        gone = {**forward, "backends": [{"host": f"http://127.0.0.1:{free_port()}"}], "external_path": "/gone"}
+        gone = {**forward, "backends": [{"host": f"http://127.0.0.1:{dead_port()}"}], "external_path": "/gone"}
         with in_process(
             chain(SPEC, forward),
             chain({"allowed_origins": ["*"], "exposed_headers": ["*"]}, forward, path="/open"),

@@ -12,7 +12,7 @@ from kairos.proxy.exchange import Response
 from tests.proxy.test_interfaces import ALIVE, Hook
 from tests.support.gateway import route
 from tests.support.inprocess import Chain, InProcess, in_process
-from tests.support.net import Peer, echo, free_port, origin
+from tests.support.net import Peer, dead_port, echo, origin
 from tests.support.ws import header
 
 
@@ -49,7 +49,7 @@ def test_a_request_and_its_answer() -> None:
 
 
 def test_what_fails_is_told_by_its_row() -> None:
-    with in_process(Chain("/a", route("/a", f"http://127.0.0.1:{free_port()}"))) as served:
+    with in_process(Chain("/a", route("/a", f"http://127.0.0.1:{dead_port()}"))) as served:
         answer = ask(served, "GET", b"/")
         assert answer.failure == "connect_failed"
 

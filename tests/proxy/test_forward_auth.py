@@ -17,7 +17,7 @@ from kairos.config.problems import ConfigError
 from kairos.config.secrets import key_hash
 from tests.support.gateway import route
 from tests.support.inprocess import InProcess, checked, serving
-from tests.support.net import Peer, connect, echo, free_port, origin, read_request, status_of
+from tests.support.net import Peer, connect, dead_port, echo, free_port, origin, read_request, status_of
 from tests.support.nginx import nginx
 from tests.support.ws import header
 
@@ -40,7 +40,7 @@ class Service:
                 assert body == b""
                 self.asked.append(head)
                 if self.hold is not None:
-                    assert self.hold.wait(10)
+                    assert self.hold.wait(25)
                 peer.send(self.answer(head))
 
 
@@ -166,7 +166,7 @@ def test_no_decision_is_a_refusal(backend: str, service: tuple[Service, str], an
 
 
 def test_a_service_that_is_not_there(backend: str) -> None:
-    with serving(document(backend, f"http://127.0.0.1:{free_port()}")) as served:
+    with serving(document(backend, f"http://127.0.0.1:{dead_port()}")) as served:
         assert ask(served)[0] == 503
 
 

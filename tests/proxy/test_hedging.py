@@ -23,11 +23,13 @@ from tests.support import ws
 from tests.support.gateway import route
 from tests.support.held import Deaf, HeldOrigin, answer, deaf, held_origins
 from tests.support.inprocess import METHODS, Chain, InProcess, in_process
-from tests.support.net import Peer, free_port, origin, read_request, status_of
+from tests.support.net import Peer, dead_port, origin, read_request, status_of
 
 NEVER = 60_000
 """ms: a delay that no test lives to see the end of."""
 GET = b"GET /x HTTP/1.1\r\nHost: test\r\n\r\n"
+POST = b"POST /x HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n"
+"""Not hedged, however late the answer is."""
 
 
 def hedged(*urls: str, delay_ms: int = 20, **members: Any) -> dict[str, Any]:
@@ -198,7 +200,7 @@ def test_both_break() -> None:
 
 
 def test_both_are_too_slow() -> None:
-    with pair(timeouts={"first_byte": 0.3}, retry={"max_retries": 0}) as (p, [slow, fast]), p.connect() as client:
+    with pair(timeouts={"first_byte": 1}, retry={"max_retries": 0}) as (p, [slow, fast]), p.connect() as client:
         client.send(GET)
         first, second = slow.received(), fast.received()
         head, body = client.receive_response()
@@ -209,7 +211,7 @@ def test_both_are_too_slow() -> None:
 
 
 def test_time_is_up_for_both() -> None:
-    with pair(timeouts={"total": 0.4}) as (p, [slow, fast]), p.connect() as client:
+    with pair(timeouts={"total": 1}) as (p, [slow, fast]), p.connect() as client:
         client.send(GET)
         first, second = slow.received(), fast.received()
         head, body = client.receive_response()
@@ -220,7 +222,7 @@ def test_time_is_up_for_both() -> None:
 
 def test_the_hedge_is_refused_while_the_first_goes_on() -> None:
     with held_origins(1) as [slow]:
-        dead = f"http://127.0.0.1:{free_port()}"
+        dead = f"http://127.0.0.1:{dead_port()}"
         with serving(hedged(slow.url, dead)) as p, p.connect() as client:
             client.send(GET)
             first = slow.received()
@@ -232,10 +234,10 @@ def test_the_hedge_is_refused_while_the_first_goes_on() -> None:
 
 def test_a_stale_pooled_connection_of_the_hedge_is_no_failure_of_its_backend() -> None:
     with pair() as (p, [slow, fast]), p.connect() as client:
-        client.send(GET)
+        client.send(POST)
         slow.received().answer()
         client.receive_response()
-        client.send(GET)
+        client.send(POST)
         fast.received().answer()  # the next one to it goes over this connection, which dies just then
         client.receive_response()
         client.send(GET)
@@ -313,7 +315,7 @@ def test_the_client_leaves_while_the_hedge_is_dialled(alone: bool) -> None:
 
 
 def test_time_is_up_while_only_a_dial_is_left() -> None:
-    with dialling(timeouts={"total": 0.5, "connect": 30}) as (p, slow, other), p.connect() as client:
+    with dialling(timeouts={"total": 1, "connect": 30}) as (p, slow, other), p.connect() as client:
         client.send(GET)
         first = slow.received()
         under_way(p, other.url)
@@ -472,7 +474,7 @@ HINT = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 
 
 def test_an_interim_answer_that_went_out_ties_the_client_to_the_first() -> None:
-    with pair(delay_ms=300) as (p, [one, other]), p.connect() as client:
+    with pair(delay_ms=1000) as (p, [one, other]), p.connect() as client:
         client.send(GET)
         first = one.received()
         first.peer.send(HINT)

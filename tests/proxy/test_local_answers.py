@@ -9,7 +9,7 @@ import pytest
 
 from tests.proxy.conftest import OK, Stage
 from tests.support.gateway import gateway, route
-from tests.support.net import Peer, free_port, origin, read_request, status_of
+from tests.support.net import Peer, dead_port, origin, read_request, status_of
 
 
 def answer(peer: Peer) -> None:
@@ -25,7 +25,7 @@ def stage() -> Iterator[Stage]:
             route("/a", made.origin.url, methods=["GET", "POST"]),
             route("/slash", made.origin.url, trailing_slash="redirect"),
             route("/either", made.origin.url, trailing_slash="ignore"),
-            route("/dead", f"http://127.0.0.1:{free_port()}"),
+            route("/dead", f"http://127.0.0.1:{dead_port()}"),
             route("/unnamed", "http://no-such-host.invalid:80"),
         ]
         with gateway({"routers": routers}) as made.gateway:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.proxy.test_backpressure import children, name_of
 from tests.support.gateway import Gateway, gateway, route
-from tests.support.net import Peer, ScriptedOrigin, free_port, origin, read_request, status_of
+from tests.support.net import Peer, ScriptedOrigin, dead_port, origin, read_request, status_of
 
 STATUSES = {b"/ok": b"200 OK", b"/moved": b"302 Found", b"/missing": b"404 Not Found", b"/broken": b"500 Oops"}
 
@@ -37,7 +37,7 @@ def measured(workers: int) -> Iterator[tuple[Gateway, ScriptedOrigin]]:
         routers = [
             route("/{x}", o.url, "/{x}"),
             route("/never", o.url, timeouts={"first_byte": 0.2}),
-            route("/dead", f"http://127.0.0.1:{free_port()}"),
+            route("/dead", f"http://127.0.0.1:{dead_port()}"),
         ]
         with gateway({"routers": routers}, workers=workers) as g:
             yield g, o
@@ -103,7 +103,7 @@ def judge(read: Samples, url: str, since: int = 0) -> None:
     assert value(read, "kairos_gateway_overhead_seconds_count", route="/{x}") == 12
     assert value(read, "kairos_upstream_request_duration_seconds_count", route="/{x}") == 12
     assert value(read, "kairos_upstream_request_duration_seconds_sum", route="/never") > 0.35
-    assert value(read, "kairos_gateway_overhead_seconds_sum", route="/never") < 0.1
+    _separated(read, "/never")
     assert value(read, "kairos_upstream_requests_in_flight", upstream=url) == 0
     # the names of kairos-rs
     assert value(read, "kairos_requests_total") == 20 + since
@@ -116,6 +116,15 @@ def judge(read: Samples, url: str, since: int = 0) -> None:
     assert value(read, "kairos_response_time_count") == 20 + since
     assert value(read, "kairos_response_time_bucket", le="+Inf") == 20 + since
     assert value(read, "kairos_success_rate") == round(100 * (10 + since) / (20 + since), 2)
+
+
+def _separated(read: Samples, path: str) -> None:
+    """The upstream's time and the gateway's own are the whole, however slow the machine: nothing is in both."""
+    whole, upstream, own = (
+        value(read, f"kairos_{name}_seconds_sum", route=path)
+        for name in ("http_request_duration", "upstream_request_duration", "gateway_overhead")
+    )
+    assert whole == pytest.approx(upstream + own, abs=0.001)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -134,7 +143,7 @@ def test_counts_are_exact_and_survive_their_workers(workers: int) -> None:
         after = samples(g)
         judge(after, o.url, since=2)  # the first scrape and one probe
         assert value(after, "kairos_worker_restarts_total") == workers
-        assert value(after, "kairos_connections", state="open") == 1
+        g.wait(lambda: value(samples(g), "kairos_connections", state="open") == 1, "end of the other connections")
 
 
 def _answers(g: Gateway) -> bool:
@@ -158,8 +167,7 @@ def test_upstream_time_is_not_the_gateways() -> None:
         g.get("/slow")
         read = samples(g)
         assert value(read, "kairos_upstream_request_duration_seconds_sum", route="/{x}") >= 0.2
-        assert value(read, "kairos_gateway_overhead_seconds_sum", route="/{x}") < 0.1
-        assert value(read, "kairos_http_request_duration_seconds_sum", route="/{x}") >= 0.2
+        _separated(read, "/{x}")
 
 
 def test_reuse_and_connections_are_counted() -> None:

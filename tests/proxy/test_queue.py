@@ -22,7 +22,7 @@ from tests.support import ws
 from tests.support.gateway import Gateway, gateway, route
 from tests.support.held import Asked, HeldOrigin, answer, held_origins
 from tests.support.inprocess import METHODS, Chain, InProcess, in_process
-from tests.support.net import Peer, free_port, origin, read_request, status_of
+from tests.support.net import Peer, dead_port, origin, read_request, status_of
 
 LONG = 20.0
 """Seconds that no test waits."""
@@ -293,7 +293,7 @@ def test_a_backend_without_limit_takes_what_the_other_may_not() -> None:
 
 def test_an_open_breaker_beside_a_full_backend_lets_wait() -> None:
     with held_origins(1) as [o]:
-        dead = f"http://127.0.0.1:{free_port()}"
+        dead = f"http://127.0.0.1:{dead_port()}"
         spec = limited(o.url, dead, circuit_breaker={"failure_threshold": 1})
         with in_process(Chain("/{x}", spec)) as p, asking(p, get("/0")) as [holder]:
             held = o.received()
@@ -384,7 +384,7 @@ def test_term_while_requests_wait_serves_them() -> None:
             asked = o.received()
         asked.answer()
         assert [status_of(client.receive_response()[0]) for client in clients] == [200] * 3
-        assert g.process.wait(15) == 0
+        assert g.process.wait(25) == 0
 
 
 # ---- several workers ------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from kairos.proxy.fields import retry_after
 from tests.proxy.conftest import ALL_METHODS
 from tests.support.gateway import gateway, route
 from tests.support.inprocess import Chain, InProcess, in_process
-from tests.support.net import Peer, free_port, origin, read_request, status_of
+from tests.support.net import Peer, dead_port, origin, read_request, status_of
 from tests.support.ws import handshake, open_websocket, switching
 
 Act = bytes | Callable[[Peer], None]
@@ -60,7 +60,7 @@ class Backend:
 
     def received(self) -> tuple[bytes, bytes]:
         """The next request it got."""
-        return self.requests.get(timeout=10)
+        return self.requests.get(timeout=25)
 
 
 def answer(status: int, body: bytes = b"", *lines: str) -> bytes:
@@ -95,7 +95,7 @@ class Hold:
 
     def __call__(self, peer: Peer) -> None:
         self.reached.set()
-        assert self.released.wait(20)
+        assert self.released.wait(25)
         peer.send(self.then) if self.then else hang_up(peer)
 
 
@@ -133,7 +133,7 @@ class Served(InProcess):
         return {name: n for name, n in (found | {"active": active, "tasks": tasks}).items() if n}
 
     def wait(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 25
         while not condition():
             assert time.monotonic() < deadline, f"no {what}: {self.access_lines()}"
             time.sleep(0.005)
@@ -165,7 +165,7 @@ def before(
     members.setdefault("circuit_breaker", {"enabled": False})
     with contextlib.ExitStack() as stack:
         urls = [
-            f"http://127.0.0.1:{free_port()}" if backend is None else stack.enter_context(origin(backend)).url
+            f"http://127.0.0.1:{dead_port()}" if backend is None else stack.enter_context(origin(backend)).url
             for backend in backends
         ]
         end = route("/{x:path}", ",".join(urls), "/{x}", **members)
@@ -474,7 +474,7 @@ class SilentLater:
 
     def __call__(self, peer: Peer) -> None:
         if next(self.connections):
-            assert self.released.wait(20)
+            assert self.released.wait(25)
             return
         with self.context.wrap_socket(peer.sock, server_side=True) as sock:
             self.script(Peer(sock))
@@ -515,7 +515,7 @@ def test_retries_have_a_budget(budget: tuple[float, int], again: bool) -> None:
     with before(only, retry=retry) as served:
         with served.connect() as first:
             first.send(head())
-            assert hold.reached.wait(10)
+            assert hold.reached.wait(25)
             assert served.count("R_EXTRA_ACTIVE") == 1
             assert served.send()[1] == (b"only" if again else b"no")
             hold.released.set()
@@ -666,13 +666,13 @@ def test_a_body_that_fills_the_sockets_goes_on_at_the_next_backend() -> None:
     retry = {**NOW, "buffer_bytes": 16 * 1024 * 1024}
     with before(first, other, retry=retry, timeouts={"first_byte": 60}) as served, served.connect() as client:
         client.send(head("PUT", "/x", f"Content-Length: {len(large)}"))
-        assert hold.reached.wait(10)
+        assert hold.reached.wait(25)
         sender = threading.Thread(target=client.send, args=(large,))
         sender.start()
         time.sleep(0.2)
         hold.released.set()
         assert client.receive_response()[1] == b"other"
-        sender.join(10)
+        sender.join(25)
     assert other.received()[1] == large
 
 
@@ -723,7 +723,7 @@ def test_a_client_that_leaves_during_the_dial() -> None:
         )
         with contextlib.closing(served), served.connect() as client:
             client.send(head())
-            assert silent.reached.wait(10)
+            assert silent.reached.wait(25)
             client.close()
             assert "attempts" not in served.wait_access(status=499)
             served.wait(lambda: not served.under_way(), "rest")
@@ -737,7 +737,7 @@ def test_a_client_that_leaves_during_the_second_attempt() -> None:
     with before(first, other, retry=NOW) as served:
         with served.connect() as client:
             client.send(head())
-            assert hold.reached.wait(10)
+            assert hold.reached.wait(25)
         line = served.wait_access(status=499)
         hold.released.set()
     assert (line["attempts"], line["upstream"], served.requests()) == (2, served.urls[1], 1)
@@ -805,7 +805,7 @@ def test_an_answer_that_breaks_off_is_cut(begun: bytes) -> None:
     def break_off(peer: Peer) -> None:
         start, _, rest = begun.partition(b"45")
         peer.send(start)
-        assert seen.wait(10)
+        assert seen.wait(25)
         peer.send(b"45" + rest)
         raise EOFError
 

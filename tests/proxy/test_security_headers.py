@@ -14,7 +14,7 @@ from kairos.config.problems import Findings
 from kairos.proxy.exchange import Exchange, Filter
 from kairos.proxy.filters.security_headers import SecurityHeadersFilter
 from tests.support.inprocess import Chain, InProcess, in_process, serving
-from tests.support.net import Peer, free_port, origin, read_request, status_of
+from tests.support.net import Peer, dead_port, origin, read_request, status_of
 
 DEFAULTS = {
     "X-Content-Type-Options: nosniff",
@@ -75,7 +75,7 @@ def served() -> Iterator[InProcess]:
 
     own = ["referrer-POLICY: no-referrer", "Server: x/1", "X-Powered-By: y", "x-powered-by: z"]
     with origin(saying(*own)) as backend:
-        gone = f"http://127.0.0.1:{free_port()}"
+        gone = f"http://127.0.0.1:{dead_port()}"
         yield_from = in_process(
             Chain("/default", forward(backend.url, "/default"), made()),
             Chain("/all", forward(backend.url, "/all"), made(**ALL)),

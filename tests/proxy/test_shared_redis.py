@@ -21,7 +21,7 @@ from kairos.rediscache import Put, RedisCache
 from tests.proxy.test_leases import HOUR, ask, cell, granted, two_nodes
 from tests.support.gateway import route
 from tests.support.inprocess import InProcess, serving
-from tests.support.net import echo, free_port, origin
+from tests.support.net import dead_port, echo, origin
 from tests.support.redis import RedisServer, Sentinel, redis_cluster, redis_server, until
 from tests.support.tls import Authority
 
@@ -172,7 +172,7 @@ def test_sentinels_and_servers_have_passwords_of_their_own(backend: str) -> None
 
 def _closed() -> int:
     """A port where nobody listens."""
-    return free_port()
+    return dead_port()
 
 
 # --- a cluster -------------------------------------------------------------------------------------------------------

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
 import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Self
 
-TIMEOUT_S = 10.0
+from bench.processes import free_port as free_port
+
+TIMEOUT_S = 25.0
 
 
 class Peer:
@@ -223,23 +223,10 @@ def echo(peer: Peer) -> None:
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(reply) + reply)
 
 
-def free_port() -> int:
-    """A port nobody listened on a moment ago: for what binds it itself, and for peers that are meant not to be there.
-
-    Never one that the system gives away: what is started next in another process could get it in between.
-    """
-    while True:
-        port = next(_PORTS)
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.bind(("127.0.0.1", port))
-            return port
-
-
-def _ports() -> Iterator[int]:
-    """Below the system's own, from a place of this process's own."""
-    low, high = 10_000, 32_000
-    start = low + os.getpid() * 379 % (high - low)
-    yield from itertools.cycle([*range(start, high), *range(low, start)])
-
-
-_PORTS = _ports()
+def dead_port() -> int:
+    """A port where nobody listens, and nobody will while this process lives: it is taken."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    port = int(sock.getsockname()[1])
+    sock.detach()
+    return port

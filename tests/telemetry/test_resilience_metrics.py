@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.gateway import Gateway, gateway, route
-from tests.support.net import Peer, ScriptedOrigin, free_port, origin, read_request, status_of
+from tests.support.net import Peer, ScriptedOrigin, dead_port, origin, read_request, status_of
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
@@ -30,7 +30,7 @@ class Backend:
             path = read_request(peer)[0].split(b" ")[1]
             if path == b"/held":
                 self.asked.set()
-                self.let_go.wait(10)
+                self.let_go.wait(25)
             peer.send(BUSY if path == b"/busy" else OK)
 
 
@@ -57,7 +57,7 @@ def backend() -> Iterator[tuple[Backend, ScriptedOrigin]]:
 
 def test_a_dead_backend_is_passed_over_and_its_breaker_opens(backend: tuple[Backend, ScriptedOrigin]) -> None:
     _, alive = backend
-    dead = f"http://127.0.0.1:{free_port()}"
+    dead = f"http://127.0.0.1:{dead_port()}"
     members = {"circuit_breaker": {"failure_threshold": 2}, "queue": {"size": 1}}
     with gateway({"routers": [route("/", f"{dead},{alive.url}", **members)]}) as g:
         assert [status(g, "/") for _ in range(8)] == [200] * 8
@@ -75,7 +75,7 @@ def test_a_dead_backend_is_passed_over_and_its_breaker_opens(backend: tuple[Back
 def test_a_spent_budget_and_a_route_without_backend_are_counted(backend: tuple[Backend, ScriptedOrigin]) -> None:
     _, o = backend
     spare: dict[str, Any] = {"budget_percent": 0, "budget_min": 0, "initial_backoff_ms": 1}
-    dead = f"http://127.0.0.1:{free_port()}"
+    dead = f"http://127.0.0.1:{dead_port()}"
     routers = [
         route("/busy", o.url, retry=spare),
         route("/dead", dead, circuit_breaker={"failure_threshold": 1}),
@@ -94,7 +94,7 @@ def test_who_waits_is_shown_while_waiting_and_counted_after(backend: tuple[Backe
     limited["backends"][0]["max_requests"] = 1
     with gateway({"routers": [limited]}) as g, g.connect() as first, g.connect() as second:
         first.send(b"GET /held HTTP/1.1\r\nHost: h\r\n\r\n")
-        assert script.asked.wait(10)
+        assert script.asked.wait(25)
         second.send(b"GET /held HTTP/1.1\r\nHost: h\r\n\r\n")
         g.wait(lambda: scraped(g).get(("kairos_queue_depth", "/held")) == 1, "request in the queue")
         assert status(g, "/held") == 503
