@@ -20,7 +20,7 @@ def origin(script, *options):
             yield int(re.search(r":(\d+)", child.stdout.readline())[1])
         finally:
             child.terminate()
-            errors = child.communicate(timeout=10)[1]
+            errors = child.communicate(timeout=25)[1]
     assert (child.returncode, errors) == (0, "")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 @contextmanager
 def asked(port, method, target, body=None, headers=None):
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", port, timeout=25)
     try:
         connection.request(method, target, body, headers or {})
         yield connection.getresponse()
@@ -45,7 +45,7 @@ def test_echo_returns_body_and_type(http_origin, method):
 
 def test_echo_of_a_chunked_body(http_origin):
     pieces = (b"one", b"two", b"three")
-    connection = HTTPConnection("127.0.0.1", http_origin, timeout=10)
+    connection = HTTPConnection("127.0.0.1", http_origin, timeout=25)
     connection.request("POST", "/echo", iter(pieces), {"Transfer-Encoding": "chunked"}, encode_chunked=True)
     assert connection.getresponse().read() == b"onetwothree"
     connection.close()
@@ -93,7 +93,7 @@ def test_what_cannot_be_done_is_refused_with_a_reason(http_origin, target, statu
 
 def converse(port, data):
     """Everything the origin says to these bytes until it closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=25) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b""))
@@ -109,7 +109,7 @@ def test_pipelined_requests_are_answered_in_order(http_origin):
 
 
 def test_expect_continue_is_answered_before_the_body(http_origin):
-    with socket.create_connection(("127.0.0.1", http_origin), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", http_origin), timeout=25) as connection:
         connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
         assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"ok")
@@ -123,7 +123,7 @@ def test_garbage_gets_400_and_a_closed_connection(http_origin):
 
 
 def test_a_body_above_the_limit_gets_413(http_origin):
-    with socket.create_connection(("127.0.0.1", http_origin), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", http_origin), timeout=25) as connection:
         connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1000001\r\n")
         for _ in range(256):
             connection.sendall(bytes(65536))

@@ -72,7 +72,7 @@ def test_a_proxy_passes_what_the_cases_ask_for(tmp_path, name, logging):
 def test_with_policies_a_token_is_asked_for(tmp_path):
     name, _, value = cases.authorization().partition(": ")
     with origin.started(tmp_path) as target, peers.started("policies", target, tmp_path / "p", 1, True) as peer:
-        connection = HTTPConnection("127.0.0.1", peer.port, timeout=10)
+        connection = HTTPConnection("127.0.0.1", peer.port, timeout=25)
         for headers, status in (({}, 401), ({name: value}, 200)):
             connection.request("GET", "/rich/1", headers=headers)
             answer = connection.getresponse()
@@ -86,7 +86,7 @@ def _log_lines(home):
 
 
 def _answer(port, method, path, body=None):
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = HTTPConnection("127.0.0.1", port, timeout=25)
     connection.request(method, path, body)
     answer = connection.getresponse()
     content = answer.read()

@@ -13,7 +13,7 @@ class Client:
     """A WebSocket client that can also misbehave."""
 
     def __init__(self, port, target="/ws"):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=25)
         self.file = self.socket.makefile("rb")
         head = f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         key = "dGhlIHNhbXBsZSBub25jZQ=="  # the one of RFC 6455 section 1.3
@@ -113,7 +113,7 @@ def test_a_message_above_the_limit_closes_with_1009(ws_origin):
 
 @pytest.mark.parametrize(("target", "status"), [("/", 200), ("/ws", 426), ("/other", 404)])
 def test_plain_requests_get_plain_answers(ws_origin, target, status):
-    connection = HTTPConnection("127.0.0.1", ws_origin, timeout=10)
+    connection = HTTPConnection("127.0.0.1", ws_origin, timeout=25)
     connection.request("GET", target)
     assert connection.getresponse().status == status
     connection.close()

@@ -155,7 +155,7 @@ class Site:
                 counted[method, int(status_class)] += int(count)
             return sum(abs(counted[key] - wanted[key]) for key in counted | wanted)
 
-        wait_for(lambda: off() <= tolerance, f"agreement with {wanted} (off by more than {tolerance}): {off()}", 5)
+        wait_for(lambda: off() <= tolerance, f"agreement with {wanted} (off by more than {tolerance}): {off()}")
 
 
 def stop(pid: int) -> None:

@@ -13,7 +13,7 @@ from kairos.config.model import Backend, Config, Route
 from kairos.control.upstreams import Upstream, known_upstreams
 from kairos.scoreboard import Assignment, Capacity, Scoreboard, Series
 
-PATIENCE = 10.0
+PATIENCE = 25.0
 
 
 class Board:

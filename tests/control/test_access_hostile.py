@@ -83,7 +83,7 @@ def talk(*pieces):
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             for piece in pieces:
                 writer.write(piece)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(25):
                 got = await reader.read()
             writer.close()
             return got

@@ -321,7 +321,7 @@ def test_what_is_one():
 def test_passwords_wait_for_two_threads_and_not_for_ever():
     class Slow(PasswordHasher):
         def hash(self, password, *, salt=None):
-            release.wait(10)
+            release.wait(25)
             return super().hash(password, salt=salt)
 
     import threading

@@ -49,7 +49,7 @@ async def status_of(client, method, path):
     """The rest of the answer may never end: nobody waits for it."""
     body = {} if method in ("GET", "DELETE") else {"json": {"no such field": 1}}
     request = client.build_request(method, concrete(path), **body)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(25):
         return await client.app_status(request)
 
 

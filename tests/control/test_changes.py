@@ -299,6 +299,6 @@ def test_control_may_be_killed_at_any_step(doomed, step):
 @pytest.mark.parametrize("step", ["staged", "used"])
 def test_the_gateway_may_be_killed_at_any_step(doomed, step):
     before, after, path, _ = write_and_die(doomed, step, "all")
-    doomed.process.wait(10)
+    doomed.process.wait(25)
     doomed.restart()
     agrees(doomed, before, after, path)

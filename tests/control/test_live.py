@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kairos.client import Event
 
 
-PATIENCE = 20.0
+PATIENCE = 25.0
 
 
 @pytest.fixture(scope="module")

@@ -232,7 +232,7 @@ def test_devices_are_not_rotated():
 
 
 def until(condition) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 25
     while not condition():
         assert time.monotonic() < end, "did not happen"
         time.sleep(0.005)

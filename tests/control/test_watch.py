@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from kairos.control.watch import FileWatch, folders_of, look
 
-PATIENCE = 10.0
+PATIENCE = 25.0
 SELDOM = 60.0  # a poll that no test waits for: what is seen is seen by events
 
 

@@ -54,7 +54,7 @@ PAGES = [ROOT / "README.md", *sorted(ROOT.joinpath("docs").glob("*.md"))]
 LINKED = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "THREAT_MODEL.md"))]
 FENCE = re.compile(r"^ *```(\w+)(?: (\w+))?\n(.*?)^ *```$", re.M | re.S)
 PORTS = (5900, 5911, 5912, 5913)
-START_S = 20.0
+START_S = 60.0
 
 
 def blocks(page: Path) -> list[tuple[str, str, str]]:

@@ -27,7 +27,7 @@ SNAPSHOT = {
     "type", "timestamp", "requests_total", "requests_success", "requests_error", "active_connections",
     "avg_response_time", "success_rate",
 }  # fmt: skip
-PATIENCE = 10
+PATIENCE = 25
 pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.base_exceptions.LitestarDeprecationWarning")
 
 

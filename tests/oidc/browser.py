@@ -54,7 +54,7 @@ class TestBrowser:
         body = urlencode(form) if form is not None else None
         if body is not None:
             sent["Content-Type"] = "application/x-www-form-urlencoded"
-        connection = http.client.HTTPConnection(parts.netloc, timeout=10)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=25)
         try:
             connection.request(method, (parts.path or "/") + ("?" + parts.query if parts.query else ""), body, sent)
             answer = connection.getresponse()

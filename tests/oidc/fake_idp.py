@@ -165,8 +165,8 @@ def control(config: Config, file: Path | None = None, changed: Callable[[], None
         thread = threading.Thread(target=run)
         thread.start()
         try:
-            assert ready.wait(10)
+            assert ready.wait(25)
             yield path
         finally:
             over.set()
-            thread.join(10)
+            thread.join(25)

@@ -30,7 +30,7 @@ class Scene:
 
     def received(self) -> tuple[bytes, bytes]:
         """The next request the origin got."""
-        return self.requests.get(timeout=10)
+        return self.requests.get(timeout=25)
 
     def head(self, method: str = "GET", *lines: str) -> bytes:
         """A request head for this path."""

@@ -232,7 +232,7 @@ def test_workers_share_their_bans(backend: str) -> None:
         assert [one("/401") for _ in range(8)] == [401] * 8
         g.wait(lambda: "\nkairos_bans_total 1.0\n" in g.metrics(), "ban")
         assert [one("/200") for _ in range(20)] == [403] * 20
-        assert "address banned" in g.log
+        g.wait_log("address banned")
         g.wait(lambda: "\nkairos_banned_requests_total 20.0\n" in g.metrics(), "refusals counted")
 
 

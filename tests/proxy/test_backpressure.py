@@ -43,7 +43,7 @@ def push(peer: Peer, total: int, stall: float = 0.5) -> int:
     peer.sock.setblocking(False)
     while sent < total and select.select([], [peer.sock], [], stall)[1]:
         sent += peer.sock.send(PIECE[: total - sent])
-    peer.sock.settimeout(10)
+    peer.sock.settimeout(25)
     return sent
 
 
@@ -56,7 +56,7 @@ def test_a_client_that_does_not_read_stops_the_origin(stage: Stage, chunked: boo
             peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % BODY)
         poured.append(push(peer, BODY))
         stalled.set()
-        leave.wait(10)
+        leave.wait(25)
         raise EOFError
 
     poured: list[int] = []
@@ -67,7 +67,7 @@ def test_a_client_that_does_not_read_stops_the_origin(stage: Stage, chunked: boo
     with stage.connect() as client:
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         client.send(scene.head())
-        assert stalled.wait(20)
+        assert stalled.wait(25)
         assert poured[0] < BODY / 4
         assert resident(worker) - before < GROWTH
     leave.set()
@@ -77,7 +77,7 @@ def test_a_client_that_does_not_read_stops_the_origin(stage: Stage, chunked: boo
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 def test_an_origin_that_does_not_read_stops_the_client(chunked: bool) -> None:
     def refuse(peer: Peer) -> None:
-        leave.wait(20)
+        leave.wait(25)
         raise EOFError
 
     leave = threading.Event()
@@ -139,7 +139,7 @@ def test_who_does_not_read_gets_no_answers_to_what_it_sends_ahead(unlimited: Sta
         sent = client.sock.send(block)
         while sent < 60_000_000 and select.select([], [client.sock], [], 0.5)[1]:
             sent += client.sock.send(block[sent % len(block) :])
-        client.sock.settimeout(10)
+        client.sock.settimeout(25)
         assert resident(worker) - before < GROWTH
         answers = 5 if kind == "upstream" else 2000
         for _ in range(answers):  # and it goes on where it stopped once the client reads
@@ -193,7 +193,7 @@ def test_an_upload_waits_for_a_busy_origin_longer_than_clients_may_dawdle() -> N
 
 def test_an_origin_that_never_reads_is_the_one_to_blame() -> None:
     def ignore(peer: Peer) -> None:
-        leave.wait(20)
+        leave.wait(25)
         raise EOFError
 
     leave = threading.Event()

@@ -202,7 +202,7 @@ class Slow:
             self.calls.append(password)
             self.at_once += 1
             self.most = max(self.most, self.at_once)
-        assert self.go.wait(10)
+        assert self.go.wait(25)
         with self._lock:
             self.at_once -= 1
         return password == stored

@@ -37,7 +37,7 @@ class Scripted:
             head, _ = read_request(peer)
             self.requests.append(head)
             self.arrived.release()
-            assert self.gate.wait(10)
+            assert self.gate.wait(25)
             self.answer(peer)
 
     def answer(self, peer: Peer) -> None:
@@ -73,12 +73,12 @@ def test_of_many_at_once_one_asks() -> None:
     script.gate.clear()
     with cached(script) as (served, _):
         threads, got = many(served, 8)
-        assert script.arrived.acquire(timeout=10)
+        assert script.arrived.acquire(timeout=25)
         active = served.board.worker_block(0) + W_REQUESTS_ACTIVE
         served.wait(lambda: served.board.page.get(active) == 8, "8 requests under way")
         script.gate.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(25)
         assert [body for _, body in got] == [b"hello"] * 8
         assert len(script.requests) == 1
         assert served.route_cell(R_CACHE_COLLAPSED) == served.route_cell(R_CACHE_HITS) == 7
@@ -92,10 +92,10 @@ def test_nobody_waits_for_what_cannot_be_stored() -> None:
         script.gate.clear()
         threads, got = many(served, 4)
         for _ in range(5):
-            assert script.arrived.acquire(timeout=10), "all ask at once, none waits for another"
+            assert script.arrived.acquire(timeout=25), "all ask at once, none waits for another"
         script.gate.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(25)
         assert len(got) == 4
 
 
@@ -104,10 +104,10 @@ def test_waiters_go_on_when_the_first_one_finds_that_it_cannot_be_stored() -> No
     script.gate.clear()
     with cached(script, collapse=30) as (served, _):
         threads, got = many(served, 4)
-        assert script.arrived.acquire(timeout=10)
+        assert script.arrived.acquire(timeout=25)
         script.gate.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(25)
         assert [status_of(head) for head, _ in got] == [200] * 4
 
 
@@ -116,11 +116,11 @@ def test_who_waits_too_long_asks_itself() -> None:
     script.gate.clear()
     with cached(script, collapse=0.05) as (served, _):
         threads, got = many(served, 2)
-        assert script.arrived.acquire(timeout=10)
-        assert script.arrived.acquire(timeout=10)
+        assert script.arrived.acquire(timeout=25)
+        assert script.arrived.acquire(timeout=25)
         script.gate.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(25)
         assert len(got) == 2
 
 
@@ -163,11 +163,11 @@ def test_a_client_that_leaves_lets_the_next_one_ask() -> None:
     with cached(script, collapse=30) as (served, _):
         with served.connect() as first:
             first.send(b"GET /a HTTP/1.1\r\nHost: test\r\n\r\n")
-            assert script.arrived.acquire(timeout=10)
+            assert script.arrived.acquire(timeout=25)
             threads, got = many(served, 1)
-        assert script.arrived.acquire(timeout=10)
+        assert script.arrived.acquire(timeout=25)
         script.gate.set()
-        threads[0].join(10)
+        threads[0].join(25)
         assert [body for _, body in got] == [b"hello"]
 
 
@@ -223,7 +223,7 @@ def test_stale_while_revalidate_answers_at_once_and_asks_in_the_background() -> 
         assert body == b"hello", "the stale one, while the origin does not answer yet"
         assert b"Cache-Status: kairos; hit; ttl=-" in head
         assert served.get("/a")[1] == b"hello"
-        assert script.arrived.acquire(timeout=10)
+        assert script.arrived.acquire(timeout=25)
         script.gate.set()
         served.wait(lambda: served.get("/a")[1] == b"newer", "newer response")
         assert len(script.requests) == 2, "one asks, for all"
@@ -295,10 +295,10 @@ def test_what_is_fetched_during_a_purge_is_not_stored() -> None:
     script.gate.clear()
     with cached(script) as (served, _):
         threads, _ = many(served, 1)
-        assert script.arrived.acquire(timeout=10)
+        assert script.arrived.acquire(timeout=25)
         asyncio.run(Caches(served.board).purge(PurgeRequest(url="http://test/a")))
         script.gate.set()
-        threads[0].join(10)
+        threads[0].join(25)
         served.get("/a")
         assert len(script.requests) == 2
 

@@ -63,7 +63,7 @@ class Source:
             path = read_request(peer)[0].split(b" ")[1].decode()
             self.asked.append(path)
             self.arrived.release()
-            assert self.gate.wait(10)
+            assert self.gate.wait(25)
             peer.send(self.answers[path])
             if b"Connection: close" in self.answers[path]:
                 return
@@ -166,10 +166,10 @@ def test_who_is_known_waits_for_nobody_where_that_is_of_no_use(both: tuple[InPro
     for thread in threads:
         thread.start()
     for _ in threads:
-        assert source.arrived.acquire(timeout=10), "all ask at once"
+        assert source.arrived.acquire(timeout=25), "all ask at once"
     source.gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(25)
     assert b"; stored" in told(served, f"/quick/plain{path}"), "others are still answered from it"
 
 
@@ -184,12 +184,12 @@ def test_of_many_at_once_one_asks_and_brings_it_to_all(both: tuple[InProcess, So
     threads = [threading.Thread(target=served.get, args=(f"/quick/plain{path}",)) for _ in range(4)]
     for thread in threads:
         thread.start()
-    assert source.arrived.acquire(timeout=10)
+    assert source.arrived.acquire(timeout=25)
     active = served.board.worker_block(0) + W_REQUESTS_ACTIVE
     served.wait(lambda: served.board.page.get(active) == 4, "4 requests under way")
     source.gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(25)
     assert len(source.asked) == before + 1
     assert served.route_cell(R_CACHE_COLLAPSED) == collapsed + 3
 

@@ -133,7 +133,7 @@ def test_what_is_fetched_during_a_purge_is_not_stored(redis: RedisServer) -> Non
     script.gate.clear()
     with origin(script) as backend, gateway(redis, backend.url) as served, served.connect() as peer:
         peer.send(b"GET /a HTTP/1.1\r\nHost: test\r\n\r\n")
-        assert script.arrived.acquire(timeout=10)
+        assert script.arrived.acquire(timeout=25)
         purge(redis, lambda cache: cache.purge_url(b"http://test/a"))
         script.gate.set()
         peer.receive_response()

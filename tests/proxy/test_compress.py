@@ -367,7 +367,7 @@ def test_a_slow_stream_is_not_stuck_in_the_encoder(accept: str, kind: str) -> No
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n" % kind.encode())
         for line in lines:
             peer.send(b"%x\r\n%s\r\n" % (len(line), line))
-            go_on.acquire(timeout=10)
+            go_on.acquire(timeout=25)
         peer.send(b"0\r\n\r\n")
 
     go_on = threading.Semaphore(0)

@@ -361,7 +361,7 @@ def test_a_response_of_doubtful_framing_is_not_passed_on(stage: Stage, garbage: 
 def test_bad_chunks_of_an_upstream_cut_the_response(stage: Stage) -> None:
     def answer(peer: Peer) -> None:
         peer.send(CHUNKED + b"3\r\nabc\r\n")
-        passed_on.wait(10)
+        passed_on.wait(25)
         peer.send(b"XYZ\r\n")
 
     passed_on = threading.Event()

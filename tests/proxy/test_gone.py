@@ -37,7 +37,7 @@ def test_the_upstream_is_cancelled(stage: Stage, how: str, when: str) -> None:
     scene = stage.play(wait_for_the_end, whole=False)
     with stage.connect() as client:
         client.send(scene.head("POST", "Content-Length: 10") + b"abc" if when == "mid-request" else scene.head())
-        assert arrived.wait(10)
+        assert arrived.wait(25)
         if when == "mid-body":
             client.receive_until(b"hello")
         if how == "reset":
@@ -46,7 +46,7 @@ def test_the_upstream_is_cancelled(stage: Stage, how: str, when: str) -> None:
             client.close()
         else:
             client.sock.shutdown(socket.SHUT_WR)
-        assert ends.get(timeout=10)
+        assert ends.get(timeout=25)
     [line] = stage.gateway.wait_access(path=scene.path)
     assert (line["status"], line["flag"], line["detail"]) == (499, "DC", "client_gone")
     assert line["upstream_ms"] > 0
@@ -55,10 +55,10 @@ def test_the_upstream_is_cancelled(stage: Stage, how: str, when: str) -> None:
 
 def test_what_was_sent_ahead_is_dropped_with_the_client(stage: Stage) -> None:
     arrived, leave = threading.Event(), threading.Event()
-    scene = stage.play(lambda peer: (arrived.set(), leave.wait(10), peer.send(OK)))
+    scene = stage.play(lambda peer: (arrived.set(), leave.wait(25), peer.send(OK)))
     with stage.connect() as client:
         client.send(scene.head() * 5)
-        assert arrived.wait(10)
+        assert arrived.wait(25)
     stage.gateway.wait_access(path=scene.path)
     leave.set()
     assert scene.received()

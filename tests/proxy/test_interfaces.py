@@ -264,9 +264,9 @@ def test_a_client_that_leaves_while_a_filter_thinks_cancels_it() -> None:
     with in_process(Chain("/a", Says(), Hook(request=think)), ALIVE) as served:
         client = served.connect()
         client.send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert began.wait(10)
+        assert began.wait(25)
         client.close()
-        assert ended.wait(10)
+        assert ended.wait(25)
         assert served.wait_access(path="/a")["status"] == 499
         assert worker_lives(served)
         assert served.reports == []
@@ -398,7 +398,7 @@ def test_response_filters_also_see_the_101_of_a_websocket() -> None:
             client.send(frame(b"hello"))
             assert read_frame(client).payload == b"hello"
             client.close()
-            assert ends.get(timeout=10) == 101
+            assert ends.get(timeout=25) == 101
 
 
 def test_a_response_filter_may_refuse_the_101() -> None:
@@ -432,8 +432,8 @@ def test_each_exchange_finishes_once_however_it_ends() -> None:
         served.get("/raise")
         with served.connect() as client:
             client.send(b"GET /gone HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert gone.wait(10)
-        assert [ends.get(timeout=10) for _ in range(3)] == [("/ok", 200), ("/raise", 500), ("/gone", 499)]
+            assert gone.wait(25)
+        assert [ends.get(timeout=25) for _ in range(3)] == [("/ok", 200), ("/raise", 500), ("/gone", 499)]
     assert ends.empty()
 
 
@@ -503,7 +503,7 @@ def test_pieces_come_as_they_are_sent() -> None:
         client.send(b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         for word in (b"one", b"two", b"three"):
             client.send(b"%x\r\n%s\r\n" % (len(word), word))
-            assert got.get(timeout=10) == word
+            assert got.get(timeout=25) == word
         client.send(b"0\r\n\r\n")
         assert status_of(client.receive_response()[0]) == 204
 
@@ -527,7 +527,7 @@ def test_a_client_is_held_back_by_a_handler_that_does_not_read() -> None:
             pass
         assert sent < size
         served.loop.call_soon_threadsafe(read_now.set)
-        client.sock.settimeout(10)
+        client.sock.settimeout(25)
         client.send(bytes(size - sent))
         assert client.receive_response()[1] == b"%d" % size
 
@@ -539,7 +539,7 @@ def test_a_handler_that_holds_a_client_back_does_not_time_it_out() -> None:
         await read_now.wait()
         return Response(200, b"%d" % len(await x.read()))
 
-    with in_process(Chain("/a", Does(wait)), timeouts={"body_idle": 0.1}) as served, served.connect() as client:
+    with in_process(Chain("/a", Does(wait)), timeouts={"body_idle": 0.5}) as served, served.connect() as client:
         client.send(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % MB)
         sender = threading.Thread(target=client.send, args=(bytes(MB),))
         sender.start()
@@ -560,8 +560,8 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_cancels_the_handler() ->
     with in_process(Chain("/a", handler), ALIVE) as served:
         with served.connect() as client:
             client.send(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf")
-            assert began.wait(10)
-        assert isinstance(handler.ends.get(timeout=10), asyncio.CancelledError)
+            assert began.wait(25)
+        assert isinstance(handler.ends.get(timeout=25), asyncio.CancelledError)
         assert served.wait_access(path="/a")["status"] == 499
         assert worker_lives(served)
 
@@ -730,7 +730,7 @@ def test_a_handler_cannot_answer_twice() -> None:
     handler = Does(twice)
     with in_process(Chain("/a", handler)) as served:
         assert served.get("/a")[1] == b"once"
-        assert handler.ends.get(timeout=10) is None
+        assert handler.ends.get(timeout=25) is None
 
 
 def test_what_a_handler_raises_after_its_answer_is_reported() -> None:
@@ -768,7 +768,7 @@ def test_a_slow_reader_holds_the_handler_back() -> None:
         left = size
         while left:
             left -= len(client.receive_exactly(min(left, MB)))
-        assert handler.ends.get(timeout=10) is None
+        assert handler.ends.get(timeout=25) is None
 
 
 def test_a_client_that_leaves_cancels_a_handler_that_writes() -> None:
@@ -783,7 +783,7 @@ def test_a_client_that_leaves_cancels_a_handler_that_writes() -> None:
         with served.connect() as client:
             client.send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
             client.receive_until(b"tick")
-        assert isinstance(handler.ends.get(timeout=10), asyncio.CancelledError)
+        assert isinstance(handler.ends.get(timeout=25), asyncio.CancelledError)
         line = served.wait_access(path="/a")
         assert (line["status"], line["flag"]) == (499, "DC")
         assert worker_lives(served)
@@ -841,4 +841,4 @@ def test_a_total_timeout_ends_a_handler() -> None:
         head, body = served.get("/a")
         assert status_of(head) == 504
         assert b'"code":"total_timeout"' in body
-        assert isinstance(handler.ends.get(timeout=10), asyncio.CancelledError)
+        assert isinstance(handler.ends.get(timeout=25), asyncio.CancelledError)

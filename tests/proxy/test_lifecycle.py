@@ -23,7 +23,7 @@ class Held:
 
     def __call__(self, peer: Peer) -> None:
         self.asked.set()
-        assert self.release.wait(20)
+        assert self.release.wait(25)
         peer.send(OK)
 
 
@@ -41,7 +41,7 @@ def test_term_lets_a_request_finish_and_then_exits_cleanly() -> None:
         scene = stage.play(held)
         with stage.connect() as client, stage.connect() as idle:
             client.send(scene.head())
-            assert held.asked.wait(10)
+            assert held.asked.wait(25)
             stage.gateway.signal(signal.SIGTERM)
             stage.gateway.wait(lambda: refused(stage.gateway.port), "closed listener")
             assert idle.closed()
@@ -49,7 +49,7 @@ def test_term_lets_a_request_finish_and_then_exits_cleanly() -> None:
             head, body = client.receive_response()
             assert (b"Connection: close" in head, body) == (True, b"ok")
             assert client.closed()
-        assert stage.gateway.process.wait(10) == 0
+        assert stage.gateway.process.wait(25) == 0
         assert stage.gateway.wait_access(path=scene.path)[0]["status"] == 200
 
 
@@ -93,11 +93,11 @@ def test_what_does_not_finish_in_time_is_cut() -> None:
         scene = stage.play(held)
         with stage.connect() as client:
             client.send(scene.head())
-            assert held.asked.wait(10)
+            assert held.asked.wait(25)
             stage.gateway.signal(signal.SIGTERM)
             assert client.receive_all() == b""
         held.release.set()
-        stage.gateway.process.wait(10)
+        stage.gateway.process.wait(25)
 
 
 def named(name: bytes) -> ScriptedOrigin:
@@ -139,7 +139,7 @@ def test_a_request_in_flight_finishes_on_the_configuration_it_began_with() -> No
     with origin(answer) as old, gateway({"routers": [route("/", old.url)]}) as g:  # noqa: SIM117
         with g.connect() as waiting, g.connect() as other:
             waiting.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-            assert held.asked.wait(10)
+            assert held.asked.wait(25)
             g.write({"routers": [route("/", new.url)]})
             g.signal(signal.SIGHUP)
             g.wait(lambda: "kairos_config_revision 2.0" in g.metrics(), "second revision")

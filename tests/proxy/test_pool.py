@@ -209,7 +209,7 @@ class _AfterTheEnd(Filter):
 
     def on_request(self, x: Exchange) -> None:
         if x.method == "POST":
-            assert self.closed.wait(10)
+            assert self.closed.wait(25)
 
 
 def test_what_must_not_be_sent_twice_takes_no_connection_that_the_loop_only_thinks_is_open() -> None:
@@ -217,7 +217,7 @@ def test_what_must_not_be_sent_twice_takes_no_connection_that_the_loop_only_thin
         read_request(peer)
         peer.send(OK)
         if not waits.closed.is_set():
-            posted.wait(10)
+            posted.wait(25)
             peer.close()
             waits.closed.set()
 

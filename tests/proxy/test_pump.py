@@ -34,7 +34,7 @@ class Joined:
 
 def _pair() -> tuple[socket.socket, socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        far = socket.create_connection(server.getsockname(), timeout=10)
+        far = socket.create_connection(server.getsockname(), timeout=25)
         near, _ = server.accept()
     near.setblocking(False)
     return far, near
@@ -53,14 +53,14 @@ class Stage:
         async def make() -> Joined:
             return Joined(self.pump)
 
-        return asyncio.run_coroutine_threadsafe(make(), self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(make(), self.loop).result(25)
 
     def end(self, joined: Joined) -> None:
         self.loop.call_soon_threadsafe(self.pump.end_joined, joined.number)
 
     def close(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
+        self.thread.join(25)
         self.loop.close()
 
 
@@ -89,7 +89,7 @@ def test_bytes_go_both_ways_and_the_end_of_one_side_ends_the_other() -> None:
         assert receive(joined.left, 5) == b"pong!"
         joined.left.close()
         assert joined.right.recv(1) == b""
-        assert joined.over.wait(10)
+        assert joined.over.wait(25)
         assert joined.sent == (5, 4)
         assert here.pump.count == 0
         joined.right.close()
@@ -103,7 +103,7 @@ def test_the_last_bytes_of_a_side_that_leaves_arrive() -> None:
         sender.start()
         assert receive(joined.right, len(payload) + 1) == payload
         sender.join()
-        assert joined.over.wait(10)
+        assert joined.over.wait(25)
         assert joined.sent == (0, len(payload))
         joined.right.close()
 
@@ -120,13 +120,13 @@ def test_a_side_that_does_not_read_holds_the_other_up_and_loses_nothing() -> Non
         except TimeoutError:
             pass
         assert held_up < len(payload)  # the kernel's buffers and one rest, not more
-        joined.left.settimeout(10)
+        joined.left.settimeout(25)
         rest = threading.Thread(target=joined.left.sendall, args=(payload[held_up:],))
         rest.start()
         assert receive(joined.right, len(payload)) == payload
         rest.join()
         joined.left.close()
-        assert joined.over.wait(10)
+        assert joined.over.wait(25)
         joined.right.close()
 
 
@@ -147,7 +147,7 @@ def test_both_directions_at_once() -> None:
             thread.join()
         assert got == [back]
         here.end(joined)
-        assert joined.over.wait(10)
+        assert joined.over.wait(25)
         joined.left.close()
         joined.right.close()
 
@@ -158,7 +158,7 @@ def test_a_tunnel_can_be_broken_off() -> None:
         here.end(joined)
         assert joined.left.recv(1) == b""
         assert joined.right.recv(1) == b""
-        assert joined.over.wait(10)
+        assert joined.over.wait(25)
         joined.left.close()
         joined.right.close()
 
@@ -168,12 +168,12 @@ def test_a_reset_ends_only_its_own_tunnel() -> None:
         broken, whole = here.join(), here.join()
         broken.left.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         broken.left.close()
-        assert broken.over.wait(10)
+        assert broken.over.wait(25)
         whole.left.sendall(b"still here")
         assert receive(whole.right, 10) == b"still here"
         for sock in (broken.right, whole.left, whole.right):
             sock.close()
-        assert whole.over.wait(10)
+        assert whole.over.wait(25)
 
 
 def test_many_tunnels_end_together() -> None:
@@ -185,7 +185,7 @@ def test_many_tunnels_end_together() -> None:
             assert receive(joined.right, len(b"%d" % number)) == b"%d" % number
         for joined in tunnels:
             joined.left.close()
-        assert all(joined.over.wait(10) for joined in tunnels)
+        assert all(joined.over.wait(25) for joined in tunnels)
         assert here.pump.count == 0
         for joined in tunnels:
             joined.right.close()

@@ -20,6 +20,7 @@ UNDER = {
     "read_idle_only": {"read_idle": 0.3, "total": 0},
     "total": {"total": 0.6},
     "stream_idle": {"tunnel_idle": 0.3},
+    "generous": {"first_byte": 1.0, "read_idle": 1.0},
 }
 
 
@@ -61,13 +62,14 @@ def test_no_answer_in_time(stage: Stage, under: str, kind: bytes, said: bytes) -
         client.send(scene.head())
         head, body = client.receive_response()
         assert (status_of(head), kind in body, b'"timeout"' in body) == (504, True, True)
-        assert silence.over.wait(10)
+        assert silence.over.wait(25)
         other = stage.play(under="/patient/")  # the client's connection is not affected
         client.send(other.head())
         assert client.receive_response()[1] == b"ok"
     [line] = stage.gateway.wait_access(path=scene.path)
     assert (line["status"], line["flag"], line["detail"]) == (504, "UT", kind.decode())
-    assert line["upstream_ms"] > 200 > line["gateway_ms"]
+    assert line["upstream_ms"] > 200
+    assert line["gateway_ms"] == pytest.approx(line["duration_ms"] - line["upstream_ms"], abs=1)
 
 
 @pytest.mark.parametrize("under", ["read_idle", "read_idle_only", "total"])
@@ -80,7 +82,7 @@ def test_a_body_that_stops_is_cut(stage: Stage, under: str, framing: bytes) -> N
         got = client.receive_all()
         assert got.startswith(b"HTTP/1.1 200 OK")
         assert got.endswith(b"5\r\nhello\r\n")
-        assert silence.over.wait(10)
+        assert silence.over.wait(25)
     [line] = stage.gateway.wait_access(path=scene.path)
     assert line["detail"] == ("total_timeout" if under == "total" else "upstream_timeout")
 
@@ -89,10 +91,10 @@ def test_a_body_that_moves_on_outlives_read_idle(stage: Stage) -> None:
     def drip(peer: Peer) -> None:
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n")
         for _ in range(20):
-            time.sleep(0.1)
+            time.sleep(0.06)
             peer.send(b"x")
 
-    scene = stage.play(drip, under="/read_idle/")
+    scene = stage.play(drip, under="/generous/")
     assert stage.exchange(scene.head())[1] == b"x" * 20
 
 
@@ -101,7 +103,7 @@ def test_event_streams_outlive_the_total_timeout_and_pass_at_once(stage: Stage, 
     def tell(peer: Peer) -> None:
         peer.send(EVENTS + framing + b"\r\n")
         for n in range(8):
-            assert heard.wait(10)  # an event is at the client before the next one is made
+            assert heard.wait(25)  # an event is at the client before the next one is made
             heard.clear()
             time.sleep(0.15)
             event = b"data: %d\n\n" % n
@@ -159,9 +161,9 @@ def test_a_client_cannot_hold_a_connection_by_dripping_a_body(stage: Stage) -> N
 
 
 def test_a_quick_answer_is_not_disturbed_by_the_deadlines_before_it(stage: Stage) -> None:
-    scene = stage.play(OK, under="/first_byte/")
+    scene = stage.play(OK, under="/generous/")
     with stage.connect() as client:
-        for _ in range(4):
+        for _ in range(5):
             client.send(scene.head())
             assert client.receive_response()[1] == b"ok"
             time.sleep(0.3)
@@ -173,11 +175,11 @@ def test_time_for_which_the_upstream_held_an_upload_back_is_not_the_clients() ->
 
     def reads_late(peer: Peer) -> None:
         peer.receive_head()
-        assert not sent.wait(1.2)  # more than body_idle: the client is held back all the while
+        assert not sent.wait(1.5)  # more than body_idle: the client is held back all the while
         assert len(peer.receive_exactly(len(body))) == len(body)
         peer.send(OK)
 
-    fast = {"timeouts": {"body_idle": 0.5}, "limits": {"body_rate": 1_000_000_000, "body_bytes": 0}}
+    fast = {"timeouts": {"body_idle": 1}, "limits": {"body_rate": 1_000_000_000, "body_bytes": 0}}
     with (
         origin(reads_late) as late,
         gateway({"routers": [route("/late", late.url)], **fast}) as site,

@@ -230,7 +230,7 @@ def test_failed_handshakes_are_counted_by_reason(shop: InProcess) -> None:
 def test_a_handshake_that_takes_too_long_is_ended(authority: Authority) -> None:
     with in_process(Chain("/e", Shown()), **tls(authority.shop, handshake_timeout=0.2)) as served:
         for sent in (b"", b"\x16\x03\x01"):
-            with socket.create_connection(("127.0.0.1", served.tls_port), timeout=10) as sock:
+            with socket.create_connection(("127.0.0.1", served.tls_port), timeout=25) as sock:
                 sock.sendall(sent)
                 assert sock.recv(100) == b""
         assert served.worker_cell(cells.W_TLS_TIMEOUT) == 2

@@ -227,7 +227,7 @@ def push_until_held(sock: socket.socket, most: int) -> int:
             sent += sock.send(bytes(65536))
     except TimeoutError:
         pass
-    sock.settimeout(10)
+    sock.settimeout(25)
     return sent
 
 

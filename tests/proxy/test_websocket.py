@@ -162,7 +162,7 @@ def test_frames_sent_before_the_101_wait_for_it(desk: Desk, ahead: int) -> None:
         head = peer.receive_head()
         asked.set()
         assert peer._buffer == b""
-        assert granted.wait(10)
+        assert granted.wait(25)
         peer.send(switching(head))
         echo_frames(peer)
 
@@ -171,7 +171,7 @@ def test_frames_sent_before_the_101_wait_for_it(desk: Desk, ahead: int) -> None:
         early = frame(b"e" * ahead, BINARY)
         sender = threading.Thread(target=client.send, args=(handshake("/ws/early") + early,))
         sender.start()
-        assert asked.wait(10)
+        assert asked.wait(25)
         granted.set()
         assert status_of(client.receive_head()) == 101
         assert read_frame(client) == Frame(True, BINARY, b"e" * ahead)
@@ -437,7 +437,7 @@ def test_a_client_is_held_back_by_an_origin_that_does_not_read(desk: Desk) -> No
         assert total < 128 * MB
         totals.put(total)
         read_now.set()
-        assert received.wait(10)
+        assert received.wait(25)
 
 
 # -- the end ----------------------------------------------------------------------------------------------------------
@@ -461,11 +461,11 @@ def test_a_client_that_leaves_ends_the_origins_side(desk: Desk, how: str) -> Non
     last = frame(b"x" * 3 * MB, BINARY)
     if how == "reset":
         client.reset()
-        assert seen.get(timeout=10) == b""
+        assert seen.get(timeout=25) == b""
     else:
         client.send(last)
         client.sock.shutdown(socket.SHUT_WR) if how == "half-close" else client.close()
-        assert seen.get(timeout=10) == last, "what was sent before the end arrives"
+        assert seen.get(timeout=25) == last, "what was sent before the end arrives"
     desk.gateway.wait_access(status=101, path=f"/ws/leave-{how}")
     client.close()
 
@@ -484,7 +484,7 @@ def test_an_origin_that_leaves_ends_the_clients_side(desk: Desk, how: str) -> No
         peer.send(last)
         if how == "half-close":
             peer.sock.shutdown(socket.SHUT_WR)
-            assert released.wait(10)
+            assert released.wait(25)
 
     desk.plays(leave)
     with desk.open(f"/ws/left-{how}") as client:
@@ -527,7 +527,7 @@ def test_a_stopping_gateway_waits_for_its_tunnels() -> None:
             client.send(frame(b"still here"))
             assert read_frame(client).payload == b"still here"
             client.close()
-            assert gate.process.wait(10) == 0, "nothing is left to wait for"
+            assert gate.process.wait(25) == 0, "nothing is left to wait for"
             assert [line["status"] for line in gate.access_lines()] == [101]
 
 
@@ -568,7 +568,7 @@ def test_the_chat_of_the_examples_works_with_a_real_client(chat: str) -> None:
         assert client.recv() == b"in three parts"
         client.send(b"m" * (MB - 1))
         assert client.recv() == b"m" * (MB - 1)
-        assert client.ping().wait(10)
+        assert client.ping().wait(25)
 
 
 def test_a_chat_room_passes_messages_between_clients(chat: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 PROGRAM = Path(__file__).with_name("tiny_gateway.py")
 ROOT = PROGRAM.parents[2]
-DEADLINE = 20.0
+DEADLINE = 25.0
 
 
 def until(condition, what="the condition"):

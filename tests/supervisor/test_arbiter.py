@@ -63,7 +63,7 @@ def test_a_killed_worker_is_replaced_and_its_waiting_connections_are_served(gate
     gateway.start()
     victim = int(gateway.ask("pid"))
     os.kill(victim, signal.SIGSTOP)  # what connects now waits in the queue
-    waiting = [socket.create_connection(("127.0.0.1", gateway.port), timeout=20) for _ in range(20)]
+    waiting = [socket.create_connection(("127.0.0.1", gateway.port), timeout=25) for _ in range(20)]
     os.kill(victim, signal.SIGKILL)
     answers = {ask(connection, "pid") for connection in waiting}
     for connection in waiting:

@@ -17,7 +17,7 @@ def manager(tmp_path):
     """Where a service manager listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
-        sock.settimeout(20)
+        sock.settimeout(25)
         yield sock
 
 

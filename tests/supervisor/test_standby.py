@@ -13,7 +13,7 @@ from kairos.config.model import Config
 from kairos.scoreboard import Capacity, Scoreboard, Series
 from kairos.worker import Worker
 
-PATIENCE = 20.0
+PATIENCE = 25.0
 
 
 class Supervisor:

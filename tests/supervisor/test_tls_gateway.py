@@ -120,7 +120,7 @@ def test_draining_answers_who_shook_hands(url: str, authority: Authority) -> Non
         head, body = peer.receive_response()
         assert status_of(head) == 200
         assert body.endswith(b"abcd")
-        assert served.process.wait(10) == 0
+        assert served.process.wait(25) == 0
 
 
 def test_a_certificate_is_made_on_first_start(url: str) -> None:
@@ -188,4 +188,4 @@ def test_sockets_of_the_service_manager(url: str, authority: Authority, tmp_path
                 assert status_of(peer.receive_response()[0]) == 200
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(25)

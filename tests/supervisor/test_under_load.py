@@ -33,7 +33,7 @@ class Load:
 
     def ask(self, requests_per_connection):
         while not self.over.is_set():
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=25)
             try:
                 for number in range(requests_per_connection):
                     if self.over.is_set() or not self.request(connection, fresh=number == 0):

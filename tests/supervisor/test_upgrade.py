@@ -165,7 +165,7 @@ class Visitors:
         said = {line for process in self.processes for line in process.stdout}
         for process in self.processes:
             with process:
-                process.wait(20)
+                process.wait(25)
         assert said <= {"ok\n"}
 
 
@@ -198,7 +198,7 @@ def test_a_unix_socket_is_handed_on_and_its_file_stays(gateway):
         new = gateway.upgraded()
         gateway.gone(old)
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(20)
+            connection.settimeout(25)
             connection.connect(str(path))
             assert int(ask(connection, "gateway")) == new
     os.kill(new, signal.SIGTERM)

@@ -69,7 +69,7 @@ class NameServer:
             return
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waker:
             waker.sendto(b"", self._sock.getsockname())
-        self._thread.join(5)
+        self._thread.join(25)
         self._sock.close()
 
     def __enter__(self) -> Self:

@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.support.net import Peer, connect
 
-START_S = 20.0
+START_S = 60.0
 _READY = re.compile(r"ready on https?://127\.0\.0\.1:(\d+)")
 
 
@@ -97,7 +97,7 @@ class Gateway:
                 found[Path(f"/proc/{child}/comm").read_text().strip()] = int(child)
         return found
 
-    def wait_log(self, text: str, timeout: float = 10.0) -> None:
+    def wait_log(self, text: str, timeout: float = 25.0) -> None:
         """Until the application log holds text."""
         self.wait(lambda: text in self.log, f"{text!r} in the log", timeout)
 
@@ -115,7 +115,7 @@ class Gateway:
         self.wait(lambda: len(found()) >= count, f"{count} access-log lines with {members}")
         return found()
 
-    def wait(self, condition: Any, what: str, timeout: float = 10.0) -> None:
+    def wait(self, condition: Any, what: str, timeout: float = 25.0) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
@@ -166,7 +166,7 @@ class Gateway:
             if heir == self.process.pid or not self._is_ours(heir):
                 return
             os.kill(heir, signal.SIGTERM)
-            deadline = time.monotonic() + 15
+            deadline = time.monotonic() + 25
             while self._is_ours(heir):
                 if time.monotonic() > deadline:
                     os.kill(heir, signal.SIGKILL)
@@ -182,7 +182,7 @@ class Gateway:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(15)
+                self.process.wait(25)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         code = self.process.wait()

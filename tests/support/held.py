@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from tests.support.net import Peer, ScriptedOrigin, origin, read_request
 
-WAIT_S = 10.0
+WAIT_S = 25.0
 
 
 def answer(body: bytes, status: int = 200, *lines: bytes) -> bytes:

@@ -85,7 +85,7 @@ class InProcess:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(25)
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -204,9 +204,9 @@ class InProcess:
         return self.board.page.get(self.board.upstream_block(0, self._revision.series.upstream(url)) + cell)
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 25
         while not condition():
-            assert time.monotonic() < deadline, f"no {what} within 10 s"
+            assert time.monotonic() < deadline, f"no {what} within 25 s"
             time.sleep(0.005)
 
     def at_rest(self) -> bool:
@@ -236,7 +236,7 @@ class InProcess:
 
     def wait_access(self, **members: Any) -> dict[str, Any]:
         """Until an access-log line has these members; that line."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 25
         while time.monotonic() < deadline:
             for line in self.access_lines():
                 if members.items() <= line.items():
@@ -246,11 +246,11 @@ class InProcess:
 
     def run(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """The outcome of a coroutine run in the loop."""
-        return asyncio.run_coroutine_threadsafe(work(), self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work(), self.loop).result(25)
 
     def close(self) -> None:
         self.loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(10)
+        self._thread.join(25)
         assert not self._thread.is_alive(), f"connections are left open: {self.runtime.clients}"
 
 

@@ -55,7 +55,7 @@ class KeyServer:
 
     def close(self) -> None:
         self._server.shutdown()
-        self._thread.join(10)
+        self._thread.join(25)
         self._server.server_close()
 
 

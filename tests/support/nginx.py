@@ -25,7 +25,7 @@ def nginx(folder: Path, server: str) -> Iterator[None]:
     (folder / "nginx.conf").write_text(_CONFIG.format(folder=folder, server=server))
     with subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf")], stderr=subprocess.DEVNULL) as process:
         try:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 25
             while not (folder / "pid").exists():
                 assert time.monotonic() < deadline, (folder / "error.log").read_text()
                 time.sleep(0.01)

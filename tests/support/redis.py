@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.support.net import free_port
 
-START_S = 10.0
+START_S = 25.0
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

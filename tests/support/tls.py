@@ -101,7 +101,7 @@ def client_context(authority: Authority | None, version: str | None = None, own:
 
 def connect_tls(port: int, context: ssl.SSLContext, name: str | None = "shop.test", **options: Any) -> Peer:
     """A peer that has shaken hands."""
-    sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+    sock = socket.create_connection(("127.0.0.1", port), timeout=25)
     return Peer(context.wrap_socket(sock, server_hostname=name, **options))
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-PATIENCE = 20  # seconds a loaded machine may take for what normally takes 0.1
+PATIENCE = 25  # seconds a loaded machine may take for what normally takes 0.1
 
 
 def config(file: str, rotation: dict[str, object] | None = None, **options) -> Config:
