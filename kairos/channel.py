@@ -193,27 +193,31 @@ class ChannelError(Exception):
 
 def encode(message: Message) -> bytes:
     """One message as a frame."""
-    body = _encoder.encode(message)
+    return framed(_encoder.encode(message), type(message).__name__)
+
+
+def framed(body: bytes, name: str = "a message") -> bytes:
+    """Bytes as a frame."""
     if len(body) > MAX_FRAME:
-        raise ChannelError(f"{type(message).__name__} takes {len(body)} bytes, more than a frame's {MAX_FRAME}")
+        raise ChannelError(f"{name} takes {len(body)} bytes, more than a frame's {MAX_FRAME}")
     return len(body).to_bytes(_LENGTH, "big") + body
 
 
-class Decoder:
-    """Bytes in, complete messages out; what is incomplete waits for more."""
+class Frames:
+    """Bytes in, what complete frames hold out; what is incomplete waits for more."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def receive(self, data: bytes) -> list[Message]:
-        """The messages that `data` completes, in order."""
+    def receive(self, data: bytes) -> list[bytes]:
+        """What the frames that `data` completes hold, in order."""
         self._buffer += data
-        messages = []
-        while (message := self._maybe_next()) is not None:
-            messages.append(message)
-        return messages
+        bodies = []
+        while (body := self._maybe_next()) is not None:
+            bodies.append(body)
+        return bodies
 
-    def _maybe_next(self) -> Message | None:
+    def _maybe_next(self) -> bytes | None:
         if len(self._buffer) < _LENGTH:
             return None
         size = int.from_bytes(self._buffer[:_LENGTH], "big")
@@ -224,7 +228,18 @@ class Decoder:
             return None
         body = bytes(self._buffer[_LENGTH:end])
         del self._buffer[:end]
-        return _decode(body)
+        return body
+
+
+class Decoder:
+    """Bytes in, complete messages out."""
+
+    def __init__(self) -> None:
+        self._frames = Frames()
+
+    def receive(self, data: bytes) -> list[Message]:
+        """The messages that `data` completes, in order."""
+        return [_decode(body) for body in self._frames.receive(data)]
 
 
 def _decode(body: bytes) -> Message:
@@ -280,6 +295,8 @@ class WorkerBoot:
     """None in workers."""
     secure_ports: frozenset[int] = frozenset()
     """Ports on which clients speak TLS."""
+    line: socket.socket | None = None
+    """Where control asks this worker: see `inquiry`."""
 
     def shares(self, listener: socket.socket) -> bool:
         """Whether other workers (or the service manager) accept from the same socket: see `drain_listener`."""

@@ -42,6 +42,7 @@ from kairos.channel import (
     encode,
 )
 from kairos.proxy.client import ClientConnection
+from kairos.proxy.desk import Desk
 from kairos.proxy.exchange import Runtime
 from kairos.proxy.listener import drain_listener
 from kairos.proxy.shed import LoadShedder
@@ -112,6 +113,7 @@ class Worker:
         self._watched = False
         """Somebody watches requests as they end."""
         self._draining: asyncio.Task[None] | None = None
+        self._desk: Desk | None = None
 
     async def run(self) -> int:
         """Serve; 0 when drained, EXIT_BOOT when it could not start."""
@@ -131,6 +133,8 @@ class Worker:
         loop.add_reader(boot.channel, self._hear)
         self._say(Ready(os.getpid()))
         await self._over.wait()
+        if self._desk is not None:
+            self._desk.close()
         self._clock.stop()
         self._sockets.close()
         await self._origins.close()
@@ -147,6 +151,9 @@ class Worker:
         self._origins = Origins(self._runtime, board, boot.slot)
         self._shedder = LoadShedder()
         self._serve(self._compile(boot.revision, boot.config, boot.series))
+        if boot.line is not None:
+            self._desk = Desk(self._runtime, boot.slot, boot.line)
+            self._desk.open()
         block = board.worker_block(boot.slot)
         board.page.set(block + W_PID, os.getpid())
         board.page.set(block + W_STARTED_AT, time.time_ns() // 1000)

@@ -12,6 +12,7 @@ from kairos.cli import (
     backends,
     backup,
     cache,
+    connections,
     limits,
     logs,
     metrics,
@@ -44,7 +45,8 @@ def main() -> None:
 
 
 for verb in (
-    whole.status, whole.health, whole.reload, whole.upgrade, backends.backends, limits.bans, limits.limits, cache.cache,
+    whole.status, whole.health, whole.reload, whole.upgrade, backends.backends,
+    connections.connections, limits.bans, limits.limits, cache.cache,
     revisions.revisions, keys, backup.backup, backup.restore,
     config, validate, try_route, routes.routes, nodes.nodes, metrics.metrics, top.top, logs.logs, logs.events,
     users.users, users.roles, users.tokens, audit.audit, shell.shell, shell.completion,

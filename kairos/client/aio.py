@@ -538,9 +538,97 @@ class AsyncOperations(AsyncTransport):
             body=data,
         )
 
-    async def show_connections(self) -> models.Connections:
-        """Of clients, by worker."""
-        return await self.call(models.Connections, "GET", "/api/connections")
+    async def list_connections(
+        self,
+        *,
+        client: list[str] | None = None,
+        route: str | None = None,
+        backend: str | None = None,
+        state: list[Literal["handshake", "idle", "reading", "waiting", "sending", "streaming", "tunnel", "closing"]]
+        | None = None,
+        protocol: Literal["http", "sse", "websocket"] | None = None,
+        port: int | None = None,
+        min_age: float | None = None,
+        min_idle: float | None = None,
+        min_request: float | None = None,
+        worker: int | None = None,
+        sort: Literal["oldest", "newest", "idle", "request", "requests", "bytes"] | None = None,
+        limit: int | None = None,
+    ) -> models.Connections:
+        """Those of clients, in all workers.
+
+        The first `limit` are shown, all that fit are counted. A worker that does not answer is named, and the
+        answer is
+        not `complete`.
+        """
+        return await self.call(
+            models.Connections,
+            "GET",
+            "/api/connections",
+            query=given(
+                {
+                    "client": client,
+                    "route": route,
+                    "backend": backend,
+                    "state": state,
+                    "protocol": protocol,
+                    "port": port,
+                    "min_age": min_age,
+                    "min_idle": min_idle,
+                    "min_request": min_request,
+                    "worker": worker,
+                    "sort": sort,
+                    "limit": limit,
+                }
+            ),
+        )
+
+    async def close_connections(
+        self,
+        *,
+        client: list[str] | None = None,
+        route: str | None = None,
+        backend: str | None = None,
+        state: list[Literal["handshake", "idle", "reading", "waiting", "sending", "streaming", "tunnel", "closing"]]
+        | None = None,
+        protocol: Literal["http", "sse", "websocket"] | None = None,
+        port: int | None = None,
+        min_age: float | None = None,
+        min_idle: float | None = None,
+        min_request: float | None = None,
+        worker: int | None = None,
+        gently: bool | None = None,
+    ) -> models.ClosedConnections:
+        """Close all that fit; there has to be a condition.
+
+        A request under way on one fails with 503 `closed_by_operator`, or is cut where its answer has begun.
+        """
+        return await self.call(
+            models.ClosedConnections,
+            "DELETE",
+            "/api/connections",
+            query=given(
+                {
+                    "client": client,
+                    "route": route,
+                    "backend": backend,
+                    "state": state,
+                    "protocol": protocol,
+                    "port": port,
+                    "min_age": min_age,
+                    "min_idle": min_idle,
+                    "min_request": min_request,
+                    "worker": worker,
+                    "gently": gently,
+                }
+            ),
+        )
+
+    async def close_connection(self, connection_id: str, *, gently: bool | None = None) -> models.Connection:
+        """Close one by its id; it is answered as it was."""
+        return await self.call(
+            models.Connection, "DELETE", f"/api/connections/{quoted(connection_id)}", query=given({"gently": gently})
+        )
 
     def watch_events(self, *, type: list[str] | None = None, after: str | None = None) -> AsyncIterator[Event]:
         """Events as they happen (SSE).
@@ -742,6 +830,8 @@ class AsyncOperations(AsyncTransport):
                 "gateway:operate",
                 "logs:operate",
                 "tail:read",
+                "connections:read",
+                "connections:operate",
                 "audit:read",
                 "users:read",
                 "users:write",
@@ -849,6 +939,8 @@ class AsyncOperations(AsyncTransport):
             "gateway:operate",
             "logs:operate",
             "tail:read",
+            "connections:read",
+            "connections:operate",
             "audit:read",
             "users:read",
             "users:write",
@@ -870,6 +962,8 @@ class AsyncOperations(AsyncTransport):
                     "gateway:operate",
                     "logs:operate",
                     "tail:read",
+                    "connections:read",
+                    "connections:operate",
                     "audit:read",
                     "users:read",
                     "users:write",
@@ -884,6 +978,10 @@ class AsyncOperations(AsyncTransport):
     async def list_plugins(self) -> list[models.PluginUse]:
         """Those that the configuration in use names."""
         return await self.call(list[models.PluginUse], "GET", "/api/plugins")
+
+    async def list_pools(self) -> list[models.Pool]:
+        """Connections to backends, open and idle, by worker."""
+        return await self.call(list[models.Pool], "GET", "/api/pools")
 
     async def reload(self) -> models.Reloaded:
         """Read the configuration file again and put it in use."""
@@ -960,6 +1058,8 @@ class AsyncOperations(AsyncTransport):
                 "gateway:operate",
                 "logs:operate",
                 "tail:read",
+                "connections:read",
+                "connections:operate",
                 "audit:read",
                 "users:read",
                 "users:write",
@@ -1264,6 +1364,8 @@ class AsyncOperations(AsyncTransport):
                 "gateway:operate",
                 "logs:operate",
                 "tail:read",
+                "connections:read",
+                "connections:operate",
                 "audit:read",
                 "users:read",
                 "users:write",

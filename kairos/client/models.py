@@ -155,6 +155,17 @@ class CheckStatus(Struct, frozen=True, kw_only=True):
     last_seconds: float
 
 
+class ClosedConnections(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    closed: int
+    gently: bool
+    states: dict[str, int]
+    complete: bool
+    workers: list[WorkerAnswer]
+    found: list[Connection]
+
+
 class ConfigChanged(Struct, frozen=True, kw_only=True, tag_field="type", tag="config_changed"):
     """As the API has it."""
 
@@ -201,12 +212,39 @@ class ConfigVerdict(Struct, frozen=True, kw_only=True):
     problems: list[Place] | None = None
 
 
+class Connection(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    id: str
+    worker: int
+    client: str
+    peer: str
+    through: str | None
+    listener: str
+    tls: TlsInUse | None
+    protocol: Literal["http", "sse", "websocket"]
+    state: Literal["handshake", "idle", "reading", "waiting", "sending", "streaming", "tunnel", "closing"]
+    age: float
+    idle: float | None
+    requests: int
+    bytes_received: int | None
+    bytes_sent: int | None
+    unsent: int
+    rtt_ms: float | None
+    request: RequestUnderWay | None
+
+
 class Connections(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
     connections: int
     requests: int
-    workers: list[WorkerConnections]
+    matched: int
+    states: dict[str, int]
+    complete: bool
+    cut: bool
+    workers: list[WorkerAnswer]
+    found: list[Connection]
 
 
 class ControlStarted(Struct, frozen=True, kw_only=True, tag_field="type", tag="control_started"):
@@ -401,6 +439,8 @@ class Me(Struct, frozen=True, kw_only=True):
             "gateway:operate",
             "logs:operate",
             "tail:read",
+            "connections:read",
+            "connections:operate",
             "audit:read",
             "users:read",
             "users:write",
@@ -439,6 +479,8 @@ class NewToken(Struct, frozen=True, kw_only=True):
                 "gateway:operate",
                 "logs:operate",
                 "tail:read",
+                "connections:read",
+                "connections:operate",
                 "audit:read",
                 "users:read",
                 "users:write",
@@ -522,6 +564,19 @@ class PluginUse(Struct, frozen=True, kw_only=True):
     plugin: str
     kind: str
     used_by: list[str]
+
+
+class Pool(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    backend: str
+    open: int
+    idle: int
+    in_flight: int
+    connects: int
+    connect_failures: int
+    reuses: int
+    workers: list[WorkerPool]
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -627,6 +682,23 @@ class Reloaded(Struct, frozen=True, kw_only=True):
     unchanged: bool
 
 
+class RequestUnderWay(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    id: str
+    method: str
+    host: str
+    path: str
+    route: str
+    backend: str | None
+    attempts: int
+    status: int | None
+    age: float
+    waits_for: Literal["filter", "queue", "backend", "response", "handler"] | None
+    bytes_in: int
+    bytes_out: int
+
+
 class Revision(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -686,6 +758,8 @@ class Role(Struct, frozen=True, kw_only=True):
             "gateway:operate",
             "logs:operate",
             "tail:read",
+            "connections:read",
+            "connections:operate",
             "audit:read",
             "users:read",
             "users:write",
@@ -711,6 +785,8 @@ class RoleContent(Struct, frozen=True, kw_only=True):
             "gateway:operate",
             "logs:operate",
             "tail:read",
+            "connections:read",
+            "connections:operate",
             "audit:read",
             "users:read",
             "users:write",
@@ -831,6 +907,16 @@ class TableStatus(Struct, frozen=True, kw_only=True):
     full: int
 
 
+class TlsInUse(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    version: str | None
+    cipher: str | None
+    server_name: str | None
+    resumed: bool
+    client_certificate: bool
+
+
 class Token(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
@@ -848,6 +934,8 @@ class Token(Struct, frozen=True, kw_only=True):
             "gateway:operate",
             "logs:operate",
             "tail:read",
+            "connections:read",
+            "connections:operate",
             "audit:read",
             "users:read",
             "users:write",
@@ -902,6 +990,8 @@ class User(Struct, frozen=True, kw_only=True):
             "gateway:operate",
             "logs:operate",
             "tail:read",
+            "connections:read",
+            "connections:operate",
             "audit:read",
             "users:read",
             "users:write",
@@ -944,13 +1034,16 @@ class Verdict(Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class WorkerConnections(Struct, frozen=True, kw_only=True):
+class WorkerAnswer(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 
     slot: int
     pid: int
     connections: int
     requests: int
+    matched: int
+    complete: bool
+    problem: str
 
 
 class WorkerEnded(Struct, frozen=True, kw_only=True, tag_field="type", tag="worker_ended"):
@@ -960,6 +1053,18 @@ class WorkerEnded(Struct, frozen=True, kw_only=True, tag_field="type", tag="work
     pid: int
     id: str = ""
     time: float = 0.0
+
+
+class WorkerPool(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    slot: int
+    open: int
+    idle: int
+    in_flight: int
+    connects: int
+    connect_failures: int
+    reuses: int
 
 
 class WorkerStarted(Struct, frozen=True, kw_only=True, tag_field="type", tag="worker_started"):

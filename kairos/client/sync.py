@@ -536,9 +536,97 @@ class Operations(Transport):
             body=data,
         )
 
-    def show_connections(self) -> models.Connections:
-        """Of clients, by worker."""
-        return self.call(models.Connections, "GET", "/api/connections")
+    def list_connections(
+        self,
+        *,
+        client: list[str] | None = None,
+        route: str | None = None,
+        backend: str | None = None,
+        state: list[Literal["handshake", "idle", "reading", "waiting", "sending", "streaming", "tunnel", "closing"]]
+        | None = None,
+        protocol: Literal["http", "sse", "websocket"] | None = None,
+        port: int | None = None,
+        min_age: float | None = None,
+        min_idle: float | None = None,
+        min_request: float | None = None,
+        worker: int | None = None,
+        sort: Literal["oldest", "newest", "idle", "request", "requests", "bytes"] | None = None,
+        limit: int | None = None,
+    ) -> models.Connections:
+        """Those of clients, in all workers.
+
+        The first `limit` are shown, all that fit are counted. A worker that does not answer is named, and the
+        answer is
+        not `complete`.
+        """
+        return self.call(
+            models.Connections,
+            "GET",
+            "/api/connections",
+            query=given(
+                {
+                    "client": client,
+                    "route": route,
+                    "backend": backend,
+                    "state": state,
+                    "protocol": protocol,
+                    "port": port,
+                    "min_age": min_age,
+                    "min_idle": min_idle,
+                    "min_request": min_request,
+                    "worker": worker,
+                    "sort": sort,
+                    "limit": limit,
+                }
+            ),
+        )
+
+    def close_connections(
+        self,
+        *,
+        client: list[str] | None = None,
+        route: str | None = None,
+        backend: str | None = None,
+        state: list[Literal["handshake", "idle", "reading", "waiting", "sending", "streaming", "tunnel", "closing"]]
+        | None = None,
+        protocol: Literal["http", "sse", "websocket"] | None = None,
+        port: int | None = None,
+        min_age: float | None = None,
+        min_idle: float | None = None,
+        min_request: float | None = None,
+        worker: int | None = None,
+        gently: bool | None = None,
+    ) -> models.ClosedConnections:
+        """Close all that fit; there has to be a condition.
+
+        A request under way on one fails with 503 `closed_by_operator`, or is cut where its answer has begun.
+        """
+        return self.call(
+            models.ClosedConnections,
+            "DELETE",
+            "/api/connections",
+            query=given(
+                {
+                    "client": client,
+                    "route": route,
+                    "backend": backend,
+                    "state": state,
+                    "protocol": protocol,
+                    "port": port,
+                    "min_age": min_age,
+                    "min_idle": min_idle,
+                    "min_request": min_request,
+                    "worker": worker,
+                    "gently": gently,
+                }
+            ),
+        )
+
+    def close_connection(self, connection_id: str, *, gently: bool | None = None) -> models.Connection:
+        """Close one by its id; it is answered as it was."""
+        return self.call(
+            models.Connection, "DELETE", f"/api/connections/{quoted(connection_id)}", query=given({"gently": gently})
+        )
 
     def watch_events(self, *, type: list[str] | None = None, after: str | None = None) -> Iterator[Event]:
         """Events as they happen (SSE).
@@ -740,6 +828,8 @@ class Operations(Transport):
                 "gateway:operate",
                 "logs:operate",
                 "tail:read",
+                "connections:read",
+                "connections:operate",
                 "audit:read",
                 "users:read",
                 "users:write",
@@ -847,6 +937,8 @@ class Operations(Transport):
             "gateway:operate",
             "logs:operate",
             "tail:read",
+            "connections:read",
+            "connections:operate",
             "audit:read",
             "users:read",
             "users:write",
@@ -868,6 +960,8 @@ class Operations(Transport):
                     "gateway:operate",
                     "logs:operate",
                     "tail:read",
+                    "connections:read",
+                    "connections:operate",
                     "audit:read",
                     "users:read",
                     "users:write",
@@ -882,6 +976,10 @@ class Operations(Transport):
     def list_plugins(self) -> list[models.PluginUse]:
         """Those that the configuration in use names."""
         return self.call(list[models.PluginUse], "GET", "/api/plugins")
+
+    def list_pools(self) -> list[models.Pool]:
+        """Connections to backends, open and idle, by worker."""
+        return self.call(list[models.Pool], "GET", "/api/pools")
 
     def reload(self) -> models.Reloaded:
         """Read the configuration file again and put it in use."""
@@ -958,6 +1056,8 @@ class Operations(Transport):
                 "gateway:operate",
                 "logs:operate",
                 "tail:read",
+                "connections:read",
+                "connections:operate",
                 "audit:read",
                 "users:read",
                 "users:write",
@@ -1262,6 +1362,8 @@ class Operations(Transport):
                 "gateway:operate",
                 "logs:operate",
                 "tail:read",
+                "connections:read",
+                "connections:operate",
                 "audit:read",
                 "users:read",
                 "users:write",

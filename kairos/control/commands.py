@@ -15,6 +15,7 @@ from kairos import __version__
 from kairos._speedups import cells
 from kairos.control.backends import UnknownBackendError
 from kairos.control.caches import NoCacheError
+from kairos.control.connections import NoConnectionError, NoWorkerError, SilentError
 from kairos.control.health import NotCheckedError
 from kairos.storage.overrides import Force, State  # noqa: TC001  (msgspec needs them at run time)
 
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
     from kairos.control.backends import Backends, BackendStatus
     from kairos.control.bans import Bans, BanStatus
     from kairos.control.caches import Caches, CacheStatus, Purged, PurgeRequest
+    from kairos.control.connections import ClientConnections, ClosedConnections, Connections
     from kairos.control.limits import Limits, LimitsStatus
+    from kairos.control.pools import Pool, Pools
     from kairos.control.requests import Requests
+    from kairos.inquiry import Connection, Sort, Wanted
 
 _Result = TypeVar("_Result")
 Why = Literal["unknown", "bad", "forbidden", "invalid", "refused", "stale", "full", "unavailable", "timeout"]
@@ -127,6 +131,8 @@ class Commands:
         bans: Bans,
         limits: Limits,
         caches: Caches,
+        clients: ClientConnections,
+        pools: Pools,
     ) -> None:
         self._boot = boot
         self._board = boot.scoreboard
@@ -135,6 +141,8 @@ class Commands:
         self._bans = bans
         self._limits = limits
         self._caches = caches
+        self._clients = clients
+        self._pools = pools
         self._problems: list[str] = []
 
     def note(self, result: ReloadResult) -> None:
@@ -239,6 +247,43 @@ class Commands:
             raise CommandError("unknown", str(error)) from None
         except NotCheckedError as error:
             raise CommandError("refused", str(error)) from None
+
+    # --- client connections -----------------------------------------------------------------------------------------
+
+    async def connections(self, wanted: Wanted, sort: Sort, limit: int, worker: int | None = None) -> Connections:
+        """Those that fit, the first of them in this order. Raises CommandError."""
+        try:
+            return await self._clients.look(wanted, sort, limit, worker)
+        except NoWorkerError as error:
+            raise CommandError("unknown", str(error)) from None
+        except ValueError as error:
+            raise CommandError("invalid", str(error)) from None
+
+    async def close_connections(
+        self, wanted: Wanted, *, gently: bool = False, worker: int | None = None
+    ) -> ClosedConnections:
+        """Close all that fit. Raises CommandError."""
+        try:
+            return await self._clients.close(wanted, gently=gently, worker=worker)
+        except NoWorkerError as error:
+            raise CommandError("unknown", str(error)) from None
+        except ValueError as error:
+            raise CommandError("invalid", str(error)) from None
+
+    async def close_connection(self, given: str, *, gently: bool = False) -> Connection:
+        """Close one, by its id. Raises CommandError."""
+        try:
+            return await self._clients.close_one(given, gently=gently)
+        except (NoConnectionError, NoWorkerError) as error:
+            raise CommandError("unknown", str(error)) from None
+        except ValueError as error:
+            raise CommandError("invalid", str(error)) from None
+        except SilentError as error:
+            raise CommandError("timeout", str(error)) from None
+
+    def pools(self) -> list[Pool]:
+        """Connections to backends, by worker."""
+        return self._pools.list()
 
     # --- cache ------------------------------------------------------------------------------------------------------
 

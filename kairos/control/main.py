@@ -48,6 +48,7 @@ from kairos.control.backends import Backends
 from kairos.control.bans import Bans
 from kairos.control.caches import Caches
 from kairos.control.commands import Commands
+from kairos.control.connections import ClientConnections
 from kairos.control.endings import EndedSessions
 from kairos.control.events import (
     ConfigChanged,
@@ -66,6 +67,7 @@ from kairos.control.loglevels import LogLevels
 from kairos.control.logwriter import STDOUT, LogWriter
 from kairos.control.oidc import Providers
 from kairos.control.outlier import OutlierDetector
+from kairos.control.pools import Pools
 from kairos.control.requests import Requests
 from kairos.control.revisions import Keeper
 from kairos.control.rotation import Housekeeper
@@ -146,7 +148,11 @@ class Control:
         self._requests = Requests(self._say)
         revisions = Revisions(folder / REVISIONS) if folder else None
         self._keeper = Keeper(revisions) if revisions else None
-        self._commands = Commands(boot, self._backends, self._requests, self._bans, self._limits, self._caches)
+        self._pools = Pools(boot.scoreboard)
+        clients = ClientConnections(boot.scoreboard, boot.control_path)
+        self._commands = Commands(
+            boot, self._backends, self._requests, self._bans, self._limits, self._caches, clients, self._pools
+        )
         self._watch = FileWatch(boot.control.config_path, self._reload_if_changed) if boot.control else None
 
     async def run(self) -> None:
@@ -405,6 +411,7 @@ class Control:
         self._checker.apply(config, series)
         self._outliers.apply(config, series)
         self._backends.apply(config, series)
+        self._pools.apply(config, series)
         self._bans.apply(config)
         self._limits.apply(config, series)
         self._caches.apply(config)

@@ -6,8 +6,24 @@ from kairos._speedups.http1 cimport Head
 from kairos.proxy.exchange cimport Downstream, Exchange, Runtime, Slices
 
 
+cdef enum State:
+    C_IDLE = 0
+    C_HEAD = 1
+    C_BODY = 2
+    C_WAIT = 3
+    C_TUNNEL = 4
+    C_LINGER = 5
+
+cdef enum Outer:                # what is due before HTTP
+    O_NONE = 0                  # plain HTTP
+    O_PROXY = 1                 # a PROXY header
+    O_TLS = 2                   # a handshake, or it is behind us: all bytes pass through TLS
+
+
 cdef class ClientConnection(Downstream):
     cdef Runtime runtime
+    cdef int64_t since          # monotonic µs at which it was accepted
+    cdef int64_t serial         # among all that this worker slot ever accepted
     cdef Exchange x             # under way, None between requests
     cdef int state
     cdef bint keep              # the connection may carry another request
@@ -67,4 +83,5 @@ cdef class ClientConnection(Downstream):
     cdef int _close_soon(self) except -1
     cdef int _next(self) except -1
     cdef Py_ssize_t _unsent(self) except -1
+    cdef int dismiss(self, bint gently) except -1
     cdef int _arm_write(self, Py_ssize_t unsent, int64_t now) except -1

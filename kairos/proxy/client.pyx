@@ -63,19 +63,6 @@ cdef extern from *:
     void reset_on_close "kairos_reset_on_close"(int fd) noexcept nogil
 
 
-cdef enum State:
-    C_IDLE = 0
-    C_HEAD = 1
-    C_BODY = 2
-    C_WAIT = 3
-    C_TUNNEL = 4
-    C_LINGER = 5
-
-cdef enum Outer:                # what is due before HTTP
-    O_NONE = 0                  # plain HTTP
-    O_PROXY = 1                 # a PROXY header
-    O_TLS = 2                   # a handshake, or it is behind us: all bytes pass through TLS
-
 cdef enum:
     AHEAD_BYTES = 65536         # requests sent ahead (pipelined) held before the client is told to wait
     LINGER_BYTES = 67108864     # thrown away after the last answer, so that it is not lost to a reset
@@ -109,9 +96,11 @@ cdef class ClientConnection(Downstream):
         self._know_peer(transport)
         worker[W_CONNECTIONS_TOTAL] += 1
         worker[W_CONNECTIONS_OPEN] += 1
+        self.serial = worker[W_CONNECTIONS_TOTAL]
         if worker[W_CONNECTIONS_OPEN] > worker[W_CONNECTIONS_PEAK]:
             worker[W_CONNECTIONS_PEAK] = worker[W_CONNECTIONS_OPEN]
-        self.deadline = monotonic_us() + runtime.settings.head_us
+        self.since = monotonic_us()
+        self.deadline = self.since + runtime.settings.head_us
         if self.secure or runtime.settings.proxies is not None:
             self._unwrap_first()
         if not self._admitted():
@@ -907,6 +896,23 @@ cdef class ClientConnection(Downstream):
             self.x.part(0)
         else:
             self.abort()
+
+    cdef int dismiss(self, bint gently) except -1:
+        """An operator ends the connection: a request under way fails, or with `gently` may be answered first."""
+        cdef Exchange x = self.x
+        if x is None and (self.closed or self.state == C_LINGER):
+            return 0 if gently else self.abort()
+        if x is None:
+            return self.abort() if self.write_paused or self._handshaking() else self._close_soon()
+        if gently:
+            self.keep = False
+            return 0
+        if x.joined != NULL:
+            x.flag = b"LR"
+            x.detail = b"closed_by_operator"
+            return x.part(0)
+        x.fail("closed_by_operator")
+        return self.abort() if self.write_paused else 0
 
     @property
     def idle(self):

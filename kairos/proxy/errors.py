@@ -76,6 +76,7 @@ KINDS: dict[str, Kind] = {
     "not_cached": Kind(504, "kairos", "no", "cache", "RFCF", "Nothing that is stored may answer this request"),
     "not_served": Kind(501, "kairos", "no", "config", "NC", "This protocol is not served by this version"),
     "maintenance": Kind(503, "kairos", "no", "maintenance", "LR", "Closed for maintenance"),
+    "closed_by_operator": Kind(503, "kairos", "no", "closed", "LR", "An operator closed the connection", close=True),
     # what an upstream does wrong
     "no_backend": Kind(503, "kairos", "no", "upstream", "UH", "No backend is available"),
     "circuit_open": Kind(503, "kairos", "no", "circuit_breaker", "UO", "Every backend's circuit breaker is open"),

@@ -43,6 +43,17 @@ cdef class Clock:
     cdef void remove(self, Wire wire)
 
 
+cdef class Walk:
+    """Goes over the wires of a clock, with pauses of any length."""
+    cdef Clock clock
+    cdef int lane
+    cdef Wire place         # stands in the lane's list, before the next one
+
+    cdef Wire next(self)
+    cdef void _leave(self)
+    cdef void _stand_behind(self, Wire wire)
+
+
 cdef class Wire:
     """asyncio protocol over a stream transport; plain sockets are written to directly while nothing is queued."""
     cdef object transport

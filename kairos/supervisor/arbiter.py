@@ -476,6 +476,7 @@ class Arbiter:
                 self._listeners.hand_over()
             case plan.Retire(slot):
                 self._listeners.retire(slot)
+                self._control.retire(slot)
             case plan.Unlisten():
                 self._listeners.give_up_shared()
             case plan.Announce(phase):
@@ -776,6 +777,7 @@ class Arbiter:
             control_path=self._control.path,
             standby=self._plan.standby,
             control=self._boot_control() if control else None,
+            line=None if control else self._control.line(slot),
         )
 
     def _boot_control(self) -> ControlBoot:
@@ -820,8 +822,7 @@ class Arbiter:
         self._wakeup_write.close()
         for peer in self._peers.values():
             peer.channel.close()
-        if boot.kind != "control":
-            self._control.let_go()
+        self._control.keep_only(None if boot.kind == "control" else boot.slot)
         self._state.let_go(admin=boot.kind != "control")
         self._listeners.keep_only(None if boot.kind == "control" else boot.slot)
         self._notifier.close()

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from kairos.inquiry import line_of
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
@@ -215,23 +217,39 @@ class Listeners:
 
 
 class ControlSocket:
-    """Where workers reach the control process: a unix socket in a folder only this user may enter.
+    """Where workers reach the control process, and it them: unix sockets in a folder only this user may enter.
 
-    The supervisor keeps it open, so that what connects while control is respawned waits instead of failing.
+    The supervisor keeps them open, so that what connects while one is respawned waits instead of failing.
     """
 
     def __init__(self, *, wanted: bool) -> None:
         self._folder = _private_folder() if wanted else None
         self.path = f"{self._folder}/control" if wanted else ""
         self.listeners = [listen_unix(self.path, backlog=128)] if wanted else []
+        self._lines: dict[int, socket.socket] = {}
 
-    def let_go(self) -> None:
-        """In a child that does not serve it."""
-        _close(self.listeners)
+    def line(self, slot: int) -> socket.socket | None:
+        """Where control asks the slot's worker; made when first asked for and kept until `retire`."""
+        if self.path and slot not in self._lines:
+            self._lines[slot] = listen_unix(line_of(self.path, slot), backlog=16)
+        return self._lines.get(slot)
+
+    def retire(self, slot: int) -> None:
+        """The slot is gone."""
+        if (line := self._lines.pop(slot, None)) is not None:
+            line.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(line_of(self.path, slot))
+
+    def keep_only(self, slot: int | None) -> None:
+        """In a forked child: close what it does not serve. None: it is control."""
+        if slot is not None:
+            _close(self.listeners)
+        _close([line for own, line in self._lines.items() if own != slot])
 
     def close(self) -> None:
         """At the end of the gateway."""
-        _close(self.listeners)
+        _close([*self.listeners, *self._lines.values()])
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 

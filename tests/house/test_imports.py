@@ -22,13 +22,14 @@ from kairos.config.log import COMPONENTS
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for suffix in ("py", "pyx", "pxd") for path in (ROOT / "kairos").rglob(f"*.{suffix}"))
 
-BELOW_TELEMETRY = {"channel", "scoreboard", "resolver", "config", "_speedups"}
+BELOW_TELEMETRY = {"inquiry", "channel", "scoreboard", "resolver", "config", "_speedups"}
 REDIS = {"redisclient", "rediscache"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_speedups": set(),
     "config": {"_speedups"},
     "scoreboard": {"config", "_speedups"},
     "channel": {"scoreboard", "config", "_speedups"},
+    "inquiry": {"channel"},
     "resolver": set(),
     "openid": {"config"},
     "telemetry": BELOW_TELEMETRY,

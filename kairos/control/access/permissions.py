@@ -15,6 +15,8 @@ Permission = Literal[
     "gateway:operate",
     "logs:operate",
     "tail:read",
+    "connections:read",
+    "connections:operate",
     "audit:read",
     "users:read",
     "users:write",
@@ -28,6 +30,7 @@ ALL = frozenset(PERMISSIONS)
 VIEWER: frozenset[Permission] = frozenset({"status:read", "metrics:read", "config:read", "self"})
 OPERATOR: frozenset[Permission] = VIEWER | {
     "backends:operate", "cache:purge", "limits:operate", "gateway:operate", "logs:operate", "tail:read",
+    "connections:read", "connections:operate",
 }  # fmt: skip
 EDITOR: frozenset[Permission] = OPERATOR | {"config:write"}
 

@@ -27,6 +27,7 @@ from kairos.control.api import (
     backup,
     cache,
     config,
+    connections,
     docs,
     explain,
     gateway,
@@ -58,8 +59,8 @@ if TYPE_CHECKING:
 MAX_BODY = 12 * 1024 * 1024  # a whole configuration, escaped
 _PROBLEM: Any = problems.MEDIA_TYPE
 RESOURCES = (
-    gateway, inventory, routes, explain, config, backends, limits, cache, revisions, backup, audit, nodes, metrics,
-    metrics_feeds, prometheus, me, sso, users, logs, live,
+    gateway, inventory, connections, routes, explain, config, backends, limits, cache, revisions, backup, audit, nodes,
+    metrics, metrics_feeds, prometheus, me, sso, users, logs, live,
 )  # fmt: skip
 DESCRIPTION = """Manages a running Kairos gateway.
 

@@ -1,4 +1,4 @@
-"""What the gateway consists of at this moment: workers, their connections, certificates, plugins."""
+"""What the gateway consists of at this moment: workers, certificates, plugins."""
 
 from __future__ import annotations
 
@@ -16,25 +16,6 @@ from kairos.control.commands import Commands, WorkerStatus
 
 TAGS = ["Gateway"]
 DAY = 86_400.0
-
-
-class WorkerConnections(Struct, frozen=True):
-    """Of clients, at one worker."""
-
-    slot: int
-    pid: int
-    connections: int
-    """Open."""
-    requests: int
-    """Under way on them."""
-
-
-class Connections(Struct, frozen=True):
-    """Of clients, at this moment."""
-
-    connections: int
-    requests: int
-    workers: list[WorkerConnections]
 
 
 class CertificateStatus(Struct, frozen=True):
@@ -62,16 +43,6 @@ class PluginUse(Struct, frozen=True):
 def list_workers(commands: Commands) -> list[WorkerStatus]:
     """Each worker process: its revision, connections, requests."""
     return commands.status().workers
-
-
-@get("/api/connections", tags=TAGS, sync_to_thread=False, **needs("status:read"))
-def show_connections(commands: Commands) -> Connections:
-    """Of clients, by worker."""
-    each = [
-        WorkerConnections(worker.slot, worker.pid, worker.connections, worker.requests)
-        for worker in commands.status().workers
-    ]
-    return Connections(sum(one.connections for one in each), sum(one.requests for one in each), each)
 
 
 @get("/api/certificates", tags=TAGS, sync_to_thread=True, **needs("status:read"))
@@ -104,4 +75,4 @@ def _named(plugin: Plugin) -> tuple[str, str]:
     return plugin.file, "lua" if plugin.file.endswith(".lua") else "python"
 
 
-HANDLERS = [list_workers, show_connections, list_certificates, list_plugins]
+HANDLERS = [list_workers, list_certificates, list_plugins]

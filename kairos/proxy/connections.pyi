@@ -1,0 +1,26 @@
+from typing import Literal
+
+from kairos.inquiry import Connection, Sort, State, Wanted
+from kairos.proxy.exchange import Runtime
+
+class Survey:
+    def __init__(
+        self,
+        runtime: Runtime,
+        slot: int,
+        wanted: Wanted,
+        sort: Sort = "oldest",
+        limit: int = 100,
+        ends: Literal["now", "gently"] | None = None,
+    ) -> None: ...
+    @property
+    def open(self) -> int: ...
+    @property
+    def looked_at(self) -> int: ...
+    @property
+    def states(self) -> dict[State, int]: ...
+    @property
+    def connections(self) -> list[Connection]: ...
+    def look(self) -> bool: ...
+    def describe(self) -> bool: ...
+    def close(self) -> None: ...
