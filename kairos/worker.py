@@ -56,6 +56,7 @@ from kairos.telemetry.log import configure, get_logger, show_lines
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
     from kairos.channel import WorkerBoot
     from kairos.config.model import Config
@@ -70,6 +71,8 @@ REASON = 4000
 GRACE = 0.25
 HANDOVER_GRACE = 5.0
 """What connections that idle have for a last request; more when another gateway serves and nobody waits for the end."""
+SLICE_S = 0.002
+"""Of work on a revision at a time: requests wait for so long at most."""
 KILL_S = 1.0
 """What connections that were cut may take to be counted and logged."""
 
@@ -103,6 +106,10 @@ class Worker:
     def __init__(self, boot: WorkerBoot) -> None:
         self._boot = boot
         self._prepared: Snapshot | None = None
+        self._preparing: asyncio.Task[None] | None = None
+        self._awaited = 0
+        """A revision that is to be served as soon as it is prepared."""
+        self._clearing: set[asyncio.Task[None]] = set()
         self._decoder = Decoder()
         self._sockets: Sockets
         self._listeners: list[tuple[Listener, socket.socket]] = []
@@ -172,9 +179,9 @@ class Worker:
         board.page.set(block + W_LAG_US, lag_us)
         board.page.set(block + W_SHED_LEVEL, level)
 
-    def _compile(self, revision: int, config: Config, series: Assignment) -> Snapshot:
+    def _compile(self, revision: int, config: Config, series: Assignment, *, at_once: bool = True) -> Snapshot:
         made = Revision(revision, config, series, self._boot.control_path or None)
-        return Snapshot(made, self._origins, self._boot.scoreboard, self._boot.slot)
+        return Snapshot(made, self._origins, self._boot.scoreboard, self._boot.slot, at_once=at_once)
 
     def _look_for_watchers(self) -> None:
         """Once a second, so that a request pays nothing for watchers that are not there."""
@@ -238,15 +245,14 @@ class Worker:
 
     def _obey(self, message: Message) -> None:
         match message:
-            case Prepare(revision, config, series):
-                self._prepare(revision, config, series)
+            case Prepare():
+                self._forget_prepared()
+                self._preparing = asyncio.get_running_loop().create_task(self._prepare(message))
             case Commit(revision):
-                if self._prepared is not None and self._prepared.revision == revision:
-                    configure(self._prepared.config.log, node=self._prepared.config.storage.node)
-                    self._serve(self._prepared)
-                    self._prepared = None
+                self._awaited = revision
+                self._serve_prepared()
             case Abort():
-                self._prepared = None
+                self._forget_prepared()
             case Listen(borrowed):
                 self._borrowed = borrowed
                 if not self._listeners:
@@ -259,14 +265,42 @@ class Worker:
             case Stop():
                 self._over.set()
 
-    def _prepare(self, revision: int, config: Config, series: Assignment) -> None:
+    async def _prepare(self, message: Prepare) -> None:
+        """Compile a revision beside the requests that are served meanwhile."""
+        revision = message.revision
         try:
-            self._prepared = self._compile(revision, config, series)
+            snapshot = self._compile(revision, message.config, message.series, at_once=False)
+            await _in_slices(snapshot.work)
         except Exception as error:  # whatever it is, the revision in force stays
             log.warning("revision refused", revision=revision, error=str(error))
             self._say(Nack(revision, [str(error)[:REASON]]))
         else:
+            self._prepared = snapshot
             self._say(Ack(revision))
+            self._serve_prepared()
+
+    def _forget_prepared(self) -> None:
+        if self._preparing is not None:
+            self._preparing.cancel()
+        if self._prepared is not None:
+            self._clear(self._prepared)
+        self._preparing = self._prepared = None
+
+    def _serve_prepared(self) -> None:
+        """Switch, once the revision is prepared and wanted."""
+        snapshot, old = self._prepared, self._runtime.snapshot
+        if snapshot is None or snapshot.revision != self._awaited:
+            return
+        self._prepared = None
+        configure(snapshot.config.log, node=snapshot.config.storage.node)
+        self._serve(snapshot)
+        self._clear(old)
+
+    def _clear(self, old: Snapshot) -> None:
+        """Free what is not in force any more, in time."""
+        clearing = asyncio.get_running_loop().create_task(_free(old))
+        self._clearing.add(clearing)
+        clearing.add_done_callback(self._clearing.discard)
 
     def _say(self, message: Message) -> None:
         with contextlib.suppress(OSError):
@@ -319,6 +353,22 @@ class Worker:
         factory = self._factory(sock)
         async for connection in drain_listener(sock, shared=self._boot.shares(sock)):
             self._sockets.adopt(connection, factory)
+
+
+async def _free(old: Snapshot) -> None:
+    """Its parts are tied in circles, and the collector would not come by itself for days."""
+    await _in_slices(old.dismantle())
+    del old
+    gc.collect()
+
+
+async def _in_slices(steps: Iterator[None]) -> None:
+    """Take all steps, with a turn of the loop for everybody else after each few milliseconds."""
+    ends = time.monotonic() + SLICE_S  # the loop's own clock stands still within a turn
+    for _ in steps:
+        if time.monotonic() >= ends:
+            await asyncio.sleep(0)
+            ends = time.monotonic() + SLICE_S
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

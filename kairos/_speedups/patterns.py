@@ -252,9 +252,23 @@ class Trie:
         return child
 
 
-def grow(routes: Sequence[RouteRow]) -> tuple[Trie, list[Pattern]]:
-    """The trie of all routes and their twins, and the patterns by route index."""
-    trie, patterns, twins = Trie(), [], []
+class Growth:
+    """The trie of all routes and their twins, and the patterns by route index: once all of `steps` were taken."""
+
+    def __init__(self, routes: Sequence[RouteRow]) -> None:
+        self.routes = routes
+        self.trie = Trie()
+        self.patterns: list[Pattern] = []
+        self.steps = _grow(routes, self.trie, self.patterns)
+
+    def finish(self) -> None:
+        """Take the steps that are left."""
+        for _ in self.steps:
+            pass
+
+
+def _grow(routes: Sequence[RouteRow], trie: Trie, patterns: list[Pattern]) -> Iterator[None]:
+    twins = []
     for index, (hosts, path, methods, slash, _) in enumerate(routes):
         if slash not in ("strict", "ignore", "redirect"):
             raise RouteError(f"trailing_slash {slash!r}: one of strict, ignore, redirect")
@@ -266,11 +280,12 @@ def grow(routes: Sequence[RouteRow]) -> tuple[Trie, list[Pattern]]:
             _refuse_conflict(trie.add(root, pattern.segments, (index, mask, WRITTEN)), routes)
         if slash != "strict" and twin is not None:
             twins.append((pattern.tail, twin, roots, (index, mask, TWIN if slash == "ignore" else TWIN_REDIRECT)))
+        yield
     # `/a` may be the twin of `/a/` and of `/a/{rest:path}`: that of the tail comes last.
     for _, segments, roots, entry in sorted(twins, key=lambda row: row[0]):
         for root in roots:
             trie.add(root, segments, entry)
-    return trie, patterns
+        yield
 
 
 def _refuse_conflict(entries: list[Entry], routes: Sequence[RouteRow]) -> None:

@@ -1,7 +1,7 @@
 from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
-from kairos._speedups.patterns import Pattern, RouteRow
+from kairos._speedups.patterns import Growth, Pattern, RouteRow
 
 Status: TypeAlias = Literal["not_found", "found", "method_not_allowed", "options", "redirect"]
 
@@ -23,7 +23,7 @@ class RouteMatch:
 class RouteTable:
     values: list[Any]
     patterns: list[Pattern]
-    def __init__(self, routes: Iterable[RouteRow]) -> None: ...
+    def __init__(self, routes: Iterable[RouteRow] | Growth) -> None: ...
     def __len__(self) -> int: ...
     def match(self, host: str | None, path: str | bytes, method: str) -> RouteMatch: ...
 

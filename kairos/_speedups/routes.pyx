@@ -35,13 +35,13 @@ from kairos._speedups.hashing cimport hash_bytes
 from kairos._speedups.memory cimport calloc_rows
 
 from kairos._speedups.patterns import (
+    Growth,
     MAX_AFFIX,
     MAX_PARAMS as PATTERN_PARAMS,
     METHOD_IDS as METHOD_NUMBERS,
     TWIN_REDIRECT,
     RouteError,
     encoded,
-    grow,
     method_names,
     mixed_rank,
     template_parts,
@@ -162,12 +162,17 @@ cdef inline int capture(Match* out, int number, Py_ssize_t start, Py_ssize_t end
 
 @cython.final
 cdef class RouteTable:
-    """Immutable. Routes are (hosts, external_path, methods, trailing_slash, value); no hosts means any host."""
+    """Immutable. Routes are (hosts, external_path, methods, trailing_slash, value); no hosts means any host.
+
+    They may also come as a Growth, whose steps were taken before.
+    """
 
     def __cinit__(self, routes):
-        routes = list(routes)
-        trie, self.patterns = grow(routes)
-        self.values = [route[4] for route in routes]
+        cdef object growth = routes if isinstance(routes, Growth) else Growth(list(routes))
+        growth.finish()
+        trie = growth.trie
+        self.patterns = growth.patterns
+        self.values = [route[4] for route in growth.routes]
         pool = bytearray()
         fill_links(&self.hosts, {(0, host): root for host, root in trie.roots.items() if host}, pool)
         fill_links(&self.statics, trie.statics, pool)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from kairos._speedups.balance import make as make_balancer
 from kairos._speedups.cells import U_IN_FLIGHT
-from kairos._speedups.patterns import Pattern
+from kairos._speedups.patterns import Growth, Pattern
 from kairos._speedups.routes import RouteTable, Template
 from kairos.config.model import CircuitBreaker
 from kairos.config.origin import parse_backend
@@ -146,9 +146,14 @@ def _retire(value: object) -> None:
 
 
 class Snapshot:
-    """One revision, ready to serve."""
+    """One revision, ready to serve: at once, or when all steps of `work` were taken, between which others have a turn.
 
-    def __init__(self, revision: Revision, origins: Origins, scoreboard: Scoreboard, slot: int) -> None:
+    A thousand routes take a tenth of a second, and clients wait for as long as nobody else has a turn.
+    """
+
+    def __init__(
+        self, revision: Revision, origins: Origins, scoreboard: Scoreboard, slot: int, *, at_once: bool = True
+    ) -> None:
         self.revision = revision.number
         self.config = config = revision.config
         self.origins: set[Origin] = set()
@@ -164,10 +169,33 @@ class Snapshot:
         self.services = Services(origins.runtime, self, scoreboard, slot)
         self.control_plan = self._control_plan(revision.control_path) if revision.control_path is not None else None
         self.unrouted = self._plan(NO_ROUTE, None, builtin.NotFound(), [], config.timeouts)
-        rows = [*self._builtin_rows(revision), *self._route_rows()]
-        self.table = RouteTable(rows)
-        self.plans: tuple[Plan, ...] = tuple(self.table.values)
-        self.routed: list[Plan] = [plan for plan in self.plans if plan.route is not None]
+        self.plans: tuple[Plan, ...] = ()
+        self.routed: list[Plan] = []
+        self.work = self._compile(revision)
+        for _ in self.work if at_once else ():
+            pass
+
+    def _compile(self, revision: Revision) -> Iterator[None]:
+        rows = list(self._builtin_rows(revision))
+        for row in self._route_rows():
+            rows.append(row)
+            yield
+        growth = Growth(rows)
+        yield from growth.steps
+        self.table = RouteTable(growth)
+        yield
+        self.plans = tuple(self.table.values)
+        self.routed = [plan for plan in self.plans if plan.route is not None]
+
+    def dismantle(self) -> Iterator[None]:
+        """Let go of plans and routes, step by step: this one is in force no more. Exchanges under way keep theirs."""
+        plans, routes = list(self.plans), self.config.routers
+        self.plans, self.routed = (), []
+        self.table.values.clear()
+        for parts in plans, routes:
+            while parts:
+                parts.pop()
+                yield
 
     # -- rows of the table: hosts, path, methods, trailing slash, plan ------------------------------------------------
 

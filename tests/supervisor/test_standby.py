@@ -19,20 +19,22 @@ PATIENCE = 25.0
 class Supervisor:
     """The other end of a worker on standby, and the old gateway's copy of its listener."""
 
-    def __init__(self, listening):
+    def __init__(self, listening, board=None):
         self.listening = listening
         self.address = listening.getsockname()
         self.channel, self.theirs = socket.socketpair()
         for end in (self.channel, self.theirs):
             end.setblocking(False)
-        board = Scoreboard(Capacity(workers=1, routes=2, pairs=2, upstreams=2))
+        board = board or Scoreboard(Capacity(workers=1, routes=2, pairs=2, upstreams=2))
+        self.copy = listening.dup()
         boot = WorkerBoot(
             kind="worker", slot=0, workers=1, revision=1, config=Config(routers=[]), series=Series(board).assign([]),
-            scoreboard=board, listeners=[listening.dup()], channel=self.theirs, activated=False, control_path="",
+            scoreboard=board, listeners=[self.copy], channel=self.theirs, activated=False, control_path="",
             standby=True,
         )  # fmt: skip
         self.decoder = Decoder()
-        self.worker = asyncio.create_task(Worker(boot).run())
+        self.parts = Worker(boot)
+        self.worker = asyncio.create_task(self.parts.run())
 
     async def hears(self):
         """The next thing the worker says."""
@@ -48,8 +50,8 @@ class Supervisor:
     async def ended(self):
         assert await asyncio.wait_for(self.worker, PATIENCE) == 0
         asyncio.get_running_loop().remove_reader(self.theirs)
-        self.channel.close()
-        self.theirs.close()
+        for end in (self.channel, self.theirs, self.copy):
+            end.close()
 
 
 async def reached(address):
