@@ -22,7 +22,7 @@ from tests.proxy.test_leases import HOUR, ask, cell, granted, two_nodes
 from tests.support.gateway import route
 from tests.support.inprocess import InProcess, serving
 from tests.support.net import dead_port, echo, origin
-from tests.support.redis import RedisServer, Sentinel, redis_cluster, redis_server, until
+from tests.support.redis import RedisServer, Sentinel, cluster_replica, redis_cluster, redis_server, until
 from tests.support.tls import Authority
 
 Plain = dict[str, Any]
@@ -266,6 +266,47 @@ def test_a_node_dies_and_comes_back(backend: str) -> None:
             members[0].start()
             again(node)
             node.wait(lambda: granted([node], 8, "203.0.113.1") == 5, "counting")
+
+
+def test_replicas_take_over(backend: str) -> None:
+    """As they are told, and when their master is dead: with the counts that they had been told of. The node that the
+    url names need not be there any more."""
+    with redis_cluster() as members, cluster_replica(members, members[0]) as replica:
+        config = in_cluster(backend, members, redis_mode="strict")
+        config["redis"]["cluster_nodes"] = [server.address for server in members[1:]]
+        with serving(config) as node:
+            client = next(f"192.0.2.{at}" for at in range(64) if kept_in(node, f"192.0.2.{at}", members[0]))
+            assert granted([node], 5, client) == 5
+            promote(replica)
+            node.wait(lambda: ask(node, client) == 200, "answer of the new master")
+            again(node)
+            caught_up(members[0], replica)
+            replica.kill()
+            promote(members[0], "TAKEOVER")
+            node.wait(lambda: ask(node, client) == 200, "answer of the first master")
+            again(node)
+            assert granted([node], 20, client) == 12
+
+
+def caught_up(server: RedisServer, master: RedisServer) -> None:
+    """Until it has all that its master has now."""
+    with contextlib.closing(server.client()) as own, contextlib.closing(master.client()) as its:
+        sent = its.info("replication")["master_repl_offset"]
+        until(lambda: own.info("replication").get("slave_repl_offset", 0) >= sent, "replica that has it all")
+
+
+def promote(server: RedisServer, *how: str) -> None:
+    with contextlib.closing(server.client()) as client:
+        client.execute_command("CLUSTER FAILOVER", *how)
+        until(lambda: client.info("replication")["role"] == "master", "promotion")
+
+
+def kept_in(node: InProcess, client: str, member: RedisServer) -> bool:
+    """Whether a request of this client is counted there."""
+    with contextlib.closing(member.client()) as redis:
+        before = redis.dbsize()
+        assert ask(node, client) == 200
+        return bool(redis.dbsize() > before)
 
 
 def some(node: InProcess, network: str, status: int) -> bool:

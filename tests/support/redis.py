@@ -167,9 +167,31 @@ def redis_cluster(nodes: int = 3) -> Iterator[list[RedisServer]]:
         yield servers
 
 
+@contextlib.contextmanager
+def cluster_replica(members: list[RedisServer], master: RedisServer) -> Iterator[RedisServer]:
+    """One more node, with what a master of the cluster has; all of them know it."""
+    with redis_server(*_member()) as made, contextlib.closing(made.client()) as client:
+        with contextlib.closing(master.client()) as its:
+            bus = its.config_get("cluster-port")["cluster-port"]
+            client.execute_command("CLUSTER MEET", "127.0.0.1", master.port, bus)
+            until(lambda: len(_nodes(made)) == len(members) + 1, "node that knows the cluster")
+            client.execute_command("CLUSTER REPLICATE", its.execute_command("CLUSTER MYID"))
+        until(lambda: client.info("replication").get("master_link_status") == "up", "replica that has it all")
+        until(lambda: all("slave" in _nodes(one)[made.address]["flags"] for one in members), "replica that all know")
+        yield made
+
+
+def _nodes(server: RedisServer) -> dict[str, Any]:
+    """By their addresses."""
+    with contextlib.closing(server.client()) as client:
+        found: dict[str, Any] = client.execute_command("CLUSTER NODES")
+        return {address.partition("@")[0]: node for address, node in found.items()}
+
+
 def _member() -> list[str]:
     bus = str(free_port())
-    return ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", bus]
+    cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", bus]
+    return [*cluster, "--repl-diskless-sync-delay", "0"]
 
 
 def _is_whole(server: RedisServer) -> bool:
