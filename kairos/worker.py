@@ -41,6 +41,7 @@ from kairos.channel import (
     Stop,
     encode,
 )
+from kairos.config.logged import logged
 from kairos.proxy.client import ClientConnection
 from kairos.proxy.desk import Desk
 from kairos.proxy.exchange import Runtime
@@ -192,7 +193,7 @@ class Worker:
 
     def _access_log(self, config: Config) -> AccessLog | None:
         """What writes the lines: for the log, and for watchers where the log has not all of them as JSON."""
-        board, slot, spec = self._boot.scoreboard, self._boot.slot, config.access_log
+        board, slot, spec = self._boot.scoreboard, self._boot.slot, logged(config)
         tail = AccessLog(board, slot, spec, tail=True) if self._watched and not spec.complete else None
         return tail if spec.format == "off" else AccessLog(board, slot, spec, also=tail)
 

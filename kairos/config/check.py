@@ -60,7 +60,6 @@ def _check_jwt(config: Config, found: Findings, *, insecure_dev: bool) -> None:
     """The section, and that it is there where routes want tokens."""
     if config.jwt is not None:
         jwt.check(config.jwt, ("jwt",), found, insecure_dev=insecure_dev)
-        _check_logged(config.jwt, config, found)
     for at, route in enumerate(config.routers):
         auth = effective(route, config).auth
         keys: Path = ("routers", at, "auth_required")
@@ -91,15 +90,6 @@ def _provider_problem(name: str | None, config: Config) -> str | None:
     if name is None:
         return None if len(config.oidc) == 1 else "say in oidc at which provider of the section oidc one logs in"
     return None if name in config.oidc else f"there is no provider '{name}' in the section oidc"
-
-
-def _check_logged(spec: jwt.Jwt, config: Config, found: Findings) -> None:
-    """A token in a query that is logged is a token that is given away."""
-    for at, source in enumerate(spec.sources):
-        name = source.name or jwt.DEFAULT_NAMES[source.in_]
-        if source.in_ == "query" and name not in config.access_log.redact and config.access_log.format != "off":
-            message = f"tokens in parameter '{name}' would stand in the access log: add it to access_log.redact"
-            found.warning(("jwt", "sources", at, "name"), message)
 
 
 def _check_methods(config: Config, found: Findings) -> None:

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from kairos.config.log import COMPONENTS
+from kairos.config.logged import MOST_NAME, credentials
 
 if TYPE_CHECKING:
     from kairos.config.log import LogFile
@@ -21,6 +22,10 @@ def check_logs(config: Config, found: Findings) -> None:
     _check_file("access_log", access.file, "standard output", access, found)
     if log.file == access.file != "-" and (log.rotates or access.rotates) and access.format != "off":
         found.error(("log", "file"), "is access_log.file too: only one of them can rotate a file, give each its own")
+    for keys, name in [*((("access_log", "redact", at), name) for at, name in enumerate(access.redact)),
+                       *credentials(config)]:  # fmt: skip
+        if len(name.encode()) > MOST_NAME:
+            found.error(keys, f"is longer than the {MOST_NAME} bytes of a name that the access log can redact")
     for component in log.levels:
         if component not in COMPONENTS:
             near = difflib.get_close_matches(component, COMPONENTS, n=1)

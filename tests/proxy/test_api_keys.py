@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -161,6 +162,25 @@ def test_each_place(backend: str, source: dict[str, str], path: str, lines: list
         assert ask(served, *(line.replace(KEY, OTHER) for line in lines), path=path.replace(KEY, OTHER))[0] == 401
         served.configure(document(backend, sources=[source], forward=True))
         assert KEY.encode() in ask(served, *lines, path=path)[2]
+
+
+@pytest.mark.parametrize("key", ["p+s/9w==", "a b", "é", "100%25"])
+def test_a_key_in_a_query_is_encoded_as_queries_are(backend: str, key: str) -> None:
+    with serving(document(backend, entry(key), sources=[{"in": "query"}])) as served:
+        assert ask(served, path=f"/a/x?api_key={quote(key, safe='')}")[0] == 200
+        assert ask(served, path=f"/a/x?api_key={quote(key + 'x', safe='')}")[0] == 401
+
+
+def test_no_key_stands_in_the_access_log(backend: str) -> None:
+    source = {"sources": [{"in": "query", "name": "badge"}]}
+    both = document(backend)
+    both["routers"][1]["api_keys"] = {"keys": [entry()], **source}
+    with serving(both) as served:
+        for path in ("/b", "/open"):
+            ask(served, f"Referer: http://test/?BADGE={KEY}", path=f"{path}?a=1&badge={KEY}&b%61dge={KEY}")
+            line = served.wait_access(path=path)
+            assert line["query"] == "a=1&badge=***&b%61dge=***"
+            assert line["referer"] == "http://test/?BADGE=***"
 
 
 def test_what_stands_beside_a_key_goes_on(backend: str) -> None:

@@ -20,6 +20,7 @@ import uvloop
 from kairos._speedups.cells import R_EXTRA_ACTIVE, R_QUEUED, U_IN_FLIGHT
 from kairos._speedups.tls import use_ticket_keys
 from kairos.config.load import judged, loads
+from kairos.config.logged import logged
 from kairos.config.model import Config, Route
 from kairos.config.serving import every_route
 from kairos.proxy.client import ClientConnection
@@ -107,7 +108,7 @@ class InProcess:
         resolver = Resolver(self._nameservers)
         use_resolver(resolver)
         clock = Clock(self.loop)
-        self.runtime = Runtime(clock, self.board, 0, AccessLog(self.board, 0, self._config.access_log), 1)
+        self.runtime = Runtime(clock, self.board, 0, AccessLog(self.board, 0, logged(self._config)), 1)
         self.origins = Origins(self.runtime, self.board, 0)
         routes = [chain.end for chain in self._chains if isinstance(chain.end, Route)]
         self._series = Series(self.board)

@@ -173,7 +173,7 @@ def _check_source(source: KeySource, keys: Path, found: Findings) -> None:
     elif (source.name or "").lower() == "authorization":
         found.error((*keys, "name"), "write in: authorization, or in: bearer")
     if source.in_ == "query":
-        message = "browsers, logs and proxies keep URLs: prefer a header, and list the parameter in access_log.redact"
+        message = "browsers and the logs of others keep URLs: prefer a header"
         found.warning((*keys, "in"), message)
 
 

@@ -16,6 +16,7 @@ from functools import partial
 from hashlib import sha256
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -183,7 +184,7 @@ class Place:
         if self.kind == "cookie":
             yield from (value for name, value in cookies(x) if name == self.raw)
         elif self.kind == "query":
-            yield from (value for name, value in parameters(x.query_string) if name == self.raw)
+            yield from (unquote_to_bytes(value) for name, value in parameters(x.query_string) if name == self.raw)
         else:
             lower = self.raw.lower()
             yield from self._credentials(value for name, value in x.headers if name.lower() == lower)
