@@ -9,7 +9,7 @@ import ipaddress
 
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memchr, memcpy, memset
 
 
 cdef extern from "<arpa/inet.h>" nogil:
@@ -117,6 +117,28 @@ def _place(rule):
     return start, -end, value
 
 
+cdef void _bare(const char** text, Py_ssize_t* n) noexcept nogil:
+    """An address without the port that some load balancers write behind it: `192.0.2.1:80`, `[2001:db8::1]:80`."""
+    cdef const char* p = text[0]
+    cdef const char* colon
+    if n[0] > 2 and p[0] == c"[":
+        colon = <const char*>memchr(p, c"]", n[0])
+        if colon != NULL and (colon + 1 == p + n[0] or (colon[1] == c":" and _is_port(colon + 2, p + n[0]))):
+            text[0] = p + 1
+            n[0] = colon - p - 1
+        return
+    colon = <const char*>memchr(p, c":", n[0])
+    if colon != NULL and memchr(p, c".", colon - p) != NULL and _is_port(colon + 1, p + n[0]):
+        n[0] = colon - p
+
+
+cdef bint _is_port(const char* p, const char* end) noexcept nogil:
+    cdef const char* at = p
+    while at < end and c"0" <= at[0] <= c"9":
+        at += 1
+    return at == end and 0 < end - p <= 5
+
+
 cdef class Networks:
     """A set, made of CIDR strings; a plain address counts as a network of one.
 
@@ -141,6 +163,7 @@ cdef class Networks:
         """
         cdef const char* end = chain + n
         cdef const char* start
+        cdef const char* text
         cdef const char* best = NULL
         cdef unsigned char address[16]
         while end > chain:
@@ -151,11 +174,13 @@ cdef class Networks:
                 start -= 1
             while start < end and (start[0] == c" " or start[0] == c"\t"):
                 start += 1
-            if not parse_address(start, end - start, address):
+            text, n = start, end - start
+            _bare(&text, &n)
+            if not parse_address(text, n, address):
                 return best
-            best = start
-            size[0] = end - start
-            if not self.contains(start, end - start):
+            best = text
+            size[0] = n
+            if not self.contains(text, n):
                 return best
             end = start
         return best

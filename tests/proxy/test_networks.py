@@ -74,3 +74,37 @@ def test_thousands_of_networks_are_one_search() -> None:
     made = AddressMap(rules)
     assert made["10.0.0.2"] == 1
     assert made["10.0.0.3"] == 0
+
+
+CHAINS = [
+    ("192.0.2.1", "192.0.2.1"),
+    ("9.9.9.9, 192.0.2.1", "192.0.2.1"),
+    ("9.9.9.9,192.0.2.1 ,10.0.0.1,\t10.0.0.2", "192.0.2.1"),
+    ("10.0.0.1, 10.0.0.2", "10.0.0.1"),
+    ("9.9.9.9, nonsense, 10.0.0.1", "10.0.0.1"),
+    ("nonsense", None),
+    ("", None),
+    (" , ,", None),
+    ("2001:db8::1", "2001:db8::1"),
+    ("::ffff:192.0.2.1", "::ffff:192.0.2.1"),
+    # some load balancers write ports
+    ("192.0.2.1:41234", "192.0.2.1"),
+    ("[2001:db8::1]:41234", "2001:db8::1"),
+    ("[2001:db8::1]", "2001:db8::1"),
+    ("9.9.9.9, 192.0.2.1:80, 10.0.0.1:443", "192.0.2.1"),
+    ("192.0.2.1:", None),
+    ("192.0.2.1:x", None),
+    ("192.0.2.1:80:80", None),
+    ("192.0.2.1:123456", None),
+    ("[2001:db8::1", None),
+    ("[2001:db8::1]80", None),
+    ("[2001:db8::1]:", None),
+    ("[]:80", None),
+    ("[192.0.2.1:80", None),
+    ("2001:db8::1:80", "2001:db8::1:80"),
+]
+
+
+@pytest.mark.parametrize(("chain", "client"), CHAINS)
+def test_whom_a_chain_of_proxies_speaks_for(chain: str, client: str | None) -> None:
+    assert Networks(["10.0.0.0/8"]).client_of(chain.encode()) == client
