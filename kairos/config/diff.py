@@ -6,13 +6,13 @@ matters (plugins, rules) is another order a difference. Takes documents in canon
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
 from kairos.config.documents import joined
 from kairos.config.identity import matched, same
+from kairos.config.linediff import unified
 from kairos.config.mask import MASK, masked_plain
 from kairos.config.writing import dumps, without_needless_nulls
 
@@ -49,7 +49,7 @@ def text_diff(before: Plain, after: Plain, names: tuple[str, str] = ("before", "
         if found.before == MASK and found.after == MASK:
             _put(new, found.keys, CHANGED)
     new = _in_order_of(new, old)
-    return "".join(difflib.unified_diff(_lines(old), _lines(new), *names, n=context))
+    return "".join(unified(_lines(old), _lines(new), names, context))
 
 
 def _lines(document: Plain) -> list[str]:
@@ -142,6 +142,8 @@ def _put(document: Any, keys: Path, value: Any) -> None:
 
 def _in_order_of(new: Any, old: Any, keys: Path = ()) -> Any:
     """Keys and routes in the old document's order, as far as it has them: their order means nothing."""
+    if same(old, new):
+        return old
     if isinstance(new, dict) and isinstance(old, dict):
         return {
             key: _in_order_of(new[key], old.get(key), (*keys, key))

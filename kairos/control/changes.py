@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kairos._speedups import cells
 from kairos.channel import OVERTAKEN
@@ -217,19 +217,19 @@ class Changes:
 
     async def _try_text(self, old: ConfigText, data: bytes, format_: Format, wish: Wish) -> Outcome | None:
         if data == old.data:
-            return self._outcome(wish, old, changed=False)
+            return self._outcome(wish, old, None, [], "", changed=False)
         if format_ != old.format:
             raise CommandError("refused", f"{self._source.name} is {old.format}, and that is {format_}")
         new = ConfigText(data, old.format, old.name, wish.origin, wish.author, wish.message, old.sha256)
         loaded = await self._judged(new)
         if not wish.administers:
-            _check_sections(old, new)
+            await asyncio.to_thread(_check_sections, old, new)
         if wish.dry_run:
-            return self._outcome(wish, new, old, loaded)
+            return await self._told(wish, new, old, loaded)
         if not await self._use(new):
             return None
         late = await self.recorder.recorded(self._in_use.number)
-        return self._outcome(wish, new, old, loaded, notes=[late] if late else [])
+        return await self._told(wish, new, old, loaded, [late] if late else [])
 
     async def _use(self, new: ConfigText) -> bool:
         """Everywhere, then in the source. False: what it replaces is not in use any more."""
@@ -270,24 +270,31 @@ class Changes:
             detail = f"{error}; the change is in use until the next reload"
         raise CommandError(_SOURCE[error.why], detail)
 
+    async def _told(
+        self, wish: Wish, new: ConfigText, old: ConfigText, loaded: Loaded, notes: list[str] | None = None
+    ) -> Outcome:
+        revision = self._in_use.number
+        found, lines = await asyncio.to_thread(_diff, old, new)
+        return structs.replace(self._outcome(wish, new, loaded, found, lines, notes=notes), revision=revision)
+
     def _outcome(
         self,
         wish: Wish,
         new: ConfigText,
-        old: ConfigText | None = None,
-        loaded: Loaded | None = None,
+        loaded: Loaded | None,
+        diff: list[Difference],
+        lines: str,
         *,
         changed: bool = True,
         notes: list[str] | None = None,
     ) -> Outcome:
-        before, after = (document_of(old), document_of(new)) if old is not None else ({}, {})
         return Outcome(
             revision=self._in_use.number,
             etag=etag_of(new),
             changed=changed,
             dry_run=wish.dry_run,
-            diff=differences(before, after),
-            text_diff=text_diff(before, after),
+            diff=diff,
+            text_diff=lines,
             warnings=[str(problem) for problem in loaded.problems if problem.severity == "warning"] if loaded else [],
             restart_required=self._restarts(loaded.config if loaded else self._in_use.config),
             notes=notes or [],
@@ -312,6 +319,11 @@ def _check_sections(old: ConfigText, new: ConfigText) -> None:
     before, after = document_of(old), document_of(new)
     if touched := [name for name in ADMINISTRATORS if before.get(name) != after.get(name)]:
         raise CommandError("forbidden", f"only an administrator changes the section {' and '.join(touched)}")
+
+
+def _diff(old: ConfigText, new: ConfigText) -> tuple[list[Difference], str]:
+    before, after = document_of(old), document_of(new)
+    return differences(before, after), text_diff(before, after)
 
 
 def edit_refused(error: EditError) -> CommandError:

@@ -17,7 +17,7 @@ from kairos.control.access.audit import Audit, Search
 from kairos.control.access.permissions import ALL
 from kairos.control.access.principal import NOBODY, Principal
 from kairos.control.api import recording
-from kairos.control.api.app import make_app
+from kairos.control.api.app import all_handlers, make_app, wanted
 from kairos.storage import schema
 from kairos.storage.database import Database, UnavailableError
 from tests.control import access_app
@@ -311,9 +311,8 @@ async def served(tmp_path, who, listener="remote"):
         async def known(_connection):
             return who
 
-        app = make_app(
-            {"commands": _Commands(), "database": database, "audit": audit, "changes": None, "ledger": None}, [known]
-        )
+        things = dict.fromkeys(wanted(all_handlers()))
+        app = make_app({**things, "commands": _Commands(), "database": database, "audit": audit}, [known])
 
         async def marked(scope, receive, send):
             await app({**scope, "kairos_listener": listener}, receive, send)

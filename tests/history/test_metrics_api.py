@@ -28,7 +28,6 @@ SNAPSHOT = {
     "avg_response_time", "success_rate",
 }  # fmt: skip
 PATIENCE = 25
-pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.base_exceptions.LitestarDeprecationWarning")
 
 
 class Api:

@@ -6,12 +6,10 @@ line in RESOURCES. OpenAPI is made from the handlers' types and docstrings.
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar, Router
 from litestar.di import Provide
-from litestar.exceptions.base_exceptions import LitestarDeprecationWarning
 from litestar.handlers import HTTPRouteHandler
 from litestar.handlers.base import BaseRouteHandler
 from litestar.openapi.config import OpenAPIConfig
@@ -93,9 +91,7 @@ SECURITY_HEADERS = {
 def make_app(things: Mapping[str, Any], authenticators: Sequence[Authenticator] = ()) -> Litestar:
     """`things` are what handlers may ask for, by name."""
     handlers = all_handlers()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LitestarDeprecationWarning)  # things by name and type: as we want them
-        app = _litestar(handlers, things, authenticators)
+    app = _litestar(handlers, things, authenticators)
     assert not (silent := forgotten(app)), f"say which permission is needed: {silent}"
     gate = Gate(app.asgi_handler, things.get("access"), SECURITY_HEADERS)
     app.asgi_handler = Recording(gate, things.get("audit"))

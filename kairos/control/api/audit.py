@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import msgspec
 from litestar import Response, get
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromQuery, Parameter
 from litestar.response import Stream
 from msgspec import Struct
 
@@ -33,13 +34,13 @@ class Page(Struct, frozen=True):
 
 @get("/api/audit", tags=TAGS, **needs("audit:read"))
 async def search_audit(
-    audit: Audit,
+    audit: NamedDependency[Audit],
     actor: Word = None,
     action: Word = None,
     target: Word = None,
-    outcome: Outcome | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    outcome: FromQuery[Outcome | None] = None,
+    since: FromQuery[datetime | None] = None,
+    until: FromQuery[datetime | None] = None,
     text: Word = None,
     before: Before = None,
     limit: Limit = 100,
@@ -52,14 +53,14 @@ async def search_audit(
 
 @get("/api/audit/export", tags=TAGS, **needs("audit:read"))
 async def export_audit(
-    audit: Audit,
-    format: Literal["jsonl", "csv"] = "jsonl",  # noqa: A002
+    audit: NamedDependency[Audit],
+    format: FromQuery[Literal["jsonl", "csv"]] = "jsonl",  # noqa: A002
     actor: Word = None,
     action: Word = None,
     target: Word = None,
-    outcome: Outcome | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    outcome: FromQuery[Outcome | None] = None,
+    since: FromQuery[datetime | None] = None,
+    until: FromQuery[datetime | None] = None,
     text: Word = None,
 ) -> Response[bytes]:
     """All entries that fit, oldest first: a JSON object a line, or CSV."""
@@ -70,7 +71,7 @@ async def export_audit(
 
 
 @get("/api/audit/verify", tags=TAGS, **needs("audit:read"))
-async def verify_audit(audit: Audit) -> Verdict:
+async def verify_audit(audit: NamedDependency[Audit]) -> Verdict:
     """Walk along the chain of hashes: what was changed, removed or put in shows."""
     return await audit.verify()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from litestar import Response, get
+from litestar.di import NamedDependency
 from litestar.params import Parameter
 
 from kairos import __version__
@@ -23,8 +24,8 @@ METRICS = frozenset({"metric_series", "metric_frames"})
 
 @get("/api/backup", tags=TAGS, media_type="application/gzip", **needs("backup:read"))
 async def get_backup(
-    commands: Commands,
-    database: Database,
+    commands: NamedDependency[Commands],
+    database: NamedDependency[Database],
     metrics: Annotated[bool, Parameter(description="Historical metrics as well.")] = True,
 ) -> Response[bytes]:
     """Everything that is kept, as one file: secrets of the configuration and hashes of passwords are in it."""

@@ -7,13 +7,15 @@ stands for the secret it hides.
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, delete, get, post, put
+from litestar.di import NamedDependency
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import Parameter, QueryParameter
+from litestar.params import JSONBody, Parameter, QueryParameter
 from msgspec import UNSET, Struct, UnsetType
 
 from kairos.config import schema
@@ -107,25 +109,26 @@ class ConfigVerdict(Struct, frozen=True, omit_defaults=True):
 @get("/api/config", tags=TAGS, **needs("config:read"))
 async def get_config(
     request: Request[Any, Any, Any],
-    changes: Changes,
+    changes: NamedDependency[Changes],
     effective: Annotated[
         bool, Parameter(description="With all defaults, and what the command line overrides.")
     ] = False,
     format_: Annotated[Format, QueryParameter(name="format")] = "json",
 ) -> Response[Plain]:
     """All of it in canonical form, as it is in use: references as written, secrets masked."""
-    shown_now = await effective_of(changes) if effective else document_of(changes)
+    tag = changes.etag  # first: with a change in between, If-Match has to fail
+    shown_now = await asyncio.to_thread(effective_of if effective else document_of, changes)
     if format_ == "json":
-        return tagged(request, shown_now, changes.etag)  # type: ignore[no-any-return]
-    text = dumps({key: item for key, item in shown_now.items() if item is not None}, format_)
-    return tagged(request, text, changes.etag, {"Content-Type": _MEDIA[format_]})  # type: ignore[no-any-return]
+        return tagged(request, shown_now, tag)  # type: ignore[no-any-return]
+    text = await asyncio.to_thread(dumps, {key: item for key, item in shown_now.items() if item is not None}, format_)
+    return tagged(request, text, tag, {"Content-Type": _MEDIA[format_]})  # type: ignore[no-any-return]
 
 
 @put("/api/config", tags=TAGS, **writes())
 async def put_config(
     request: Request[Any, Any, Any],
-    changes: Changes,
-    wish: Wish,
+    changes: NamedDependency[Changes],
+    wish: NamedDependency[Wish],
     verbatim: Annotated[bool, Parameter(description="Keep the text as it is, comments and all.")] = False,
 ) -> Response[Written]:
     """Another configuration in place of this one: JSON, YAML or TOML, by its Content-Type. Comments of the file stay
@@ -147,7 +150,7 @@ async def put_config(
 
 
 @post("/api/config/validate", tags=TAGS, status_code=200, **needs("config:read"))
-async def validate_config(request: Request[Any, Any, Any], changes: Changes) -> ConfigVerdict:
+async def validate_config(request: Request[Any, Any, Any], changes: NamedDependency[Changes]) -> ConfigVerdict:
     """Whether a configuration could be used here: JSON, YAML or TOML, by its Content-Type."""
     data, format_ = await request.body(), format_of(request)
     name = f"config.{format_}"
@@ -173,7 +176,7 @@ def config_schema() -> Plain:
 
 
 @get("/api/config/status", tags=TAGS, sync_to_thread=False, **needs("config:read"))
-def config_status(changes: Changes, commands: Commands) -> ConfigStatus:
+def config_status(changes: NamedDependency[Changes], commands: NamedDependency[Commands]) -> ConfigStatus:
     """Which one is in use, since when, and whether the last reload went well."""
     status = commands.status()
     problems = status.reloads.problems
@@ -186,7 +189,9 @@ def config_status(changes: Changes, commands: Commands) -> ConfigStatus:
 
 
 @post("/api/config/reload", tags=TAGS, status_code=200, **needs("gateway:operate"))
-async def reload_config(request: Request[Any, Any, Any], changes: Changes, commands: Commands) -> ConfigReloaded:
+async def reload_config(
+    request: Request[Any, Any, Any], changes: NamedDependency[Changes], commands: NamedDependency[Commands]
+) -> ConfigReloaded:
     """Read the file again and put it in use, in every worker."""
     done = await commands.reload("admin API", author=request.scope["user"].name)
     said = "Nothing has changed" if done.unchanged else "Configuration reloaded successfully"
@@ -223,7 +228,9 @@ def _setters(name: str, about: str, done: str) -> list[HTTPRouteHandler]:
     """POST and PUT of kairos-rs's path for a section."""
 
     def setter(*, whole: bool) -> Any:
-        async def set_it(changes: Changes, wish: Wish, data: Any) -> Response[Written]:
+        async def set_it(
+            changes: NamedDependency[Changes], wish: NamedDependency[Wish], data: JSONBody[Any]
+        ) -> Response[Written]:
             _refuse_zero(name, data)
             return await _section(changes, wish, name, data, done, whole=whole)
 
@@ -259,15 +266,19 @@ SETTERS = [
 ]
 
 
-@get("/api/config/sections/{name:str}", tags=TAGS, sync_to_thread=False, **needs("config:read"))
-def get_section(request: Request[Any, Any, Any], changes: Changes, name: Name) -> Response[Any]:
+@get("/api/config/sections/{name:str}", tags=TAGS, **needs("config:read"))
+async def get_section(request: Request[Any, Any, Any], changes: NamedDependency[Changes], name: Name) -> Response[Any]:
     """One section as it is written, in canonical form; null where nothing is said of it."""
     _known(name)
-    return tagged(request, masked_plain(changes.document()).get(name), changes.etag)  # type: ignore[no-any-return]
+    tag = changes.etag
+    held = await asyncio.to_thread(changes.document)
+    return tagged(request, masked_plain(held).get(name), tag)  # type: ignore[no-any-return]
 
 
 @put("/api/config/sections/{name:str}", tags=TAGS, **writes())
-async def put_section(changes: Changes, wish: Wish, name: Name, data: Any) -> Response[Written]:
+async def put_section(
+    changes: NamedDependency[Changes], wish: NamedDependency[Wish], name: Name, data: JSONBody[Any]
+) -> Response[Written]:
     """Another value for a section."""
     _known(name)
 
@@ -278,7 +289,9 @@ async def put_section(changes: Changes, wish: Wish, name: Name, data: Any) -> Re
 
 
 @delete("/api/config/sections/{name:str}", tags=TAGS, status_code=200, **writes())
-async def delete_section(changes: Changes, wish: Wish, name: Name) -> Response[Written]:
+async def delete_section(
+    changes: NamedDependency[Changes], wish: NamedDependency[Wish], name: Name
+) -> Response[Written]:
     """Nothing said of a section: its defaults."""
     _known(name)
     return told(await changes.apply(lambda value: without_section(value, name), wish), f"Section {name} removed")
@@ -331,14 +344,15 @@ def _without_ids(new: Plain) -> Plain:
 
 def document_of(changes: Changes) -> Plain:
     """In kairos-rs's form: its sections are always there."""
-    held = masked_plain(changes.document())
+    written = changes.document()
+    held = masked_plain(written)
     made: Plain = {name: held.get(name) for name in _FIRST} | held
     made["version"] = held.get("version", 1)
-    made["routers"] = [shown(one) for one in changes.document().get("routers") or [] if isinstance(one, dict)]
+    made["routers"] = [shown(one) for one in written.get("routers") or [] if isinstance(one, dict)]
     return made
 
 
-async def effective_of(changes: Changes) -> Plain:
+def effective_of(changes: Changes) -> Plain:
     """With defaults; where the document says something, in its words: what references stand for is not shown."""
     made = _complete(changes.config)
     overridden = {

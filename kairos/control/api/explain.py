@@ -7,6 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from litestar import post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 from msgspec.structs import replace
 
 from kairos._speedups.patterns import RouteError
@@ -20,7 +22,9 @@ TAGS = ["Routes"]
 
 
 @post("/api/routes/explain", tags=TAGS, status_code=200, **needs("config:read"))
-async def explain_request(changes: Changes, commands: Commands, data: Question) -> Explanation:
+async def explain_request(
+    changes: NamedDependency[Changes], commands: NamedDependency[Commands], data: JSONBody[Question]
+) -> Explanation:
     """Which route a request would take in the configuration in use, through which filters, to which backends, and why
     no other."""
     try:

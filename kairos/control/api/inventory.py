@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from litestar import get
+from litestar.di import NamedDependency
 from msgspec import Struct
 
 from kairos.config.certificates import ends_of
@@ -40,13 +41,13 @@ class PluginUse(Struct, frozen=True):
 
 
 @get("/api/workers", tags=TAGS, sync_to_thread=False, **needs("status:read"))
-def list_workers(commands: Commands) -> list[WorkerStatus]:
+def list_workers(commands: NamedDependency[Commands]) -> list[WorkerStatus]:
     """Each worker process: its revision, connections, requests."""
     return commands.status().workers
 
 
 @get("/api/certificates", tags=TAGS, sync_to_thread=True, **needs("status:read"))
-def list_certificates(changes: Changes) -> list[CertificateStatus]:
+def list_certificates(changes: NamedDependency[Changes]) -> list[CertificateStatus]:
     """Those that are served, and when they end."""
     now = time.time()
     return [
@@ -56,7 +57,7 @@ def list_certificates(changes: Changes) -> list[CertificateStatus]:
 
 
 @get("/api/plugins", tags=TAGS, sync_to_thread=False, **needs("status:read"))
-def list_plugins(changes: Changes) -> list[PluginUse]:
+def list_plugins(changes: NamedDependency[Changes]) -> list[PluginUse]:
     """Those that the configuration in use names."""
     config = changes.config
     users: list[tuple[str, Any]] = [("all routes", config)]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 from litestar import Request, Response, WebSocket, get, websocket
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter, QueryParameter
+from litestar.params import FromQuery, Parameter, QueryParameter
 
 from kairos.config.log import Level
 from kairos.control.api.guards import needs
@@ -60,7 +60,9 @@ def asked(ask: Callable[[], _Result]) -> _Result:
 
 
 @get("/api/events", tags=TAGS, sync_to_thread=False, responses=stream("Events."), **needs("status:read"))
-def watch_events(request: _Request, events: EventBus, types: Types = None, after: After = None) -> Response[str]:
+def watch_events(
+    request: _Request, events: NamedDependency[EventBus], types: Types = None, after: After = None
+) -> Response[str]:
     """Events as they happen (SSE).
 
     Those behind `after` come first, or behind Last-Event-ID, which browsers send by themselves when they come
@@ -71,7 +73,9 @@ def watch_events(request: _Request, events: EventBus, types: Types = None, after
 
 
 @websocket("/api/events", **needs("status:read"))
-async def push_events(socket: _Socket, events: EventBus, types: Types = None, after: After = None) -> None:
+async def push_events(
+    socket: _Socket, events: NamedDependency[EventBus], types: Types = None, after: After = None
+) -> None:
     """The same over WebSocket."""
     watcher = asked(lambda: events.watch(kinds(types or ()), after or ""))
     await push(socket, _events(watcher))
@@ -79,7 +83,7 @@ async def push_events(socket: _Socket, events: EventBus, types: Types = None, af
 
 @get("/api/events/recent", tags=TAGS, sync_to_thread=False, **needs("status:read"))
 def list_events(
-    events: EventBus, types: Types = None, limit: Annotated[int, Parameter(ge=1, le=KEPT)] = 100
+    events: NamedDependency[EventBus], types: Types = None, limit: Annotated[int, Parameter(ge=1, le=KEPT)] = 100
 ) -> list[AnyEvent]:
     """The newest events that are kept, in the order of their coming."""
     return cast("list[AnyEvent]", asked(lambda: events.recent(kinds(types or ()), limit)))
@@ -114,7 +118,7 @@ def request_filter(
     request_id: Word = None,
     trace_id: Word = None,
     min_ms: Annotated[float, Parameter(ge=0)] = 0,
-    flagged: bool = False,
+    flagged: FromQuery[bool] = False,
     text: Word = None,
 ) -> RequestFilter:
     """Which requests; several conditions have to hold together. `status` is 503 or 5xx, `path` may have `*` in it,
@@ -125,7 +129,7 @@ def request_filter(
     )  # fmt: skip
 
 
-def program_filter(level: Level = "debug", component: Words = None, text: Word = None) -> ProgramFilter:
+def program_filter(level: FromQuery[Level] = "debug", component: Words = None, text: Word = None) -> ProgramFilter:
     """Which lines of the program's log: from a level on, of these components."""
     return ProgramFilter(level=level, component=component or [], text=text)
 
@@ -141,7 +145,11 @@ FILTERS = {
     **needs("tail:read"),
 )  # fmt: skip
 def watch_requests(
-    tail: Tail, requests: RequestFilter, rate: Rate = RATE, sample: Share = 1.0, recent: Recent = 20
+    tail: NamedDependency[Tail],
+    requests: NamedDependency[RequestFilter],
+    rate: Rate = RATE,
+    sample: Share = 1.0,
+    recent: Recent = 20,
 ) -> Response[str]:
     """Requests as they end (SSE, events `request`), as the access log tells of them.
 
@@ -152,7 +160,12 @@ def watch_requests(
 
 @websocket("/api/tail", dependencies=FILTERS, **needs("tail:read"))
 async def push_requests(
-    socket: _Socket, tail: Tail, requests: RequestFilter, rate: Rate = RATE, sample: Share = 1.0, recent: Recent = 20
+    socket: _Socket,
+    tail: NamedDependency[Tail],
+    requests: NamedDependency[RequestFilter],
+    rate: Rate = RATE,
+    sample: Share = 1.0,
+    recent: Recent = 20,
 ) -> None:
     """The same over WebSocket."""
     watcher, before = _watch_requests(tail, requests, rate, sample, recent)
@@ -163,14 +176,22 @@ async def push_requests(
     "/api/logs/tail", tags=TAGS, sync_to_thread=False, dependencies=FILTERS, responses=stream("Lines of the log."),
     **needs("tail:read"),
 )  # fmt: skip
-def watch_log(tail: Tail, lines: ProgramFilter, rate: Rate = RATE, recent: Recent = 20) -> Response[str]:
+def watch_log(
+    tail: NamedDependency[Tail], lines: NamedDependency[ProgramFilter], rate: Rate = RATE, recent: Recent = 20
+) -> Response[str]:
     """Lines of the program's log as they are written (SSE, events `line`), of all processes."""
     watcher, before = _watch_log(tail, lines, rate, recent)
     return event_stream(_lines("line", watcher, before), watcher)  # type: ignore[return-value]
 
 
 @websocket("/api/logs/tail", dependencies=FILTERS, **needs("tail:read"))
-async def push_log(socket: _Socket, tail: Tail, lines: ProgramFilter, rate: Rate = RATE, recent: Recent = 20) -> None:
+async def push_log(
+    socket: _Socket,
+    tail: NamedDependency[Tail],
+    lines: NamedDependency[ProgramFilter],
+    rate: Rate = RATE,
+    recent: Recent = 20,
+) -> None:
     """The same over WebSocket."""
     watcher, before = _watch_log(tail, lines, rate, recent)
     await push(socket, _lines("line", watcher, before))

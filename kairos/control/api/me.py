@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Request, Response, delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
 from msgspec import Struct
 
 from kairos.config.admin import Admin
@@ -50,7 +52,9 @@ class PasswordChange(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @post("/api/login", tags=TAGS, status_code=200, **public(action="login"))
-async def login(request: Asked, logins: Logins, access: Access, data: Login) -> Response[Me]:
+async def login(
+    request: Asked, logins: NamedDependency[Logins], access: NamedDependency[Access], data: JSONBody[Login]
+) -> Response[Me]:
     """Start a session: a cookie, and the token that its writes have to show."""
     name = data.name.strip().lower()[:100]
     note(request, {}, actor=name, target=name)
@@ -72,7 +76,7 @@ def logged_in(request: Asked, made: LoggedIn, admin: Admin) -> Response[Me]:
 
 
 @post("/api/logout", tags=TAGS, status_code=204, **needs("self", action="logout"))
-async def logout(request: Asked, logins: Logins) -> Response[None]:
+async def logout(request: Asked, logins: NamedDependency[Logins]) -> Response[None]:
     """End this session."""
     who = principal(request)
     if who.method == "session":
@@ -81,7 +85,7 @@ async def logout(request: Asked, logins: Logins) -> Response[None]:
 
 
 @get("/api/me", tags=TAGS, **needs("self"))
-async def show_me(request: Asked, logins: Logins) -> Me:
+async def show_me(request: Asked, logins: NamedDependency[Logins]) -> Me:
     """Who asks."""
     who = principal(request)
     csrf = None
@@ -92,7 +96,9 @@ async def show_me(request: Asked, logins: Logins) -> Me:
 
 
 @post("/api/me/password", tags=TAGS, status_code=200, **needs("self", action="user.password"))
-async def change_my_password(request: Asked, logins: Logins, access: Access, data: PasswordChange) -> Response[Me]:
+async def change_my_password(
+    request: Asked, logins: NamedDependency[Logins], access: NamedDependency[Access], data: JSONBody[PasswordChange]
+) -> Response[Me]:
     """Another password: all sessions end, and a new one starts."""
     who, address = principal(request), address_of(request.scope)
     note(request, {}, target=who.name)
@@ -105,25 +111,25 @@ async def change_my_password(request: Asked, logins: Logins, access: Access, dat
 
 
 @get("/api/me/sessions", tags=TAGS, **needs("self"))
-async def list_my_sessions(request: Asked, logins: Logins) -> list[Session]:
+async def list_my_sessions(request: Asked, logins: NamedDependency[Logins]) -> list[Session]:
     """Where one is logged in."""
     return await logins.sessions_of(principal(request))
 
 
 @delete("/api/me/sessions/{session_id:str}", tags=TAGS, **needs("self", action="session.end"))
-async def end_my_session(request: Asked, logins: Logins, session_id: str) -> None:
+async def end_my_session(request: Asked, logins: NamedDependency[Logins], session_id: FromPath[str]) -> None:
     """Log out there."""
     await logins.end_session(_own(request), session_id)
 
 
 @get("/api/me/tokens", tags=TAGS, **needs("self"))
-async def list_my_tokens(request: Asked, logins: Logins) -> list[Token]:
+async def list_my_tokens(request: Asked, logins: NamedDependency[Logins]) -> list[Token]:
     """Without their secrets."""
     return await logins.tokens_of(principal(request).user_id)
 
 
 @post("/api/me/tokens", tags=TAGS, **needs("self", action="token.make"))
-async def make_my_token(request: Asked, logins: Logins, data: NewToken) -> TokenMade:
+async def make_my_token(request: Asked, logins: NamedDependency[Logins], data: JSONBody[NewToken]) -> TokenMade:
     """For a program that manages the gateway in one's name. Only who is logged in makes one."""
     who = principal(request)
     if who.method != "session" or who.must_change:
@@ -132,7 +138,7 @@ async def make_my_token(request: Asked, logins: Logins, data: NewToken) -> Token
 
 
 @delete("/api/me/tokens/{token_id:str}", tags=TAGS, **needs("self", action="token.revoke"))
-async def revoke_my_token(request: Asked, logins: Logins, token_id: str) -> None:
+async def revoke_my_token(request: Asked, logins: NamedDependency[Logins], token_id: FromPath[str]) -> None:
     """At once."""
     await logins.revoke_token(_own(request), token_id)
 

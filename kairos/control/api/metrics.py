@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from litestar import Request, Response, get
+from litestar.di import NamedDependency
 from litestar.exceptions import ValidationException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import QueryParameter
@@ -162,14 +163,14 @@ def show_catalog() -> list[MetricInfo]:
 
 
 @get("/api/metrics/snapshot", tags=TAGS, **needs("metrics:read"))
-async def show_snapshot(history: History) -> Snapshot:
+async def show_snapshot(history: NamedDependency[History]) -> Snapshot:
     """The gateway at this moment."""
     return await history.live.snapshot()
 
 
 @get("/api/metrics/history", tags=TAGS, exception_handlers=_ERRORS, responses=_RESPONSES, **needs("metrics:read"))
 async def show_history(
-    history: History,
+    history: NamedDependency[History],
     name: Annotated[str, QueryParameter(description="One of `/api/metrics/list`. Of an unknown one there is nothing.")],
     start: Annotated[str, QueryParameter(description="RFC 3339, Unix seconds, or so long ago: `-6h`.")],
     end: Annotated[str | None, QueryParameter(description="The same; now where it is left out.")] = None,
@@ -196,7 +197,7 @@ def _window(window: Window) -> HistoryWindow:
 
 @get("/api/metrics/query", tags=TAGS, exception_handlers=_ERRORS, responses=_RESPONSES, **needs("metrics:read"))
 async def query_metrics(
-    history: History,
+    history: NamedDependency[History],
     name: Annotated[list[str], QueryParameter(description="One or more of `/api/metrics/list`.")],
     start: Annotated[
         str | None, QueryParameter(description="RFC 3339, Unix seconds, or so long ago; `-1h` by default.")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from litestar import WebSocket, get, websocket
+from litestar.di import NamedDependency
 from litestar.exceptions import ClientException, ServiceUnavailableException, WebSocketDisconnect
 from litestar.params import QueryParameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
@@ -164,13 +165,13 @@ async def _serve(socket: _Socket, history: History, run: Any) -> None:
 
 
 @websocket("/ws/metrics", **needs("metrics:read"))
-async def watch_metrics(socket: _Socket, history: History) -> None:
+async def watch_metrics(socket: _Socket, history: NamedDependency[History]) -> None:
     """A snapshot at once, and one per interval."""
     await _serve(socket, history, _Feed(socket, history).run)
 
 
 @websocket("/ws/admin/metrics", **needs("metrics:read"))
-async def watch_totals(socket: _Socket, history: History) -> None:
+async def watch_totals(socket: _Socket, history: NamedDependency[History]) -> None:
     """Totals, every second."""
     await _serve(socket, history, lambda: _send_totals(socket, history))
 
@@ -204,7 +205,7 @@ def not_a_websocket() -> None:
 
 @get("/api/events/metrics", tags=TAGS, media_type="text/event-stream", **needs("metrics:read"))
 async def stream_metrics(
-    history: History,
+    history: NamedDependency[History],
     interval: Annotated[
         float, QueryParameter(ge=SHORTEST, le=LONGEST, description="Seconds between two events.")
     ] = 1.0,

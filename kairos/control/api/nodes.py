@@ -6,6 +6,7 @@ import time
 from typing import Any, Literal
 
 from litestar import get
+from litestar.di import NamedDependency
 from msgspec import Struct
 
 from kairos.control.api.guards import needs
@@ -53,7 +54,7 @@ class Nodes(Struct, frozen=True):
 
 
 @get("/api/nodes", tags=TAGS, **needs("status:read"))
-async def list_nodes(database: Database, reporter: Reporter) -> Nodes:
+async def list_nodes(database: NamedDependency[Database], reporter: NamedDependency[Reporter]) -> Nodes:
     """Every gateway with the same database; this one alone while that cannot be reached."""
     own = reporter.row()
     try:

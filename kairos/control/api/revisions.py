@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
 
 from litestar import Response, get, post
+from litestar.di import NamedDependency
 from litestar.params import Parameter
 from msgspec import Struct, structs
 
@@ -14,6 +16,9 @@ from kairos.control.api.guards import needs
 from kairos.control.api.writing import Written, told, writes
 from kairos.control.changes import Changes, Wish, document_of
 from kairos.control.ledger import Filter, Ledger, Revision
+
+if TYPE_CHECKING:
+    from kairos.config.text import ConfigText
 
 TAGS = ["Revisions"]
 Number = Annotated[int, Parameter(ge=1, lt=1 << 62)]
@@ -41,7 +46,7 @@ class RevisionDiff(Struct, frozen=True):
 
 @get("/api/revisions", tags=TAGS, **needs("config:read"))
 async def list_revisions(
-    ledger: Ledger,
+    ledger: NamedDependency[Ledger],
     author: Annotated[str | None, Parameter(max_length=200)] = None,
     origin: Annotated[str | None, Parameter(max_length=40)] = None,
     since: Seconds = None,
@@ -56,7 +61,7 @@ async def list_revisions(
 
 @get("/api/config/history", tags=["Configuration"], **needs("config:read"))
 async def config_history(
-    ledger: Ledger,
+    ledger: NamedDependency[Ledger],
     before: Annotated[int | None, Parameter(ge=1, lt=1 << 62)] = None,
     limit: Annotated[int, Parameter(ge=1, le=1000)] = 100,
 ) -> list[Revision]:
@@ -65,16 +70,16 @@ async def config_history(
 
 
 @get("/api/revisions/{number:int}", tags=TAGS, **needs("config:read"))
-async def get_revision(ledger: Ledger, number: Number) -> RevisionText:
+async def get_revision(ledger: NamedDependency[Ledger], number: Number) -> RevisionText:
     """One of them, in the canonical form: references as written, secrets masked."""
     revision, text, diff = await ledger.find(number)
-    return RevisionText(revision, diff, masked_text(text))
+    return RevisionText(revision, diff, await asyncio.to_thread(masked_text, text))
 
 
 @get("/api/revisions/{number:int}/diff", tags=TAGS, **needs("config:read"))
 async def diff_revision(
-    ledger: Ledger,
-    changes: Changes,
+    ledger: NamedDependency[Ledger],
+    changes: NamedDependency[Changes],
     number: Number,
     against: Annotated[
         int | None, Parameter(ge=1, lt=1 << 62, description="The older one; without it: the one in use, as the newer.")
@@ -82,17 +87,23 @@ async def diff_revision(
 ) -> RevisionDiff:
     """What changed from `against` to this revision, or from this revision to what is in use."""
     _, text, _ = await ledger.find(number)
-    one, other = document_of(text), changes.document()
-    first, last = number, changes.number
+    first, one, last, other = number, text, changes.number, changes.text
     if against is not None:
         _, older, _ = await ledger.find(against)
-        one, other, first, last = document_of(older), one, against, number
+        first, one, last, other = against, older, number, text
+    return await asyncio.to_thread(_diff, first, one, last, other)
+
+
+def _diff(first: int, one: ConfigText, last: int, other: ConfigText) -> RevisionDiff:
+    before, after = document_of(one), document_of(other)
     names = f"revision {first}", f"revision {last}"
-    return RevisionDiff(first, last, differences(one, other), text_diff(one, other, names))
+    return RevisionDiff(first, last, differences(before, after), text_diff(before, after, names))
 
 
 @post("/api/revisions/{number:int}/rollback", tags=TAGS, status_code=200, **writes())
-async def rollback_revision(ledger: Ledger, changes: Changes, wish: Wish, number: Number) -> Response[Written]:
+async def rollback_revision(
+    ledger: NamedDependency[Ledger], changes: NamedDependency[Changes], wish: NamedDependency[Wish], number: Number
+) -> Response[Written]:
     """Use this revision's text again, as a new revision."""
     _, text, _ = await ledger.find(number)
     message = wish.message or f"back to revision {number}"

@@ -7,12 +7,14 @@ the same. Where several routes have one path, `?methods=`, `?host=` or `?id=` sa
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, post, put
-from litestar.params import Parameter, QueryParameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, Parameter, QueryParameter
 from msgspec import UNSET, Struct, UnsetType
 
 from kairos.config.editing import (
@@ -95,10 +97,10 @@ class RouteVerdict(Struct, frozen=True, omit_defaults=True):
     warnings: list[str] = []
 
 
-@get("/api/routes", tags=TAGS, sync_to_thread=False, **needs("config:read"))
-def list_routes(
+@get("/api/routes", tags=TAGS, **needs("config:read"))
+async def list_routes(
     request: Request[Any, Any, Any],
-    changes: Changes,
+    changes: NamedDependency[Changes],
     limit: Annotated[int, Parameter(ge=1, le=10_000)] = 10_000,
     offset: Annotated[int, Parameter(ge=0, le=1 << 31)] = 0,
     path: Annotated[str | None, Parameter(description="Part of the external path.", max_length=2000)] = None,
@@ -109,9 +111,10 @@ def list_routes(
     backend: Annotated[str | None, Parameter(description="Part of a backend's host.", max_length=300)] = None,
 ) -> Response[RouteList]:
     """In the order of the configuration."""
+    number, tag = changes.number, changes.etag  # first: with a change in between, If-Match has to fail
     found = [
         route
-        for route in shown_routes(changes)
+        for route in await asyncio.to_thread(shown_routes, changes)
         if (path is None or path in route.get("external_path", ""))
         and (method is None or method.upper() in route.get("methods", ()))
         and (host is None or host in route.get("hosts", ()))
@@ -120,31 +123,35 @@ def list_routes(
         and (backend is None or any(backend in str(one) for one in _hosts(route)))
     ]
     page = found[offset : offset + limit]
-    answer = RouteList(True, f"Found {len(found)} routes", page, len(found), offset, changes.number)
-    told_now: Response[RouteList] = tagged(request, answer, changes.etag)
+    answer = RouteList(True, f"Found {len(found)} routes", page, len(found), offset, number)
+    told_now: Response[RouteList] = tagged(request, answer, tag)
     return told_now
 
 
-@get("/api/routes/{path:path}", tags=TAGS, sync_to_thread=False, **needs("config:read"))
-def get_route(
+@get("/api/routes/{path:path}", tags=TAGS, **needs("config:read"))
+async def get_route(
     request: Request[Any, Any, Any],
-    changes: Changes,
-    path: str,
+    changes: NamedDependency[Changes],
+    path: FromPath[str],
     methods: Methods = None,
     host: Host = None,
     id_: Id = None,
 ) -> Response[RouteFound]:
     """One route."""
-    routes = changes.document().get("routers") or []
+    number, tag = changes.number, changes.etag
+    routes = (await asyncio.to_thread(changes.document)).get("routers") or []
     at = _find(routes, _key(routes, path, methods, host, id_))
-    answer = RouteFound(True, "Route found", shown(routes[at]), changes.number)
-    told_now: Response[RouteFound] = tagged(request, answer, changes.etag)
+    answer = RouteFound(True, "Route found", shown(routes[at]), number)
+    told_now: Response[RouteFound] = tagged(request, answer, tag)
     return told_now
 
 
 @post("/api/routes", tags=TAGS, **writes())
 async def create_route(
-    changes: Changes, wish: Wish, data: Plain, at: Annotated[int | None, Parameter(ge=0, le=1 << 31)] = None
+    changes: NamedDependency[Changes],
+    wish: NamedDependency[Wish],
+    data: JSONBody[Plain],
+    at: Annotated[int | None, Parameter(ge=0, le=1 << 31)] = None,
 ) -> Response[Written]:
     """One route more, at the end or as number `at`: 201, and how it is now."""
     new = given(data)
@@ -161,7 +168,13 @@ async def create_route(
 
 @put("/api/routes/{path:path}", tags=TAGS, **writes())
 async def replace_route(
-    changes: Changes, wish: Wish, data: Plain, path: str, methods: Methods = None, host: Host = None, id_: Id = None
+    changes: NamedDependency[Changes],
+    wish: NamedDependency[Wish],
+    data: JSONBody[Plain],
+    path: FromPath[str],
+    methods: Methods = None,
+    host: Host = None,
+    id_: Id = None,
 ) -> Response[Written]:
     """Another route in place of this one. Masks in it stand for the secrets it has."""
     new = canonical_route(given(data))
@@ -182,7 +195,12 @@ async def replace_route(
 
 @delete("/api/routes/{path:path}", tags=TAGS, status_code=200, **writes())
 async def delete_route(
-    changes: Changes, wish: Wish, path: str, methods: Methods = None, host: Host = None, id_: Id = None
+    changes: NamedDependency[Changes],
+    wish: NamedDependency[Wish],
+    path: FromPath[str],
+    methods: Methods = None,
+    host: Host = None,
+    id_: Id = None,
 ) -> Response[Written]:
     """One route less."""
 
@@ -193,7 +211,9 @@ async def delete_route(
 
 
 @post("/api/routes/validate", tags=TAGS, status_code=200, **needs("config:read"))
-async def validate_route(request: Request[Any, Any, Any], changes: Changes, data: RouteToJudge) -> RouteVerdict:
+async def validate_route(
+    request: Request[Any, Any, Any], changes: NamedDependency[Changes], data: JSONBody[RouteToJudge]
+) -> RouteVerdict:
     """Whether a route could be used, in place of the one that serves the same requests now, if there is one."""
     check_references(request, data.route)
 

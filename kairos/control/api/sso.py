@@ -6,6 +6,7 @@ from typing import Any
 
 from litestar import MediaType, Request, Response, get
 from litestar.datastructures import Cookie
+from litestar.di import NamedDependency
 from msgspec import Struct
 
 from kairos.control.access.access import Access
@@ -32,13 +33,13 @@ class LoginMethods(Struct, frozen=True):
 
 
 @get("/api/login/methods", tags=TAGS, sync_to_thread=False, **public())
-def login_methods(sso: SingleSignOn) -> LoginMethods:
+def login_methods(sso: NamedDependency[SingleSignOn]) -> LoginMethods:
     """How people log in here."""
     return LoginMethods(True, sso.on)
 
 
 @get("/api/sso/login", include_in_schema=False, status_code=302, **public())
-async def begin_sso(request: Asked, sso: SingleSignOn) -> Response[None]:
+async def begin_sso(request: Asked, sso: NamedDependency[SingleSignOn]) -> Response[None]:
     """To the identity provider."""
     here = f"{request.scope['scheme']}://{request.headers.get('host', '')}{CALLBACK}"
     url, kept = await sso.begin(here)
@@ -46,7 +47,9 @@ async def begin_sso(request: Asked, sso: SingleSignOn) -> Response[None]:
 
 
 @get(CALLBACK, include_in_schema=False, media_type=MediaType.HTML, **public(action="login"))
-async def finish_sso(request: Asked, access: Access, logins: Logins, sso: SingleSignOn) -> Response[str]:
+async def finish_sso(
+    request: Asked, access: NamedDependency[Access], logins: NamedDependency[Logins], sso: NamedDependency[SingleSignOn]
+) -> Response[str]:
     """Back from there, with a session."""
     note(request, {"by": "sso"}, target="sso")
     try:
