@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Request, delete, get
-from litestar.di import Provide
-from litestar.params import Parameter, QueryParameter
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, FromQuery, Parameter, QueryParameter
 
 from kairos.control.api.guards import needs
 from kairos.control.api.recording import note
@@ -32,7 +32,7 @@ def wanted_connections(
     route: Word = None,
     backend: Word = None,
     states: States = None,
-    protocol: Protocol | None = None,
+    protocol: FromQuery[Protocol | None] = None,
     port: Port = 0,
     min_age: Seconds = 0.0,
     min_idle: Seconds = 0.0,
@@ -52,7 +52,11 @@ FILTERS = {"wanted": Provide(wanted_connections, sync_to_thread=False)}
 
 @get("/api/connections", tags=TAGS, dependencies=FILTERS, **needs("connections:read"))
 async def list_connections(
-    commands: Commands, wanted: Wanted, worker: Slot = None, sort: Sort = "oldest", limit: Limit = 100
+    commands: NamedDependency[Commands],
+    wanted: NamedDependency[Wanted],
+    worker: Slot = None,
+    sort: FromQuery[Sort] = "oldest",
+    limit: Limit = 100,
 ) -> Connections:
     """Those of clients, in all workers.
 
@@ -66,7 +70,11 @@ async def list_connections(
     **needs("connections:operate", action="connections.close"),
 )  # fmt: skip
 async def close_connections(
-    request: _Request, commands: Commands, wanted: Wanted, worker: Slot = None, gently: Gently = False
+    request: _Request,
+    commands: NamedDependency[Commands],
+    wanted: NamedDependency[Wanted],
+    worker: Slot = None,
+    gently: Gently = False,
 ) -> ClosedConnections:
     """Close all that fit; there has to be a condition.
 
@@ -81,7 +89,7 @@ async def close_connections(
     **needs("connections:operate", action="connection.close"),
 )  # fmt: skip
 async def close_connection(
-    request: _Request, commands: Commands, connection_id: str, gently: Gently = False
+    request: _Request, commands: NamedDependency[Commands], connection_id: FromPath[str], gently: Gently = False
 ) -> Connection:
     """Close one by its id; it is answered as it was."""
     closed = await commands.close_connection(connection_id, gently=gently)
@@ -95,7 +103,7 @@ def _carried(closed: Connection) -> dict[str, str]:
 
 
 @get("/api/pools", tags=TAGS, sync_to_thread=False, **needs("status:read"))
-def list_pools(commands: Commands) -> list[Pool]:
+def list_pools(commands: NamedDependency[Commands]) -> list[Pool]:
     """Connections to backends, open and idle, by worker."""
     return commands.pools()
 
