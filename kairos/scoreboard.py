@@ -68,8 +68,9 @@ class Capacity(Struct, frozen=True):
 
     @classmethod
     def with_headroom(cls, *, workers: int, routes: int, pairs: int, upstreams: int, keys: int = 64) -> Capacity:
-        """Room for reloads to come: memory is only taken when a cell is touched."""
-        return cls(workers, max(1024, 4 * routes), max(2048, 4 * pairs), max(1024, 4 * upstreams), keys)
+        """Room for reloads to come: memory is only taken when a cell is touched. Backends come and go more than routes
+        do: where each deployment brings new addresses, theirs are used up first."""
+        return cls(workers, max(2048, 4 * routes), max(16384, 4 * pairs), max(8192, 4 * upstreams), keys)
 
     @property
     def limits(self) -> int:

@@ -239,7 +239,7 @@ def _check_probe(spec: HealthCheck, keys: Path, found: Findings, notes: Notes) -
         notes.warning((*keys, "timeout"), message)
     if spec.type == "tcp":
         plain = HealthCheck()
-        for name in ("path", "host", "expected_status"):
+        for name in ("path", "method", "host", "expected_status"):
             if getattr(spec, name) != getattr(plain, name):
                 notes.warning((*keys, name), "has no effect: type tcp only connects")
 

@@ -310,7 +310,9 @@ class HealthCheck(Spec, frozen=True):
     health_check_path, or its route has a section of its own."""
 
     type: Literal["http", "tcp"] = "http"
-    """GET a path, or only connect."""
+    """Ask for a path, or only connect."""
+    method: Literal["GET", "HEAD"] = "GET"
+    """HEAD spares a backend whose answer is long."""
     path: Annotated[str, Meta(pattern="^/", max_length=2048)] = "/"
     """Where the backend has no health_check_path."""
     host: str | None = None

@@ -211,9 +211,10 @@ def _failure(error: OSError) -> ProbeError | CannotProbeError:
 
 
 class _Answer:
-    """What httptools tells of the response."""
+    """What httptools tells of the response; one to HEAD ends with its head."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, head_only: bool) -> None:
+        self._head_only = head_only
         self.parser = httptools.HttpResponseParser(self)
         self.status = 0
         """Of the final head, once that is complete."""
@@ -231,6 +232,7 @@ class _Answer:
         status = self.parser.get_status_code()
         if status >= 200 or status == 101:
             self.status = status
+            self.whole = self._head_only
 
     def on_message_complete(self) -> None:
         self.whole = self.status != 0
@@ -238,7 +240,7 @@ class _Answer:
 
 async def _ask(check: Check, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(_request(check))
-    answer, size = _Answer(), 0
+    answer, size = _Answer(head_only=check.spec.method == "HEAD"), 0
     while not answer.whole and size < MAX_ANSWER:
         data = await reader.read(_READ)
         if not data:
@@ -255,7 +257,8 @@ def _request(check: Check) -> bytes:
     host = check.spec.host.encode() if check.spec.host else check.origin.authority
     path = quote(check.path, safe=string.punctuation)
     head = f"User-Agent: kairos-health/{__version__}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-    return b"GET %s HTTP/1.1\r\nHost: %s\r\n%s" % (path.encode(), host, head.encode())
+    method = check.spec.method.encode()
+    return b"%s %s HTTP/1.1\r\nHost: %s\r\n%s" % (method, path.encode(), host, head.encode())
 
 
 def _parse(answer: _Answer, data: bytes) -> None:

@@ -199,6 +199,19 @@ def test_a_bad_answer_is_told_by_its_reason(answer, why):
     assert reason_of(says(answer)).startswith(why)
 
 
+def test_head_spares_the_body():
+    asked = []
+
+    def script(peer: Peer) -> None:
+        asked.append(peer.receive_head().split(b" ")[0])
+        peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n")
+
+    assert reason_of(script, method="HEAD") == ""
+    assert reason_of(says(b"HTTP/1.1 503 Busy\r\nContent-Length: 9\r\n\r\n"), method="HEAD") == "status 503"
+    assert reason_of(says(b"HTTP/1.1 200 OK\r\nContent-Le"), method="HEAD") == "the answer broke off"
+    assert asked == [b"HEAD"]
+
+
 def test_which_statuses_are_expected_can_be_said():
     busy, fine = says(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"), says(OK)
     assert reason_of(busy, expected_status=[200, 503]) == ""
