@@ -5,7 +5,8 @@ Run as a program by the tests. Questions: `pid`, `gateway` (its supervisor), `re
 open, which is what a drain waits for. Routes of the configuration steer misbehaviour: `/nack`, `/mute` and `/die` say
 how `Prepare` is answered, TINY_BOOT how a boot ends (`exit:3`, `raise`, `hang`; `hang:1` only that of worker 1),
 TINY_LISTEN what follows on `Listen` (`hang:0`: worker 0 does not accept; `mute:0`: it does, and does not say so;
-`wait:0`: it does when there is a file `accept`). TINY_PATIENCE stands in for the supervisor's long time limits,
+`wait:0`: it does when there is a file `accept`). TINY_LIMIT, `HANG_TIMEOUT=3`,
+stands in for one of the long time limits of the supervisor,
 TINY_STATE names the state folder.
 """
 
@@ -218,9 +219,10 @@ def worker(boot: WorkerBoot) -> None:
 
 def main() -> int:
     configure(Log(level="debug"))
-    if patience := os.environ.get("TINY_PATIENCE"):
-        plan.UPGRADE_TIMEOUT = plan.ACCEPT_TIMEOUT = plan.HANG_TIMEOUT = float(patience)
-        arbiter.LOOK_S = float(patience) / 4
+    if limit := os.environ.get("TINY_LIMIT"):
+        name, seconds = limit.split("=")
+        setattr(plan, name, float(seconds))
+        arbiter.LOOK_S = float(seconds) / 4
     options = Options(sys.argv[1], insecure_dev=True, log_level="debug", state_dir=os.environ.get("TINY_STATE"))
     try:
         made = Arbiter(options, entry=worker, control_entry=worker if "TINY_CONTROL" in os.environ else None)
