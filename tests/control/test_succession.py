@@ -70,12 +70,16 @@ def test_who_was_replaced_checks_no_backend_and_takes_no_orders():
                 assert g.admin("GET", backend(server.url))[1]["state"] == "healthy"
                 g.wait(lambda: len(probes) > 4, "probes of the new one")
                 os.kill(children(g.serving())["kairos-control"], signal.SIGSTOP)
-                time.sleep(0.5)  # those under way
-                before = len(probes)
-                time.sleep(1.0)
-                assert len(probes) == before
+                g.wait(lambda: still(probes), "end of the probes")
                 os.kill(children(g.serving())["kairos-control"], signal.SIGCONT)
                 assert g.process.poll() is None
+
+
+def still(probes):
+    """Whether none comes within a second."""
+    before = len(probes)
+    time.sleep(1.0)
+    return len(probes) == before
 
 
 def test_what_is_set_while_the_next_gateway_boots_is_known_to_it():

@@ -125,9 +125,9 @@ def test_globs_are_what_slow_regular_expressions_say(pieces: list[str], text: st
 
 def test_a_glob_takes_no_time_whatever_it_is() -> None:
     pieces = ("*a" * 500).split("*")
-    began = time.perf_counter()
+    began = time.thread_time()
     assert not globs([*pieces, "b", "b"], "a" * 8192)
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 1
 
 
 def test_levels_and_components_of_the_program_log() -> None:
