@@ -117,6 +117,7 @@ class InProcess:
         snapshot = self._snapshot = self._prepared()
         self.runtime.serve(snapshot)
         self.origins.settle(snapshot)
+        self._pools = {*snapshot.origins}
         self._log = LogReader(self.board)
         self._lines: list[dict[str, Any]] = []
         clock.start()
@@ -134,7 +135,7 @@ class InProcess:
             sock.close()
         for client in list(self.runtime.clients):
             client.kill()
-        for pool in {*snapshot.origins, *self._snapshot.origins}:
+        for pool in {*self._pools, *self._snapshot.origins}:
             pool.retire()
         while clock.count:  # connections that still say goodbye (TLS); a leaked one fails the test
             await asyncio.sleep(0.005)
@@ -163,7 +164,9 @@ class InProcess:
 
     def reload(self, *chains: Chain) -> None:
         """Serve other chains from the next request on. From within the loop only."""
-        self.runtime.serve(_HandMade(chains, self._revision, self.origins, self.board, 0))
+        snapshot = _HandMade(chains, self._revision, self.origins, self.board, 0)
+        self._pools.update(snapshot.origins)
+        self.runtime.serve(snapshot)
 
     def reload_the_same(self) -> None:
         """Serve the same chains from the next request on."""
