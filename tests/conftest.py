@@ -3,13 +3,28 @@
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
+from kairos.telemetry import log
 from tests.support.postgres import PostgresServer, postgres_server
 
 # How fast a machine is just now says nothing about the code.
 settings.register_profile("kairos", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("kairos")
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """What a test, or a command that runs in its process, set of the log is gone afterwards."""
+    table, first, write, shown = log._levels, log._first, log._write, log._shown
+    levels = list(table._levels) if isinstance(table, log._OwnTable) else []
+    configured = structlog.get_config()
+    yield
+    log._levels, log._first, log._write, log._shown = table, first, write, shown
+    if isinstance(table, log._OwnTable):
+        table._levels = levels
+    structlog.configure(**configured)
 
 
 @pytest.fixture(scope="session")

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 
 import pytest
-import structlog
 from argon2 import PasswordHasher, extract_parameters
 from click.testing import CliRunner
 
 from kairos.cli.manage import main
-from kairos.config.log import Log
-from kairos.telemetry.log import write_levels
-
-
-@pytest.fixture(autouse=True)
-def _leave_the_log_as_it_was() -> Iterator[None]:
-    """The command sets up the log of its process, which here is that of all tests."""
-    yield
-    structlog.reset_defaults()
-    write_levels(Log(level="debug"))
 
 
 def run(*arguments: str, typed: str = "", code: int = 0) -> str:

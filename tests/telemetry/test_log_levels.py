@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import structlog
 
 from kairos._speedups import cells
 from kairos.config.log import COMPONENTS, Log
@@ -20,20 +19,16 @@ from kairos.scoreboard import Capacity, Scoreboard
 from kairos.telemetry import log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
 @pytest.fixture
-def board() -> Iterator[Scoreboard]:
-    """A page that this process goes by; afterwards everything is logged again, as in other tests."""
-    own = log._OwnTable()
+def board() -> Scoreboard:
+    """A page that this process goes by."""
     made = Scoreboard(Capacity(workers=1, routes=1, pairs=1, upstreams=1))
     log.share_levels(made.page, made.levels)
     log.write_levels(Log())
-    yield made
-    structlog.reset_defaults()
-    log._levels, log._first = own, 0
+    return made
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
