@@ -256,7 +256,7 @@ cdef class Survey:
             protocol=PROTOCOLS[protocol_of(c)],
             state=STATES[state_of(c)],
             age=_seconds(now - c.since),
-            idle=_seconds(tcp.idle_ms * 1000) if tcp.known else None,
+            idle=_seconds(min(tcp.idle_ms * 1000, now - c.since)) if tcp.known else None,
             requests=c.requests,
             bytes_received=tcp.received if tcp.known else None,
             bytes_sent=tcp.sent if tcp.known else None,

@@ -68,8 +68,10 @@ def g(behind: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate
     server = {"tls": {"port": tls_port, "certificates": [{"cert_file": authority.file("shop.test")}]}}
     with origin(behind) as o:
         paths = (route(SLOW, o.url), route(FAST, o.url), route(EVENTS, o.url), route(SOCKETS, o.url, upgrade=True))
-        with gateway({"server": server, "trusted_proxies": [], "routers": list(paths)}, workers=2) as made:
+        admin = {"port": free_port()}
+        with gateway({"server": server, "admin": admin, "routers": list(paths)}, workers=2) as made:
             made.tls_port, made.authority = tls_port, authority  # type: ignore[attr-defined]
+            made.admin_url = f"http://127.0.0.1:{admin['port']}"  # type: ignore[attr-defined]
             yield made
         behind.go.set()
 
@@ -351,6 +353,31 @@ def test_the_command_lists_and_closes(g: Gateway, client: Client, peers: Any) ->
     assert (gone.exit_code, "no connection" in gone.output) == (1, True)
 
 
+def test_top_shows_the_longest_requests(g: Gateway, client: Client, peers: Any) -> None:
+    peers(SLOW, "?token=secret")
+    found = only(g, client, route=SLOW, state=["waiting"])
+    shown = CliRunner().invoke(main, ["top", "--once", "--state-dir", str(g.state_dir)]).output
+    assert "connections: 1 waiting" in shown
+    assert found.id in shown
+    assert f"GET {SLOW}" in shown
+    without = CliRunner().invoke(main, ["top", "--once", "--longest", "0", "--state-dir", str(g.state_dir)]).output
+    assert found.id not in without
+    assert "connections: 1 waiting" in without
+
+
+def test_a_viewer_sees_no_connections(g: Any, client: Client) -> None:
+    client.add_user(name="looker", roles=["viewer"])
+    token = g.admin("POST", "/api/users/looker/tokens", {"name": "t"})[1]["token"]
+    remote = ["--url", g.admin_url, "--token", token]
+    g.wait(lambda: CliRunner().invoke(main, ["status", *remote]).exit_code == 0, "the admin port")
+    for words in (["list"], ["close", "--state", "idle"], ["close", "0-1-1"]):
+        refused = CliRunner().invoke(main, ["connections", *words, *remote])
+        assert (refused.exit_code, "it needs connections:" in refused.output) == (4, True)
+    assert CliRunner().invoke(main, ["connections", "pools", *remote]).exit_code == 0
+    shown = CliRunner().invoke(main, ["top", "--once", *remote])
+    assert (shown.exit_code, "connections:" in shown.output, "worker" in shown.output) == (0, False, True)
+
+
 # --- workers that do not answer ---------------------------------------------------------------------------------------
 
 
@@ -370,6 +397,19 @@ def test_a_worker_that_hangs_is_named_and_the_others_answer(g: Gateway, client: 
     assert {one.worker for one in answer.found} <= {1}
     assert (answer.connections, answer.matched) == (8, other.connections)
     assert client.list_connections().matched == 8
+
+
+def test_a_worker_that_was_killed_has_a_successor_that_answers(g: Gateway, client: Client, peers: Any) -> None:
+    killed = g.child("kairos-worker1")
+    os.kill(killed, signal.SIGKILL)
+
+    def answers() -> bool:
+        answer = client.list_connections()
+        return answer.complete and [worker.slot for worker in answer.workers] == [0, 1]
+
+    g.wait(lambda: g.child("kairos-worker1") not in (0, killed) and answers(), "an answer of both")
+    with pytest.raises(NotFoundError, match=r"the worker of connection .* is gone"):
+        client.close_connection(f"1-{killed}-1")
 
 
 class Line:

@@ -25,7 +25,8 @@ def test_the_examples_run():
     assert lines[0] == "running 1"
     assert any("/shop" in line for line in lines)
     assert any("methods" in line for line in lines)
-    assert len(EXAMPLES) == 4
+    assert "0 {} complete" in lines
+    assert len(EXAMPLES) == 5
 
 
 def test_the_exceptions_are_those_of_the_statuses():

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kairos.config.model import Server
+from kairos.inquiry import line_of
 from kairos.proxy.listener import accept_waiting, drain_listener, refuse_new
 from kairos.supervisor.sockets import (
     ControlSocket,
@@ -137,6 +138,33 @@ def test_control_socket_lives_in_a_private_folder():
     connect(control.path).close()
     control.close()
     assert not os.path.exists(folder)
+
+
+def test_a_worker_s_line_waits_for_whoever_serves_the_slot():
+    control = ControlSocket(wanted=True)
+    line = control.line(1)
+    assert control.line(1) is line
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(line_of(control.path, 1))  # a worker that is being respawned finds it
+        line.accept()[0].close()
+    control.retire(1)
+    assert line.fileno() < 0
+    assert not os.path.exists(line_of(control.path, 1))
+    assert control.line(1) is not line
+    control.close()
+
+
+@pytest.mark.parametrize(("slot", "kept"), [(None, [True, False, False]), (1, [False, False, True])])
+def test_a_child_keeps_its_line_and_control_its_socket(slot, kept):
+    control = ControlSocket(wanted=True)
+    sockets = [*control.listeners, control.line(0), control.line(1)]
+    control.keep_only(slot)
+    assert [sock.fileno() >= 0 for sock in sockets] == kept
+    control.close()
+
+
+def test_without_control_nobody_asks():
+    assert ControlSocket(wanted=False).line(0) is None
 
 
 # --- why not ------------------------------------------------------------------------------------------------------
