@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import hashlib
 import ipaddress
+import math
 import os
 import socket
 from dataclasses import dataclass
@@ -51,6 +52,22 @@ class Shown:
     signature: str | None
     """Hash of its signature: `sha256`; None where there is none of its own (Ed25519)."""
     self_signed: bool
+
+
+def list_ends(path: str) -> float:
+    """When the first of the revocation lists in a PEM file is over, in Unix seconds; infinity where none says.
+
+    Raises CertificateError or OSError.
+    """
+    from cryptography import x509
+
+    mark = b"-----BEGIN X509 CRL-----"
+    _, *lists = Path(path).read_bytes().split(mark)
+    try:
+        ends = [x509.load_pem_x509_crl(mark + text).next_update_utc for text in lists]
+    except ValueError as error:
+        raise CertificateError(f"{path} holds no certificate revocation list: {error}") from None
+    return min((end.timestamp() for end in ends if end is not None), default=math.inf)
 
 
 def read(path: str) -> Shown:

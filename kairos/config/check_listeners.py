@@ -6,13 +6,14 @@ later: certificates that end soon, keys that are too weak, names that nobody can
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kairos._speedups.tls import TlsContext, TlsError, library, staple_good_until
-from kairos.config.certificates import CertificateError, public_of_key, read
+from kairos.config.certificates import CertificateError, list_ends, public_of_key, read
 from kairos.config.origin import ascii_name
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 SOON = 21 * 86_400
 """Seconds before its end from which on a certificate is warned of."""
+SOON_LIST = 3600
+"""The same of a revocation list, which is renewed every few days or hours."""
 RSA_BITS, EC_BITS = 2048, 224
 WEAK_HASHES = ("md5", "sha1")
 
@@ -136,6 +139,20 @@ def _check_clients(clients: ClientCertificates, keys: Keys, found: Findings) -> 
         path = getattr(clients, name)
         if path is not None:
             _check_readable(path, (*keys, name), found)
+    if clients.crl_file is not None:
+        _check_list(clients.crl_file, (*keys, "crl_file"), found)
+
+
+def _check_list(path: str, keys: Keys, found: Findings) -> None:
+    """One that is over is as good as one that revokes everybody. What is none at all is told by OpenSSL."""
+    with contextlib.suppress(CertificateError, OSError):
+        ends = list_ends(path)
+        if ends <= time.time():
+            found.warning(
+                keys, f"{path} ended on {_day(ends)}: no client is let in with a certificate until it is renewed"
+            )
+        elif ends <= time.time() + SOON_LIST:
+            found.warning(keys, f"{path} ends on {_day(ends)}: after that no client gets in with a certificate")
 
 
 def _check_readable(path: str, keys: Keys, found: Findings) -> None:

@@ -131,6 +131,10 @@ def test_client_certificates(tmp_path: Path, authority: Authority) -> None:
     auth = {"mode": "optional", "ca_file": authority.ca_file, "crl_file": authority.ca_file}
     assert said(of_tls(good, client_auth=auth), "error server.tls.certificates[0]: ")
     assert of_tls(good, client_auth={**auth, "crl_file": authority.crl()}) == []
+    for ends, told in ((-DAY, "ended on "), (DAY / 48, "ends on ")):
+        crl = authority.crl(ends=ends)
+        (warning,) = of_tls(good, client_auth={**auth, "crl_file": crl})
+        assert warning.startswith(f"warning server.tls.client_auth.crl_file: {crl} {told}")
 
 
 def test_ocsp_responses(tmp_path: Path, authority: Authority) -> None:

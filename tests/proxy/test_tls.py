@@ -479,6 +479,19 @@ def test_a_revoked_one_is_refused_with_its_ticket(authority: Authority, version:
     authority.crl()
 
 
+@pytest.mark.parametrize("mode", ["required", "optional"])
+def test_a_list_that_is_over_lets_nobody_in_with_a_certificate(authority: Authority, mode: str) -> None:
+    """It does not tell any more who was revoked."""
+    over = authority.crl(ends=-datetime.timedelta(hours=1))
+    auth = {"mode": mode, "ca_file": authority.ca_file, "crl_file": over}
+    with in_process(Chain("/e", Shown()), **tls(authority.shop, client_auth=auth)) as served:
+        assert refused(served, client_context(authority, own=authority.client_file))
+        assert refused(served, client_context(authority)) == (mode == "required")
+        authority.crl()
+        served.reload_the_same()
+        assert not refused(served, client_context(authority, own=authority.client_file))
+
+
 # ---- HTTP over it
 
 

@@ -48,11 +48,11 @@ class Authority:
         key = serialization.load_pem_private_key(self.ca.private_key_pem.bytes(), None)
         return x509.load_pem_x509_certificate(self.ca.cert_pem.bytes()), key
 
-    def crl(self, *revoked: x509.Certificate) -> str:
+    def crl(self, *revoked: x509.Certificate, ends: datetime.timedelta = DAY) -> str:
         """A file with the list of these certificates."""
         authority, key = self._signing
         now = datetime.datetime.now(datetime.UTC)
-        builder = x509.CertificateRevocationListBuilder(authority.subject, now - DAY, now + DAY)
+        builder = x509.CertificateRevocationListBuilder(authority.subject, now - 2 * DAY, now + ends)
         for certificate in revoked:
             entry = x509.RevokedCertificateBuilder(certificate.serial_number, now - DAY).build()
             builder = builder.add_revoked_certificate(entry)
