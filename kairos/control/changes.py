@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 Origin = Literal["api", "cli", "ui", "rollback"]
 TRIES = 20
+UNCHANGED = "; nothing has changed"
 HISTORY_S = 2.0  # how long an answer waits for the history to have the change
 
 ADMINISTRATORS = ("admin", "storage")
@@ -173,7 +174,7 @@ class Changes:
             return await self.judge(text)
         except ConfigError as error:
             problems = [str(problem) for problem in error.problems]
-            raise CommandError("invalid", f"{problems[0]}; nothing has changed", problems) from None
+            raise CommandError("invalid", f"{problems[0]}{UNCHANGED}", problems) from None
 
     async def apply(self, edit: Edit, wish: Wish) -> Outcome:
         """Make a change. Raises CommandError, and then nothing has changed."""
@@ -257,11 +258,11 @@ class Changes:
         try:
             return await asyncio.to_thread(self._source.stage, new)
         except SourceError as error:
-            raise CommandError(_SOURCE[error.why], f"{error}; nothing has changed") from None
+            raise CommandError(_SOURCE[error.why], f"{error}{UNCHANGED}") from None
 
     async def _take_back(self, error: SourceError) -> None:
         """It is in use and cannot be kept: what the source says counts."""
-        detail = f"{error}; nothing has changed"
+        detail = f"{error}{UNCHANGED}"
         try:
             result = await self._requests.reload("a change that could not be written")
             if result.problems:
@@ -343,4 +344,4 @@ def _refused(result: ReloadResult) -> CommandError:
     abandoned = result.problems[0]
     if len(result.problems) == 1 and ("upgrade" in abandoned or "shutting down" in abandoned):
         return CommandError("unavailable", abandoned)
-    return CommandError("invalid", f"{abandoned}; nothing has changed", result.problems)
+    return CommandError("invalid", f"{abandoned}{UNCHANGED}", result.problems)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 RETRY_S = 2.0
 HAND_OVER_S = 0.2  # between two tries while the gateway before us may still hold the port
 BACKLOG = 128
+LAST_ANSWER_S = 5.0  # for what was asked on the gateway's port when it was switched off there
 LAST_SAMPLE_S = 0.5  # at the end, for what the metrics came to
 
 LIBRARIES = {"uvicorn": "api", "litestar": "api", "sqlalchemy": "storage", "alembic": "storage"}
@@ -197,20 +198,26 @@ class Management:
 
 
 class GatewayPort:
-    """Where workers pass on what comes for the admin API on the gateway's port, if that is wanted."""
+    """Where workers pass on what comes for the admin API on the gateway's port, while that is wanted."""
 
     def __init__(self, management: Management, path: str) -> None:
         self._management = management
         self._path = path
         self._server: Server | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
 
     def apply(self, admin: Admin) -> None:
-        if not admin.on_gateway or not self._path or self._server is not None:
+        if not self._path or admin.on_gateway == (self._server is not None):
             return
+        if admin.on_gateway:
+            self._open()
+        else:
+            self._leave()
+
+    def _open(self) -> None:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)  # of the control process before; the folder is this user's alone
+            self._unlink()  # of the control process before; the folder is this user's alone
             listener.bind(self._path)
             listener.listen(BACKLOG)
         except OSError as error:
@@ -220,7 +227,30 @@ class GatewayPort:
         self._server = Server(self._management.app, "gateway", listener)
         return self._server.start()
 
+    def _leave(self) -> None:
+        """Nobody finds it any more; the request that switched it off still has its answer."""
+        self._unlink()
+        server, self._server = self._server, None
+        if server is not None:
+            task = asyncio.create_task(self._close(server, LAST_ANSWER_S))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    async def _close(self, server: Server, patience: float) -> None:
+        try:
+            await asyncio.sleep(patience)
+        finally:
+            await server.close()
+
+    def _unlink(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
     async def close(self) -> None:
+        leaving = list(self._leaving)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
         if self._server is not None:
             await self._server.close()
 

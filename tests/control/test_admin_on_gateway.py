@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -165,3 +166,19 @@ def test_without_being_asked_for_it_is_not_there():
     with origin(echo) as backend, gateway({"routers": [route("/a", backend.url)]}) as g:
         assert ask(g, "GET", "/api/status")[0] == 404
         assert ask(g, "GET", "/docs")[0] == 404
+
+
+def test_once_it_is_switched_off_its_socket_is_gone_and_on_again_it_is_back(one):
+    assert (
+        one.admin("POST", "/api/users", {"name": "eve", "roles": ["admin"], "password": "a long pass phrase"})[0] == 201
+    )
+    bearer = f"Authorization: Bearer {one.admin('POST', '/api/users/eve/tokens', {'name': 't'})[1]['token']}"
+    admin = one.admin("GET", "/api/config/sections/admin")[1]
+    sockets = {line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if line.endswith("-admin")}
+    code, said = send(one, bearer, "PUT", "/api/config/sections/admin", {**admin, "on_gateway": False})
+    assert (code, said["success"]) == (200, True)  # by the way that it closes
+    assert ask(one, "GET", "/api/status")[0] == 404
+    (path,) = [name for name in sockets if not Path(name).exists()]
+    assert one.admin("PUT", "/api/config/sections/admin", admin)[0] == 200
+    assert Path(path).is_socket()
+    one.wait(lambda: ask(one, "GET", "/api/status", bearer)[0] == 200, "the admin API again")

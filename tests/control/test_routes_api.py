@@ -104,9 +104,10 @@ def test_what_is_refused(g, method, path, change, status, message):
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b""])
 def test_what_is_no_route_at_all(g, body):
-    status, answer = g.admin("POST", "/api/routes", body)
-    assert status in (400, 422)
-    assert answer["success"] is False
+    for method, path in (("POST", ""), ("PUT", "/a"), ("POST", "/validate")):
+        answer = ask(g, method, f"/api/routes{path}", body, 400)
+        assert answer["success"] is False
+        assert "Json deserialize error" in answer["message"]
 
 
 def test_validation_changes_nothing(g):
@@ -117,6 +118,8 @@ def test_validation_changes_nothing(g):
     bad = ask(g, "POST", "/api/routes/validate", {"route": route("/checked", "http://127.0.0.1:0")})
     assert bad["valid"] is False
     assert "port" in bad["error"].lower()
+    assert "nothing has changed" not in bad["error"]  # who only asks did not want it to
+    assert ask(g, "POST", "/api/routes/validate", {}, 400)["problems"]
     assert g.config_path.read_bytes() == before
 
 

@@ -72,10 +72,16 @@ class Time:
     def __init__(self, wall: float = START) -> None:
         self.wall = wall
         self.monotonic = 1000.0
+        self.ticks = 0.0
+        """By how much time goes on with every look at the wall clock."""
 
     @property
     def clock(self) -> Clock:
-        return Clock(lambda: self.wall, lambda: self.monotonic)
+        return Clock(self._look, lambda: self.monotonic)
+
+    def _look(self) -> float:
+        self.wall += self.ticks
+        return self.wall
 
     def pass_(self, seconds: float) -> None:
         self.wall += seconds

@@ -14,6 +14,7 @@ from kairos.control.history.rollup import DAY, LEVELS
 from tests.history.recording import START, Recording, recorded, sqlite_url
 
 AGES_AGO = -62135596800.0  # 0001-01-01
+FAR_AWAY = 253370764800.0  # 9999-01-01
 
 
 async def two_minutes(recording: Recording) -> None:
@@ -46,6 +47,18 @@ def test_the_four_of_kairos_rs(tmp_path: Path) -> None:
         assert (active.counts, [value for _, value in active.points]) == (False, [3] * 6 + [0] * 6)
         mean = await history.points("response_time_avg", START, now)
         assert mean.points == [(START + 10 * n, pytest.approx(3.0)) for n in range(1, 7)]  # none without requests
+
+    recorded(sqlite_url(tmp_path), trace)
+
+
+@pytest.mark.parametrize("start", [START, AGES_AGO])
+def test_the_window_of_this_moment_is_there_while_the_clock_goes_on(tmp_path: Path, start: float) -> None:
+    async def trace(recording: Recording) -> None:
+        await two_minutes(recording)
+        asked = [(await recording.history.points("requests_total", start, FAR_AWAY)).points[-1][1]]
+        recording.time.ticks = 0.001  # with every look
+        asked.append((await recording.history.points("requests_total", start, FAR_AWAY)).points[-1][1])
+        assert asked == [60, 60]
 
     recorded(sqlite_url(tmp_path), trace)
 

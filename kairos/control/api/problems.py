@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from litestar import Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, SerializationException, ValidationException
 from msgspec import Struct
 
 from kairos.config.editing import EditError
@@ -83,12 +83,19 @@ def _invalid(_request: Request[Any, Any, Any], error: ValidationException) -> Re
     return problem(422, "; ".join(reasons) or error.detail, problems=reasons)
 
 
+def no_document(request: Request[Any, Any, Any], error: ValidationException) -> Response[Any]:
+    """400 where kairos-rs says so."""
+    said = _invalid(request, error).content
+    return problem(400, f"Json deserialize error: {said['detail']}", problems=said.get("problems", ()))
+
+
 def _too_deep(_request: Request[Any, Any, Any], _error: RecursionError) -> Response[Any]:
     return problem(400, "the body is nested too deeply")
 
 
 def _http(_request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
-    return problem(error.status_code, error.detail, headers=error.headers)
+    what = "Json deserialize error: " if isinstance(error.__cause__, SerializationException) else ""
+    return problem(error.status_code, f"{what}{error.detail}", headers=error.headers)
 
 
 def _failed(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:

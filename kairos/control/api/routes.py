@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, post, put
 from litestar.di import NamedDependency
+from litestar.exceptions import ValidationException
 from litestar.params import FromPath, JSONBody, Parameter, QueryParameter
 from msgspec import UNSET, Struct, UnsetType
 
@@ -35,8 +36,9 @@ from kairos.config.problems import Findings
 from kairos.config.unmask import unmasked
 from kairos.control.api.guards import needs
 from kairos.control.api.paths import segment
+from kairos.control.api.problems import no_document
 from kairos.control.api.writing import Written, check_references, tagged, told, writes
-from kairos.control.changes import Changes, Wish, edit_refused
+from kairos.control.changes import UNCHANGED, Changes, Wish, edit_refused
 from kairos.control.commands import CommandError
 
 TAGS = ["Routes"]
@@ -44,6 +46,7 @@ Plain = dict[str, Any]
 Methods = Annotated[str | None, Parameter(description="Of the route that is meant: `GET,POST`.", max_length=200)]
 Host = Annotated[str | None, Parameter(description="One of the hosts of the route that is meant.", max_length=300)]
 Id = Annotated[str | None, QueryParameter(name="id", description="`id` of the route that is meant.", max_length=40)]
+_NO_ROUTE: Any = {ValidationException: no_document}
 _FIRST = (
     "host",
     "port",
@@ -146,7 +149,7 @@ async def get_route(
     return told_now
 
 
-@post("/api/routes", tags=TAGS, **writes())
+@post("/api/routes", tags=TAGS, exception_handlers=_NO_ROUTE, **writes())
 async def create_route(
     changes: NamedDependency[Changes],
     wish: NamedDependency[Wish],
@@ -166,7 +169,7 @@ async def create_route(
     return answer
 
 
-@put("/api/routes/{path:path}", tags=TAGS, **writes())
+@put("/api/routes/{path:path}", tags=TAGS, exception_handlers=_NO_ROUTE, **writes())
 async def replace_route(
     changes: NamedDependency[Changes],
     wish: NamedDependency[Wish],
@@ -210,7 +213,7 @@ async def delete_route(
     return told(await changes.apply(edit, wish), "Route deleted")
 
 
-@post("/api/routes/validate", tags=TAGS, status_code=200, **needs("config:read"))
+@post("/api/routes/validate", tags=TAGS, status_code=200, exception_handlers=_NO_ROUTE, **needs("config:read"))
 async def validate_route(
     request: Request[Any, Any, Any], changes: NamedDependency[Changes], data: JSONBody[RouteToJudge]
 ) -> RouteVerdict:
@@ -234,7 +237,8 @@ async def validate_route(
     except CommandError as error:
         if error.why not in ("bad", "refused"):
             raise
-        return RouteVerdict(False, str(error).removeprefix("Route validation failed: "), error.problems)
+        reason = str(error).removeprefix("Route validation failed: ").removesuffix(UNCHANGED)
+        return RouteVerdict(False, reason, error.problems)
     return RouteVerdict(True, warnings=outcome.warnings)
 
 

@@ -51,6 +51,8 @@ class Past(Struct, frozen=True):
     start: float
     end: float
     interval: int | None
+    now: float
+    """When it was asked for: one moment, whatever the clock says while it is read."""
 
 
 def past(name: str, start: float, end: float, interval: str | None, now: float) -> Past | None:
@@ -63,7 +65,7 @@ def past(name: str, start: float, end: float, interval: str | None, now: float) 
         return None
     seconds = INTERVALS[interval] if interval else None
     level = _level(start, seconds or LONGEST, now)
-    return Past(METRICS[name], level, _late_enough(start, now - level.keep, seconds), min(end, now), seconds)
+    return Past(METRICS[name], level, _late_enough(start, now - level.keep, seconds), min(end, now), seconds, now)
 
 
 def _level(start: float, most: int, now: float) -> Level:
@@ -107,13 +109,13 @@ class Moments:
         metric = self._past.metric
         return metric.name in LEGACY_COUNTERS or metric.type in ("counter", "histogram")
 
-    def points(self, now: float) -> list[tuple[float, float]]:
+    def points(self) -> list[tuple[float, float]]:
         """Time and value: each when its window ended."""
         metric, step = self._past.metric, self._past.level.step
         total = 0.0
         points = []
         for at, seen in sorted(self._found.items()):
-            when = min(at + step, now)
+            when = min(at + step, self._past.now)
             if self._past.start <= when <= self._past.end:
                 total += seen.n if metric.type == "histogram" else seen.sum
                 points.append((when, total if metric.type in ("counter", "histogram") else seen.last))

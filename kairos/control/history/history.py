@@ -92,7 +92,7 @@ class History:
     async def points(self, name: str, start: float, end: float) -> Points:
         """As kairos-rs has them; of an unknown name none. Raises QueryError and UnavailableError."""
         moments = await self._moments(name, start, end, None)
-        return Points(moments.counts, moments.points(self._clock.wall())) if moments else Points(False, [])
+        return Points(moments.counts, moments.points()) if moments else Points(False, [])
 
     async def windows(self, name: str, start: float, end: float, interval: str) -> list[Window]:
         """As kairos-rs has them. Raises QueryError and UnavailableError."""
