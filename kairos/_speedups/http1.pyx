@@ -158,6 +158,10 @@ cdef inline void _mark(Span* span, int32_t start, int32_t end) noexcept nogil:
     span.end = end
 
 
+cdef enum:
+    FOLDED = 24         # bytes of the longest name that _folds_into_ours() compares as a whole
+
+
 cdef enum Verdict:
     COPY = 0
     CUT = 1
@@ -243,6 +247,19 @@ cdef int override_of(const char* name, Py_ssize_t n) noexcept nogil:
     if n == 20:
         return O_HOST if equals(name, n, b"x-http-host-override", 20) else 0
     return O_METHOD if n == 22 and equals(name, n, b"x-http-method-override", 22) else 0
+
+
+cdef bint _folds_into_ours(const char* name, Py_ssize_t n, int overrides) noexcept nogil:
+    """Whether an application that takes other characters for `-` reads a field that only the gateway may say."""
+    cdef char folded[FOLDED]
+    cdef Py_ssize_t i
+    for i in range(min(n, FOLDED)):
+        folded[i] = name[i] if NAME[<uint8_t>name[i]] & 1 else c"-"
+    if n >= 12 and equals(folded, 12, b"x-forwarded-", 12):
+        return True
+    if n > FOLDED:
+        return False
+    return equals(folded, n, b"x-real-ip", 9) or override_of(folded, n) & ~overrides != 0
 
 
 cdef int _note_request(Head* head, const char* base, int32_t start, int32_t name_end,
@@ -363,7 +380,8 @@ cdef Py_ssize_t _scan_fields(const char* base, const char* p, const char* end, c
             return TOO_MANY_FIELDS
         if q - line > limits.line_bytes:
             return LINE_TOO_LONG
-        if kinds & 2 and not limits.underscores:
+        if kinds & 2 and (not limits.underscores or (
+                role == REQUEST and _folds_into_ours(line, name_end - line, limits.overrides))):
             verdict = CUT
         else:
             v_end = q

@@ -57,6 +57,21 @@ def test_other_names_are_the_clients(backend: str, near: str) -> None:
         assert f"\r\n{near}: 1\r\n" in gate.get("/t", f"{near}: 1")[1].decode()
 
 
+FOLDING = ["X_Original_URL", "X-Original_URL", "X_HTTP_Method_Override", "X_Forwarded_For", "x-forwarded_proto",
+           "X.Forwarded.Something-Very-Long-Indeed", "X_Real_IP", "X_Host"]  # fmt: skip
+
+
+def test_nor_do_names_that_an_application_reads_as_one_of_them(backend: str) -> None:
+    """Names with `_` pass where they are let through: but not those that are the gateway's when they are folded."""
+    for kinds, passing in (([], set()), (["method"], {"X_HTTP_Method_Override"})):
+        headers = {"underscores": True, "overrides": kinds}
+        with serving({"headers": headers, "routers": [route("/t", backend)]}) as gate:
+            body = gate.get("/t", "A_b: 1", "X_Realm: 1", *(f"{name}: evil" for name in FOLDING))[1].decode()
+        assert {name for name in FOLDING if f"{name}: evil" in body} == passing
+        assert body.count("evil") == len(passing)
+        assert "A_b: 1\r\nX_Realm: 1\r\n" in body
+
+
 def test_nor_do_they_go_on_as_trailers() -> None:
     lines = "".join(f"{name}: evil\r\n" for name in ALL).encode()
     names = ", ".join([*ALL, "X-Sum"]).encode()
