@@ -702,9 +702,9 @@ class AsyncOperations(AsyncTransport):
         """How people log in here."""
         return await self.call(models.LoginMethods, "GET", "/api/login/methods")
 
-    async def logout(self) -> None:
-        """End this session."""
-        await self.call(None, "POST", "/api/logout")
+    async def logout(self) -> models.LoggedOut:
+        """End this session, and say where the one at the identity provider ends."""
+        return await self.call(models.LoggedOut, "POST", "/api/logout")
 
     async def list_log_levels(self) -> list[models.LevelStatus]:
         """From which level on each component logs, now and as configured."""

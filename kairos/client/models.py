@@ -408,6 +408,12 @@ class LogLinesLost(Struct, frozen=True, kw_only=True, tag_field="type", tag="log
     time: float = 0.0
 
 
+class LoggedOut(Struct, frozen=True, kw_only=True):
+    """As the API has it."""
+
+    location: str | None
+
+
 class Login(Struct, frozen=True, kw_only=True):
     """As the API has it."""
 

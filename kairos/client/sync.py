@@ -700,9 +700,9 @@ class Operations(Transport):
         """How people log in here."""
         return self.call(models.LoginMethods, "GET", "/api/login/methods")
 
-    def logout(self) -> None:
-        """End this session."""
-        self.call(None, "POST", "/api/logout")
+    def logout(self) -> models.LoggedOut:
+        """End this session, and say where the one at the identity provider ends."""
+        return self.call(models.LoggedOut, "POST", "/api/logout")
 
     def list_log_levels(self) -> list[models.LevelStatus]:
         """From which level on each component logs, now and as configured."""

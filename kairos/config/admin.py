@@ -86,6 +86,10 @@ class AdminSso(Spec, frozen=True):
     """Of the claim `email`, unless the provider says that it was not verified; empty: all."""
     create_users: bool = True
     """False: only who is a user already, by an earlier login."""
+    logout_at_provider: bool = True
+    """Who logs out here is told where to log out there, where the provider knows how (RP-initiated logout)."""
+    after_logout: str = "/"
+    """Path, or address, to which the provider sends the browser back then: it has to be allowed there."""
 
 
 class Admin(Spec, frozen=True):

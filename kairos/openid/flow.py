@@ -78,6 +78,17 @@ def authorization_url(metadata: Metadata, provider: OidcProvider, attempt: Attem
     return with_query(metadata.authorization_endpoint, query)
 
 
+def end_session_url(metadata: Metadata, client_id: str, after: str, id_token: str | None) -> str | None:
+    """Where the browser is sent to log out there too (OpenID Connect RP-Initiated Logout 1.0 section 2); None: the
+    provider does not know how. It comes back to `after`."""
+    if metadata.end_session_endpoint is None:
+        return None
+    query = {"client_id": client_id, "post_logout_redirect_uri": after}
+    if id_token is not None:
+        query["id_token_hint"] = id_token
+    return with_query(metadata.end_session_endpoint, query)
+
+
 def challenge(verifier: str) -> str:
     """RFC 7636 section 4.2."""
     return urlsafe_b64encode(sha256(verifier.encode()).digest()).rstrip(b"=").decode()

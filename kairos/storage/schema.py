@@ -96,6 +96,7 @@ sessions = Table(
     Column("address", String(64), nullable=False),
     Column("agent", String(400), nullable=False),
     Column("id_token", Text, nullable=True),  # of single sign-on, for logging out there
+    Column("sid", String(255), nullable=True, index=True),  # which session it is there
 )
 
 tokens = Table(

@@ -77,6 +77,16 @@ class LoggedIn(Struct, frozen=True):
     """What the browser shows the next time, so that others' guesses do not lock it out."""
 
 
+class EndedThere(Struct, frozen=True):
+    """What a provider says has ended: a session of its own, or all of a user."""
+
+    issuer: str
+    subject: str | None
+    sid: str | None
+    at: float
+    """Sessions that began later go on: so nothing is gained by saying it again."""
+
+
 class Token(Struct, frozen=True):
     """A token, without its secret."""
 
@@ -174,8 +184,10 @@ class Logins:
 
     # --- sessions ---
 
-    async def open_session(self, user_id: int, address: str, agent: str, id_token: str | None = None) -> LoggedIn:
-        """For somebody who proved who they are."""
+    async def open_session(
+        self, user_id: int, address: str, agent: str, id_token: str | None = None, sid: str | None = None
+    ) -> LoggedIn:
+        """For somebody who proved who they are, here or at a provider."""
         secret, csrf, now = secrets.token_urlsafe(32), secrets.token_urlsafe(32), self._clock()
         row: dict[str, Any] = {
             "id_hash": _hash(secret),
@@ -185,7 +197,7 @@ class Logins:
             "seen_at": now,
         }
         row |= {"expires_at": now + self._admin.sessions.lifetime, "address": address[:64], "id_token": id_token}
-        row |= {"agent": agent.replace("\0", "")[:400]}
+        row |= {"agent": agent.replace("\0", "")[:400], "sid": sid}
         async with self._database.write() as connection:
             await connection.execute(delete(sessions).where(self._over(now)))
             await _leave_room(connection, user_id)
@@ -225,20 +237,34 @@ class Logins:
             for row in rows
         ]
 
-    async def end_session(self, user_id: int | None, id_: str) -> None:
-        """One of somebody's own."""
+    async def end_session(self, user_id: int | None, id_: str) -> str | None:
+        """One of somebody's own; its ID token."""
         if len(id_) != 16 or not id_.isalnum():
             raise CommandError("unknown", "there is no such session")
         async with self._database.write() as connection:
             mine = (sessions.c.user_id == user_id) & sessions.c.id_hash.startswith(id_)
-            if not (await connection.execute(delete(sessions).where(mine))).rowcount:
+            row = (await connection.execute(select(sessions.c.id_token).where(mine))).first()
+            if row is None:
                 raise CommandError("unknown", "there is no such session")
+            await connection.execute(delete(sessions).where(mine))
+            return None if row.id_token is None else str(row.id_token)
 
     async def end_sessions(self, name: str) -> None:
         """All of a user's."""
         async with self._database.write() as connection:
             whose = select(users.c.id).where(users.c.name == name).scalar_subquery()
             await connection.execute(delete(sessions).where(sessions.c.user_id == whose))
+
+    async def end_sessions_there(self, ended: EndedThere) -> int:
+        """Those that the provider ended; how many there were."""
+        whose = select(users.c.id).where(users.c.issuer == ended.issuer)
+        if ended.subject is not None:
+            whose = whose.where(users.c.subject == ended.subject)
+        mine = sessions.c.user_id.in_(whose) & sessions.c.id_token.is_not(None) & (sessions.c.created_at <= ended.at)
+        if ended.sid is not None:
+            mine &= sessions.c.sid == ended.sid
+        async with self._database.write() as connection:
+            return int((await connection.execute(delete(sessions).where(mine))).rowcount)
 
     # --- tokens ---
 

@@ -16,12 +16,13 @@ from kairos.config.discovery import CodeGrant
 from kairos.config.jose import read_set
 from kairos.config.oidc import OidcProvider, OidcSession
 from kairos.control.access.accounts import NAME, DeniedError
+from kairos.control.access.logins import EndedThere
 from kairos.control.client import NoAnswerError
 from kairos.control.commands import CommandError
 from kairos.control.oidc import Provider
-from kairos.openid.flow import Attempt, Callback, LoginError, authorization_url, begin
-from kairos.openid.idtoken import UnknownKeyError, algorithms, id_claims
-from kairos.openid.token import TokenError
+from kairos.openid.flow import Attempt, Callback, LoginError, authorization_url, begin, end_session_url
+from kairos.openid.idtoken import UnknownKeyError, algorithms, id_claims, logout_claims
+from kairos.openid.token import TokenError, parse
 from kairos.resolver import Resolver
 from kairos.telemetry.log import get_logger
 
@@ -45,6 +46,7 @@ class SignedIn:
     user_id: int
     name: str
     id_token: str
+    sid: str | None
 
 
 class SingleSignOn:
@@ -125,7 +127,40 @@ class SingleSignOn:
         )
         if user_id is None:
             raise DeniedError(f"{name} is no user of this gateway, or disabled")
-        return SignedIn(user_id, name, id_token)
+        return SignedIn(user_id, name, id_token, _text(claims, "sid")[:255] or None)
+
+    async def goodbye(self, id_token: str | None, here: str) -> str | None:
+        """Where a browser goes to end its session at the provider as well; None: nowhere."""
+        if self._spec is None or id_token is None or not self._spec.logout_at_provider:
+            return None
+        spec, provider = self._parts()
+        try:
+            metadata = (await self._known(provider)).metadata
+            if parse(id_token.encode()).claims.get("iss") != metadata.issuer:  # nothing of the provider's before
+                return None
+        except (CommandError, TokenError):
+            return None
+        after = here + spec.after_logout if spec.after_logout.startswith("/") else spec.after_logout
+        return end_session_url(metadata, spec.client_id, after, id_token)
+
+    async def told_of(self, raw: str) -> EndedThere:
+        """What a logout token of the provider ends. Raises CommandError."""
+        _, provider = self._parts()
+        known = await self._known(provider)
+        try:
+            try:
+                claims = self._ending(provider, known, raw)
+            except UnknownKeyError:
+                claims = self._ending(provider, await provider.fresh_keys(), raw)
+        except TokenError as error:
+            log.warning("a logout token was refused", reason=str(error))
+            raise CommandError("bad", f"the logout token {error}") from error
+        at = float(claims["iat"]) + provider.spec.leeway
+        return EndedThere(known.metadata.issuer, claims.get("sub"), claims.get("sid"), at)
+
+    def _ending(self, provider: Provider, known: Known, raw: str) -> dict[str, Any]:
+        keys = read_set(known.keys.encode(), sorted(algorithms(provider.spec, known.metadata)))
+        return logout_claims(raw, provider.spec, known.metadata, keys, self._clock())
 
     def _parts(self) -> tuple[AdminSso, Provider]:
         if self._spec is None:

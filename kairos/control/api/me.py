@@ -15,6 +15,7 @@ from kairos.control.access.accounts import DeniedError
 from kairos.control.access.logins import LoggedIn, Logins, NewToken, Session, Token, TokenMade
 from kairos.control.access.permissions import Permission
 from kairos.control.access.principal import Method, Principal
+from kairos.control.access.sso import SingleSignOn
 from kairos.control.api.credentials import cookie_name, device_cookie, device_of, session_cookie
 from kairos.control.api.guards import needs, public
 from kairos.control.api.recording import address_of, note
@@ -40,6 +41,13 @@ class Me(Struct, frozen=True):
     """Nothing else can be done before the password is changed."""
     csrf: str | None = None
     """What writes of a session have to bring as X-CSRF-Token."""
+
+
+class LoggedOut(Struct, frozen=True):
+    """A session has ended here."""
+
+    location: str | None
+    """Where the browser goes to end the one at the identity provider as well; null: there is none."""
 
 
 class PasswordChange(Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,13 +83,17 @@ def logged_in(request: Asked, made: LoggedIn, admin: Admin) -> Response[Me]:
     return Response(body, cookies=cookies)
 
 
-@post("/api/logout", tags=TAGS, status_code=204, **needs("self", action="logout"))
-async def logout(request: Asked, logins: NamedDependency[Logins]) -> Response[None]:
-    """End this session."""
-    who = principal(request)
+@post("/api/logout", tags=TAGS, status_code=200, **needs("self", action="logout"))
+async def logout(
+    request: Asked, logins: NamedDependency[Logins], sso: NamedDependency[SingleSignOn]
+) -> Response[LoggedOut]:
+    """End this session, and say where the one at the identity provider ends."""
+    who, location = principal(request), None
     if who.method == "session":
-        await logins.end_session(who.user_id, who.credential)
-    return Response(None, status_code=204, cookies=[session_cookie(request.scope, "", 0)])
+        id_token = await logins.end_session(who.user_id, who.credential)
+        here = f"{request.scope['scheme']}://{request.headers.get('host', '')}"
+        location = await sso.goodbye(id_token, here)
+    return Response(LoggedOut(location), cookies=[session_cookie(request.scope, "", 0)])
 
 
 @get("/api/me", tags=TAGS, **needs("self"))

@@ -10,7 +10,7 @@ import msgspec
 
 from kairos._speedups import cells
 from kairos.config.oidc import backchannel_logout_path, callback_path, logout_path
-from kairos.openid.flow import Callback, LoginError, form_value, with_query
+from kairos.openid.flow import Callback, LoginError, end_session_url, form_value
 from kairos.proxy.exchange import Handler, Response
 from kairos.proxy.oidc import cookies
 from kairos.proxy.oidc.browser import Browser, no_store
@@ -130,21 +130,16 @@ class Logout(Handler):
             log.warning("copies of a session go on", provider=self._provider.name, reason=error.reason)
 
     async def _goodbye(self, browser: Browser, session: Session | None) -> str:
-        """Where the browser goes now (OpenID Connect RP-Initiated Logout 1.0 section 2)."""
+        """Where the browser goes now."""
         spec = self._provider.spec
         after = browser.url(spec.after_logout) if spec.after_logout.startswith("/") else spec.after_logout
         if not spec.logout_at_provider or session is None:
             return after
         try:
-            endpoint = (await self._provider.metadata(self._services)).end_session_endpoint
+            metadata = await self._provider.metadata(self._services)
         except LoginError:
             return after
-        if endpoint is None:
-            return after
-        query = {"client_id": spec.client_id, "post_logout_redirect_uri": after}
-        if session.tokens.id_token is not None:
-            query["id_token_hint"] = session.tokens.id_token
-        return with_query(endpoint, query)
+        return end_session_url(metadata, spec.client_id, after, session.tokens.id_token) or after
 
 
 class BackchannelLogout(Handler):

@@ -142,9 +142,11 @@ def upgrade() -> None:
         sa.Column("address", sa.String(length=64), nullable=False),
         sa.Column("agent", sa.String(length=400), nullable=False),
         sa.Column("id_token", sa.Text(), nullable=True),
+        sa.Column("sid", sa.String(length=255), nullable=True),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_sessions_user_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id_hash", name=op.f("pk_sessions")),
     )
+    op.create_index(op.f("ix_sessions_sid"), "sessions", ["sid"], unique=False)
     op.create_index(op.f("ix_sessions_user_id"), "sessions", ["user_id"], unique=False)
     op.create_table(
         "tokens",
