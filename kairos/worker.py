@@ -73,7 +73,9 @@ GRACE = 0.25
 HANDOVER_GRACE = 5.0
 """What connections that idle have for a last request; more when another gateway serves and nobody waits for the end."""
 SLICE_S = 0.002
-"""Of work on a revision at a time: requests wait for so long at most."""
+"""Of work on a revision at a time: requests wait for so long. Where they take long themselves it is half of that, up to
+MOST_S, for a reload has to end in time."""
+MOST_S = 0.02
 KILL_S = 1.0
 """What connections that were cut may take to be counted and logged."""
 
@@ -367,9 +369,10 @@ async def _in_slices(steps: Iterator[None]) -> None:
     """Take all steps, with a turn of the loop for everybody else after each few milliseconds."""
     ends = time.monotonic() + SLICE_S  # the loop's own clock stands still within a turn
     for _ in steps:
-        if time.monotonic() >= ends:
+        if (now := time.monotonic()) >= ends:
             await asyncio.sleep(0)
-            ends = time.monotonic() + SLICE_S
+            back = time.monotonic()
+            ends = back + min(max(SLICE_S, (back - now) / 2), MOST_S)
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
