@@ -64,6 +64,11 @@ def serial(port: int) -> int:
         return x509.load_der_x509_certificate(peer.sock.getpeercert(True)).serial_number
 
 
+def revisions(served: Gateway) -> set[str]:
+    """Those that its workers serve."""
+    return set(re.findall(r'kairos_worker_config_revision\{worker="\d"\} (\S+)', served.metrics()))
+
+
 def test_a_gateway_with_tls_from_start_to_end(url: str, authority: Authority) -> None:
     with gateway(config(url, authority, watch=True), workers=3) as served:
         port, context = tls_port(served), client_context(authority)
@@ -77,6 +82,7 @@ def test_a_gateway_with_tls_from_start_to_end(url: str, authority: Authority) ->
         with connect_tls(port, context) as open_:
             authority.file("shop.test", name="shop")
             served.wait(lambda: serial(port) != before, "renewed certificate")
+            served.wait(lambda: len(revisions(served)) == 1, "renewed certificate in every worker")
             open_.send(GET)
             assert status_of(open_.receive_response()[0]) == 200
         good = (authority.folder / "shop.pem").read_bytes()
