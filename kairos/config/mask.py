@@ -18,9 +18,11 @@ MASK = "***"
 SECRET_KEYS = frozenset({
     "secret", "secrets", "client_secret", "api_key", "password", "sentinel_password", "key_hash", "password_hash",
 })  # fmt: skip
-CREDENTIALS = SECRET_KEYS | {
-    "new_password", "token", "id_token", "access_token", "refresh_token", "private_key", "cookie",
-}  # fmt: skip
+CREDENTIAL = re.compile(
+    r"(?i)(.*[_-])?(passwords?|passwd|passphrase|secrets?|token|api[_-]?keys?|private[_-]?key|cookie|authorization|key_hash"
+    r"|password_hash)"
+)
+"""What else people may send, also misspelled, where nobody looks at what it means."""
 SECRET_HEADERS = re.compile(r"(?i)(.*-)?(authorization|cookie|token|secret|api-?key|password)")
 SECRET_FIELDS = frozenset({"allow_headers"})
 _FIELDS = SECRET_FIELDS | {"headers"}
@@ -53,7 +55,10 @@ def hidden(value: Any) -> Any:
 
 def _without_credentials(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: MASK if item and key in CREDENTIALS else _without_credentials(item) for key, item in value.items()}
+        return {
+            key: MASK if item and CREDENTIAL.fullmatch(str(key)) else _without_credentials(item)
+            for key, item in value.items()
+        }
     return [_without_credentials(item) for item in value] if isinstance(value, list | tuple) else value
 
 

@@ -422,6 +422,22 @@ def test_a_login_that_succeeds_is_kept_however_many_fail(tmp_path):
     assert asyncio.run(main()) == ["done"]
 
 
+def test_what_is_sent_with_a_password_is_not_kept_however_it_is_spelled(tmp_path):
+    body = {"current_password": "hush", "new_pass": "hush"}
+    (entry,) = asked(tmp_path, ANN, ("POST", "/api/me/password", {"json": body}))
+    assert entry.detail["status"] in (400, 422)
+    assert "hush" not in json.dumps(entry.detail)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["one_time_password", "Password", "apiKey", "api_key", "X-Api-Key", "client-secret", "Authorization", "id_token"],
+)
+def test_secrets_by_the_names_they_go_by(tmp_path, name):
+    (entry,) = asked(tmp_path, ANN, ("POST", "/api/cache/purge", {"json": {"set": {name: "hush"}, "urls": ["/x"]}}))
+    assert entry.detail["body"] == {"set": {name: "***"}, "urls": ["/x"]}
+
+
 def test_what_nobody_sends_is_not_kept(tmp_path):
     (entry,) = asked(tmp_path, None, ("POST", "/api/reload", {"json": {"filler": "x" * 4000}}))
     assert entry.detail == {"status": 401}

@@ -7,22 +7,29 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from litestar.handlers import HTTPRouteHandler
 
 from kairos.cli.manage import main
 from kairos.config.interpolate import interpolate
 from kairos.config.load import judged, loads
 from kairos.config.problems import ConfigError, Findings
+from kairos.control.api.app import all_handlers
 from tests.support.gateway import gateway, route
 from tests.support.net import echo, origin
 from tests.support.ws import handshake
 
+HUSH = [f"hush-{number}-which-is-longer-than-thirty-two" for number in range(3)]
+FEEDS = {"/api/events", "/api/events/metrics", "/api/tail", "/api/logs/tail"}
+
 
 @pytest.fixture(scope="module")
 def one():
-    admin = {"host": "127.0.0.1", "port": 0, "on_gateway": True, "allowed_hosts": ["test"]}
+    sso = {"issuer": "https://idp.test", "client_id": "x", "client_secret": HUSH[0]}
+    admin = {"host": "127.0.0.1", "port": 0, "on_gateway": True, "allowed_hosts": ["test"], "sso": sso}
     with origin(echo) as backend:
         routes = [route("/api/{x:path}", backend.url), route("/api/own", backend.url), route("/a", backend.url)]
-        with gateway({"routers": routes[1:], "admin": admin}) as g:
+        config = {"routers": routes[1:], "admin": admin, "jwt": {"secret": HUSH[1]}, "redis": {"url": "${HUSH_URL}"}}
+        with gateway(config, env={"HUSH_URL": f"redis://u:{HUSH[2]}@127.0.0.1:1"}) as g:
             g.wait(lambda: g.get("/docs")[0].startswith(b"HTTP/1.1 200"), "the admin API")
             made = {"name": "ann", "roles": ["viewer"], "password": "a long pass phrase"}
             g.wait(lambda: g.admin("POST", "/api/users", made)[0] == 201, "an account")
@@ -86,9 +93,9 @@ def test_a_route_to_the_admin_socket_makes_nobody_an_administrator(one):
 
 
 def bearer_of(g, role):
-    made = {"name": role, "roles": [role], "password": "a long pass phrase"}
+    made = {"name": f"an-{role}", "roles": [role], "password": "a long pass phrase"}
     assert g.admin("POST", "/api/users", made)[0] == 201
-    return f"Authorization: Bearer {g.admin('POST', f'/api/users/{role}/tokens', {'name': 't'})[1]['token']}"
+    return f"Authorization: Bearer {g.admin('POST', f'/api/users/an-{role}/tokens', {'name': 't'})[1]['token']}"
 
 
 def send(g, bearer, method, path, document):
@@ -115,7 +122,7 @@ def test_an_editor_makes_no_administrators_by_the_configuration(one):
     assert one.admin("PUT", "/api/config/sections/storage", {"node": "another"})[0] == 200
     before = one.admin("GET", "/api/revisions")[1][1]["number"]
     assert ask(one, "POST", f"/api/revisions/{before}/rollback", editor)[0] == 403
-    assert "sso" not in one.admin("GET", "/api/config")[1]["admin"]
+    assert one.admin("GET", "/api/config")[1]["admin"]["sso"]["issuer"] == "https://idp.test"
 
 
 def test_to_try_a_configuration_gives_no_secrets_away(one):
@@ -130,6 +137,22 @@ def test_to_try_a_configuration_gives_no_secrets_away(one):
             assert "hush" not in str(said)
     code, said = send(one, viewer, "POST", "/api/config/validate", {"routers": [{**made, "methods": ["LOOK"]}]})
     assert (code, "LOOK" in str(said)) == (200, True)
+
+
+def test_secrets_are_shown_nowhere_but_in_a_backup(one):
+    admin = bearer_of(one, "admin")
+    paths = {path for handler in all_handlers() if isinstance(handler, HTTPRouteHandler) for path in handler.paths
+             if "GET" in handler.http_methods and "{" not in path}  # fmt: skip
+    more = ["/api/config?effective=1", "/api/config/sections/jwt", "/api/config/sections/admin", "/api/revisions/1",
+            "/api/config?format=yaml", "/api/logs/recent?log=program", "/api/audit/export"]  # fmt: skip
+    assert {"/api/config", "/api/revisions", "/api/status", "/api/plugins", "/api/nodes"} <= paths
+    answered = 0
+    for path in [*sorted(paths - FEEDS - {"/api/backup"}), *more]:
+        code, said = ask(one, "GET", path, admin)
+        answered += code == 200
+        assert not [secret for secret in HUSH if secret.encode() in said], path
+    assert answered > 30
+    assert not [secret for secret in HUSH if secret in one.log]
 
 
 def test_the_first_password_is_nothing_for_a_configuration(tmp_path):

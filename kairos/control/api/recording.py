@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 REFUSED = frozenset({401, 403, 421, 429})
 BODY = 8192  # bytes of a request that are kept
+SECRET = frozenset({"login", "user.password"})  # actions of which nothing is: their handlers may never have run
 DAMPED = 20  # entries a minute of an address (of IPv6: a /64) that proved nothing
 DAMPED_USER = 300  # of a user, of what did not succeed
 BURST, STEADY = 1000, 2.0  # of all who proved nothing together: at once, and a minute after that
@@ -109,9 +110,9 @@ class Recording:
         if told.actor is not None:
             principal = Principal(told.actor, principal.method, frozenset())
         outcome: Outcome = "refused" if refused else "done" if status < 400 else "failed"
-        body = {} if principal is NOBODY else request.body()
-        detail = {"status": status, **(body if told.detail is None else told.detail)}
         action, target = told.action or action_of(scope), told.target or target_of(scope)
+        body = {} if principal is NOBODY or action in SECRET else request.body()
+        detail = {"status": status, **(body if told.detail is None else told.detail)}
         audit.record(principal, action, target, outcome, detail, address=address, request_id=request_id_of(scope))
 
 
