@@ -23,11 +23,18 @@ def _snapshot_lines(now: Any) -> Iterable[str]:
     yield f"workers       {now['workers']}, {now['lag_ms']:.1f} ms behind, {now['memory_bytes'] >> 20} MiB"
     yield f"uptime        {span(now['uptime'])}"
     if recent := now["recent"]:
-        yield "last seconds  " + ", ".join(f"{name} {_number(value)}" for name, value in recent.items())
+        yield f"last {recent['seconds']:.0f} s".ljust(14) + ", ".join(_recent(recent))
 
 
-def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _recent(recent: Any) -> Iterable[str]:
+    """Requests, errors and bytes a second, percentiles where there were requests, cores."""
+    per_second = [("requests_per_second", "requests"), ("errors_per_second", "errors"),
+                  ("bytes_in_per_second", "bytes in"), ("bytes_out_per_second", "bytes out")]  # fmt: skip
+    yield ", ".join(f"{recent[name]:.3g} {what}" for name, what in per_second) + " a second"
+    for name in ("p50_ms", "p95_ms", "p99_ms"):
+        if recent[name] is not None:
+            yield f"{name[:3]} {recent[name]:.3g} ms"
+    yield f"{recent['cpu_cores']:.2g} cores"
 
 
 @click.group(invoke_without_command=True)
@@ -53,6 +60,9 @@ def metrics(context: click.Context, /, format_: str | None, wanted: str | None, 
 
 
 def _query_lines(answer: Any) -> Iterable[str]:
+    if not answer["series"]:
+        yield "nothing of that was counted in this time"
+        return
     labels = [_labels(series) for series in answer["series"]]
     rows = [
         [moment(at), *(_cell(series["values"][index]) for series in answer["series"])]
@@ -95,7 +105,7 @@ def query(
     top: int | None,
     routes: tuple[str, ...],
 ) -> Any:
-    """Metrics over time: kairos metrics query requests --by route --top 5 --since -6h"""
+    """Metrics over time: kairos metrics query kairos_http_requests_total --by route --top 5"""
     return client.query_metrics(
         name=list(names),
         start=since,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,15 +26,30 @@ ENDINGS = ("exit", "quit")
 def shell(context: click.Context, /, **given: str | None) -> None:
     """Type verbs at a prompt: `backends drain 8080` instead of `kairos backends drain 8080`.
 
-    Tab completes, Ctrl-R searches what was typed before, Ctrl-D ends.
+    Tab completes, Ctrl-R searches what was typed before, Ctrl-D ends. Without a terminal, verbs are read line by line;
+    the exit code is that of the last one that failed.
     """
     for name, value in given.items():
         if value:
             os.environ[f"KAIROS_{name.upper()}"] = value
     main = context.find_root().command
     assert isinstance(main, click.Group)
-    for line in lines(main):
-        run(main, line)
+    if sys.stdin.isatty():
+        for line in lines(main):
+            run(main, line)
+    else:
+        sys.exit(script(main, sys.stdin))
+
+
+def script(main: click.Group, source: Iterable[str]) -> int:
+    """Verbs that nobody types: the exit code of the last one that failed."""
+    code = 0
+    for line in map(str.strip, source):
+        if line in ENDINGS:
+            break
+        if line and not line.startswith("#"):
+            code = run(main, line) or code
+    return code
 
 
 def lines(main: click.Group) -> Iterator[str]:
@@ -55,16 +71,18 @@ def lines(main: click.Group) -> Iterator[str]:
             yield line
 
 
-def run(main: click.Group, line: str) -> None:
-    """One line; whatever comes of it, the prompt comes back."""
+def run(main: click.Group, line: str) -> int:
+    """One line; whatever comes of it, the prompt comes back. Its exit code."""
     try:
         main.main(shlex.split(line), prog_name="kairos", standalone_mode=True)
-    except SystemExit:
-        pass
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
     except ValueError as error:
         click.echo(f"{error}: {line}", err=True)
+        return 2
     except KeyboardInterrupt:
         click.echo()
+    return 0
 
 
 def completer(main: click.Group) -> Any:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterable[str]:
-    """Columns as wide as what is in them."""
-    cells = [list(heads), *([str(cell) for cell in row] for row in rows)]
+    """Columns as wide as what is in them; a dash for what there is not."""
+    cells = [list(heads), *(["-" if cell is None else str(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -120,7 +120,8 @@ def reasons(error: Any) -> tuple[int, list[str]]:
 
     if not isinstance(error, ApiError):
         return EXIT_UNREACHABLE, [str(error)]
-    lines = [*error.problems, str(error)]
+    said = str(error)
+    lines = list(error.problems) if any(one.endswith(said) for one in error.problems) else [*error.problems, said]
     if isinstance(error, UnauthenticatedError | ForbiddenError):
         return EXIT_AUTH, lines
     return EXIT_UNREACHABLE if isinstance(error, BusyError) or error.status >= 500 else EXIT_REFUSED, lines

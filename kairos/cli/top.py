@@ -34,10 +34,12 @@ def top(context: click.Context, /, every: float, once: bool, longest: int, **giv
 
     with answering(taken(context, given)) as client:
         console = Console(width=None if sys.stdout.isatty() else WIDTH)
-        if once:
-            console.print(view(client, longest))
-            return
         try:
+            while once or not console.is_terminal:  # one table below the other
+                console.print(view(client, longest))
+                if once:
+                    return
+                time.sleep(every)
             with Live(view(client, longest), console=console, screen=True, auto_refresh=False) as live:
                 while True:
                     time.sleep(every)

@@ -228,3 +228,19 @@ def test_no_body_is_too_odd_for_an_answer(g, method, path):
     for body in BODIES:
         status, answer = g.admin(method, f"{path}?dry_run=1", body)
         assert status < 500, (body, answer)
+
+
+@pytest.mark.parametrize(
+    ("format_", "body", "said"),
+    [
+        ("json", b'{"version": 1,\n', "the body is no JSON: line 2: "),
+        ("json", b'{"a": 1,\n"a": 2}', "the body is no JSON: line 2: a: this key stands twice"),
+        ("json", b"[]", "the body is no JSON: the text must hold an object"),
+        ("yaml", b"version: 1\nrouters: [}\n", "the body is no YAML: line 2: "),
+        ("toml", b"version = 1\nrouters", "the body is no TOML: Expected "),
+    ],
+)
+def test_a_body_that_is_no_document_is_the_sender_s_mistake_and_says_where(g, format_, body, said):
+    for query in ("", "?verbatim=1", "?dry_run=1"):
+        status, answer = g.admin("PUT", f"/api/config{query}", body, f"application/{format_}")
+        assert (status, answer["detail"][: len(said)]) == (400, said)

@@ -107,7 +107,8 @@ def test_metrics_now_over_time_and_for_prometheus(one):
     assert any(line.startswith("kairos_requests_total ") for line in lines)
     names = [line.split()[0] for line in kairos(one, "metrics", "list").splitlines()[1:]]
     assert "requests_total" in names or "requests" in names
-    assert "FROM" in kairos(one, "metrics", "query", names[0], "--since", "-15m", "--step", "60")
+    said = kairos(one, "metrics", "query", names[0], "--since", "-15m", "--step", "60")
+    assert said.startswith(("FROM", "nothing of that was counted"))  # as far as there was a sample
     assert "is no time" in kairos(one, "metrics", "query", names[0], "--since", "yesterday", code=1)
 
 
@@ -165,6 +166,25 @@ def test_what_was_done_is_found_and_proved(one):
     one.wait(lambda: "ann" in kairos(one, "audit", "list", "--text", "ann"), "the entries")
     assert kairos(one, "audit", "verify").startswith("intact: ")
     assert json.loads(kairos(one, "audit", "export").splitlines()[0])["number"] == 1
+
+
+def test_the_shell_reads_verbs_where_there_is_no_terminal(one):
+    said = kairos(one, "shell", code=1, input="# first\nroutes\nroutes rm /none\n\nstatus\nexit\nbackends\n")
+    assert "PATH" in said
+    assert said.count("Route not found: /none") == 1
+    assert "WORKER" in said
+    assert "BACKEND " not in said
+    assert "kairos>" not in said
+    assert "unbalanced" not in kairos(one, "shell", code=2, input="no such 'verb")
+
+
+def test_no_answer_speaks_of_none(one):
+    for verb in (("metrics",), ("logs", "levels"), ("backends",), ("nodes",), ("revisions",), ("users",), ("audit",)):
+        assert "None" not in kairos(one, *verb).split()
+    names = [line.split()[0] for line in kairos(one, "metrics", "list").splitlines()[1:]]
+    assert "kairos_http_requests_total" in names  # the example of its help
+    said = kairos(one, "metrics", "query", "kairos_http_requests_total", "--since", "-3h", "--until", "-2h")
+    assert said == "nothing of that was counted in this time\n"
 
 
 def test_the_shell_runs_lines_and_completes_them(one, monkeypatch, capsys):

@@ -134,7 +134,7 @@ async def put_config(
     """Another configuration in place of this one: JSON, YAML or TOML, by its Content-Type. Comments of the file stay
     where it says the same."""
     body, format_ = await request.body(), format_of(request)
-    new = _asked(body, format_)
+    new = _readable(body, format_)
 
     def edit(value: Plain) -> Plain:
         said = {name: item for name, item in new.items() if item is not None or name in value}
@@ -394,6 +394,18 @@ def _asked(body: bytes, format_: Format) -> Plain:
             for route in routes
         ]
     return value
+
+
+def _readable(body: bytes, format_: Format) -> Plain:
+    """The same. Raises CommandError: it is the body that is no document, not the file."""
+    try:
+        return _asked(body, format_)
+    except EditError as error:
+        if error.kind != "unreadable":
+            raise
+        places = [f"line {error.line}"] if error.line else []
+        places += [render(error.keys)] if error.keys else []
+        raise CommandError("bad", ": ".join([f"the body is no {format_.upper()}", *places, error.message])) from None
 
 
 def _decoded(data: bytes) -> str:
