@@ -125,6 +125,8 @@ class Keepalive(Spec, frozen=True):
     """Idle connections kept per origin; 0 turns reuse off."""
     requests: Count = 10_000
     """Requests sent over one upstream connection before it is closed."""
+    age: Seconds = 300.0
+    """An older connection serves no further request (less up to a tenth of jitter): a name that moved is followed."""
 
 
 class UpstreamTls(Spec, frozen=True):

@@ -95,6 +95,14 @@ def test_so_many_requests_per_connection() -> None:
     assert script.counts == [2, 2, 1]
 
 
+@pytest.mark.parametrize(("age", "counts"), [(0.000001, [1, 1, 1]), (3600, [3])])
+def test_an_old_connection_serves_no_further_request(age: float, counts: list[int]) -> None:
+    """A name may have moved meanwhile, and traffic that never pauses would hold it where it was."""
+    script = Connections()
+    assert through_gateway(script, *[get()] * 3, keepalive={"age": age}) == [200] * 3
+    assert script.counts == counts
+
+
 def test_reuse_can_be_turned_off() -> None:
     script = Connections()
     assert through_gateway(script, *[get()] * 3, keepalive={"connections": 0}) == [200] * 3

@@ -17,6 +17,7 @@ cdef class Origin:
     cdef int64_t idle_us
     cdef int64_t max_idle
     cdef int64_t max_requests
+    cdef int64_t age_us
     cdef int64_t* row                   # U_* cells of this worker
     cdef int announce                   # version of the PROXY header that connections begin with, 0: none
     cdef bint retired                   # no snapshot in force names it
@@ -45,6 +46,7 @@ cdef class UpstreamConnection(Upstream):
     cdef bint until_close               # the response body ends with the connection
     cdef int informational              # 1xx heads so far
     cdef int64_t requests               # sent in its life
+    cdef int64_t retires                # monotonic µs from which on it serves no further one
     cdef int64_t remaining              # of a Content-Length body
     cdef Head head                      # of the response
     cdef Chunks chunks
@@ -61,6 +63,7 @@ cdef class UpstreamConnection(Upstream):
     cdef int _over(self, Exchange x) except -1
     cdef int _part(self, Exchange x, int outcome) except -1
     cdef int give_back(self, int64_t now) except -1
+    cdef int64_t _jitter(self, int64_t us) noexcept
     cdef int _sent(self, Exchange x) except -1
     cdef int _arm(self, Exchange x, int64_t wait, int64_t now) except -1
     cdef int _heads(self, bytes data) except -1

@@ -8,7 +8,7 @@ from functools import partial
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memset
 
@@ -63,6 +63,7 @@ cdef class Origin:
         self.idle_us = int(keepalive.idle * 1e6)
         self.max_idle = keepalive.connections
         self.max_requests = keepalive.requests
+        self.age_us = int(keepalive.age * 1e6)
         self.retired = False
 
     def retire(self):
@@ -145,6 +146,7 @@ cdef class UpstreamConnection(Upstream):
         self.attach(transport, self.origin.runtime.clock, self.origin.tls is None)
         self.origin.row[U_CONNECTIONS_OPEN] += 1
         self.origin.row[U_CONNECTS] += 1
+        self.retires = monotonic_us() + self.origin.age_us - self._jitter(self.origin.age_us)
 
     def spare(self):
         """It was opened for a request that is over: the pool may have it."""
@@ -640,24 +642,26 @@ cdef class UpstreamConnection(Upstream):
     cdef int give_back(self, int64_t now) except -1:
         """To the pool, where it may serve another exchange and there is room; else close."""
         cdef Origin origin = self.origin
-        cdef int64_t jitter
         self.target = None
         if (
             not self.keep or self.closed or origin.retired or self.read_paused
             or origin.announce  # what was announced as a client's is nobody else's
             or (self.queued and self.transport.get_write_buffer_size() != 0)
-            or self.requests >= origin.max_requests or len(origin.idle) >= origin.max_idle
+            or self.requests >= origin.max_requests or now >= self.retires or len(origin.idle) >= origin.max_idle
             or origin.runtime.draining
         ):
             self.state = U_DONE
             return self.close()
         self.state = U_IDLE
         self.reused = True
-        jitter = <int64_t>(next_random(&origin.runtime.random) % (origin.idle_us // 10 + 1))
-        self.deadline = now + origin.idle_us - jitter
+        self.deadline = min(now + origin.idle_us - self._jitter(origin.idle_us), self.retires)
         origin.idle.append(self)
         origin.row[U_CONNECTIONS_IDLE] += 1
         return 0
+
+    cdef int64_t _jitter(self, int64_t us) noexcept:
+        """Up to a tenth of it: connections that were opened together are not closed together."""
+        return <int64_t>(next_random(&self.origin.runtime.random) % <uint64_t>(us // 10 + 1))
 
     cdef int tunnel_bytes(self, Exchange x, bytes owner, const char* p, Py_ssize_t n) except -1:
         self.deadline = monotonic_us() + x.plan.tunnel_idle_us
