@@ -22,8 +22,8 @@ def test_every_unsafe_request_of_a_session_shows_its_token(here):
 
     async def main():
         async with served(here) as s:
-            await s.add("root", "admin")
-            client = await s.logged_in("root")
+            await s.add("chief", "admin")
+            client = await s.logged_in("chief")
             del client.headers["X-CSRF-Token"]
             found = [(method, path, await status_of(client, method, path)) for method, path in UNSAFE]
             return [one for one in found if one[2] != 403], (await client.get("/api/me")).status_code
@@ -35,18 +35,18 @@ def test_every_unsafe_request_of_a_session_shows_its_token(here):
 def test_a_token_makes_nobody_who_may_more_than_the_token(here):
     async def main():
         async with served(here) as s:
-            await s.add("root", "admin")
+            await s.add("chief", "admin")
             await s.add("eve", "viewer")
-            token = await s.with_token("root", "users:write", "users:read", "self")
+            token = await s.with_token("chief", "users:write", "users:read", "self")
             refused = [
                 await token.post("/api/users", json={"name": "x", "roles": ["admin"], "password": PASSWORD}),
                 await token.patch("/api/users/eve", json={"roles": ["admin"]}),
                 await token.put("/api/roles/mine", json={"permissions": ["config:write"]}),
-                await token.post("/api/users/root/tokens", json={"name": "t"}),
-                await token.post("/api/users/root/tokens", json={"name": "t", "scopes": ["users:write"]}),
-                await token.post("/api/users/root/password", json={"password": PASSWORD}),
-                await token.patch("/api/users/root", json={"display_name": "me"}),
-                await token.delete("/api/users/root/sessions"),
+                await token.post("/api/users/chief/tokens", json={"name": "t"}),
+                await token.post("/api/users/chief/tokens", json={"name": "t", "scopes": ["users:write"]}),
+                await token.post("/api/users/chief/password", json={"password": PASSWORD}),
+                await token.patch("/api/users/chief", json={"display_name": "me"}),
+                await token.delete("/api/users/chief/sessions"),
                 await token.post("/api/me/tokens", json={"name": "t", "scopes": ["users:read"]}),
                 await token.post("/api/me/password", json={"current_password": PASSWORD, "new_password": "x" * 20}),
             ]
@@ -59,9 +59,9 @@ def test_a_token_makes_nobody_who_may_more_than_the_token(here):
 def test_no_role_but_admin_touches_users_roles_or_others_tokens(here, role):
     async def main():
         async with served(here) as s:
-            await s.add("root", "admin")
+            await s.add("chief", "admin")
             await s.add("eve", role)
-            eve, roots = await s.logged_in("eve"), await s.logged_in("root")
+            eve, roots = await s.logged_in("eve"), await s.logged_in("chief")
             (token,) = [(await roots.post("/api/me/tokens", json={"name": "t"})).json()["info"]["id"]]
             (session,) = [one["id"] for one in (await roots.get("/api/me/sessions")).json()]
             answers = [
