@@ -54,7 +54,7 @@ def test_term_lets_a_request_finish_and_then_exits_cleanly() -> None:
 
 
 def test_ready_fails_before_the_listeners_close() -> None:
-    with staged({"server": {"drain_delay": 2}}) as stage, stage.connect() as probe:
+    with staged({"server": {"drain_delay": 3}}) as stage, stage.connect() as probe:
         assert probe_ready(probe) == 200
         stage.gateway.signal(signal.SIGTERM)
         stage.gateway.wait(lambda: status_of(stage.gateway.get("/ready")[0]) == 503, "failing /ready")
