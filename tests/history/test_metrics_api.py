@@ -328,6 +328,7 @@ def test_six_totals_a_second_for_administrators(tmp_path: Path) -> None:
                 "requests_total", "active_connections", "requests_error", "success_rate", "uptime", "peak_connections",
             ]  # fmt: skip
             assert (totals["requests_total"], totals["success_rate"]) == (120, 100.0)
+            assert isinstance(totals["uptime"], int)
             assert (await receive(socket))["uptime"] >= totals["uptime"]
 
     served(tmp_path, trace)

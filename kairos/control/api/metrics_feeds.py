@@ -190,7 +190,8 @@ async def _send_totals_forever(socket: _Socket, history: History) -> None:
     with contextlib.suppress(WebSocketDisconnect):
         while True:
             snapshot = await history.live.snapshot()
-            await socket.send_text(msgspec.json.encode({name: getattr(snapshot, name) for name in _TOTALS}).decode())
+            totals = {name: getattr(snapshot, name) for name in _TOTALS} | {"uptime": int(snapshot.uptime)}
+            await socket.send_text(msgspec.json.encode(totals).decode())  # whole seconds, as on /health
             await asyncio.sleep(1)
 
 
