@@ -67,7 +67,8 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["filters"]:
         return filters.main(arguments[1:])
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, _interrupted)
+    for number in (signal.SIGTERM, signal.SIGINT):  # who was started in the background was told to ignore the latter
+        signal.signal(number, _interrupted)
     try:
         return measure(options)
     except BenchError as error:
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _interrupted(number: int, frame: object) -> None:
-    """SIGTERM unwinds like Ctrl-C, so that everything that was started is ended."""
+    """Either unwinds, so that everything that was started is ended."""
     raise KeyboardInterrupt
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.util import await_only
 
 from kairos.storage.schema import metadata
 
@@ -37,6 +40,7 @@ BUSY_S = 5.0
 CONNECT_S = 5.0
 STATEMENT_S = 15.0
 READY_S = 3.0
+SWITCH_S = 0.02
 _MIGRATION_LOCK = 0x6B6169726F73  # of PostgreSQL's advisory locks: one node migrates, the others wait for it
 
 
@@ -196,9 +200,24 @@ def _engine(url: URL) -> AsyncEngine:
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "journal_size_limit=16777216"):
+    _into_wal(cursor)
+    for pragma in ("synchronous=NORMAL", "foreign_keys=ON", "journal_size_limit=16777216"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _into_wal(cursor: Any) -> None:
+    """A new file is switched once, for which SQLite does not wait while another connection of it is about to write."""
+    give_up = time.monotonic() + BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            await_only(asyncio.sleep(SWITCH_S))
+        else:
+            return
 
 
 def _begin(connection: Connection) -> None:

@@ -1,6 +1,7 @@
 """The control process's database, embedded and PostgreSQL: made, brought up to date, all or nothing, gone and back."""
 
 import asyncio
+import contextlib
 import sqlite3
 import stat
 import time
@@ -63,6 +64,25 @@ def test_nodes_that_start_at_once_migrate_once(url):
             await database.close()
 
     asyncio.run(main())
+
+
+def test_a_new_file_to_which_another_process_writes_is_waited_for(tmp_path):
+    """SQLite does not wait by itself where the journal's mode changes."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "kairos.db", isolation_level=None)) as other:
+        other.execute("CREATE TABLE of_others (id)")
+        other.execute("BEGIN IMMEDIATE")
+
+        async def main():
+            database = Database.in_folder(tmp_path)
+            starting = asyncio.create_task(database.start())
+            await asyncio.sleep(0.3)
+            other.execute("COMMIT")
+            await starting
+            await database.close()
+
+        asyncio.run(main())
+        other.execute("SELECT * FROM settings")  # for it to look at the file
+        assert other.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
 
 
 def test_a_write_that_fails_leaves_nothing(url):
