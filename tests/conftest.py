@@ -1,6 +1,7 @@
 """Settings for all tests, and the servers that many of them share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -38,3 +39,16 @@ def postgres() -> Iterator[PostgresServer]:
 def postgres_url(postgres: PostgresServer) -> str:
     """The URL of an empty database of this test's own."""
     return postgres.database()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> str:
+    """The URL of an embedded database that is not there yet."""
+    return f"sqlite:///{tmp_path / 'kairos.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Of a database of either kind, empty and this test's own."""
+    own: str = request.getfixturevalue("postgres_url" if request.param == "postgresql" else "here")
+    return own

@@ -8,12 +8,6 @@ from kairos.control.access.permissions import ROLES
 from tests.control.access_app import PASSWORD, served
 from tests.control.test_access_matrix import ENDPOINTS, status_of
 
-
-@pytest.fixture
-def here(tmp_path):
-    return f"sqlite:///{tmp_path / 'kairos.db'}"
-
-
 UNSAFE = [(method, path) for method, path, _ in ENDPOINTS if method != "GET"]
 
 

@@ -25,13 +25,6 @@ from tests.control import access_app
 ANN = Principal("ann", "session", ALL)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres_url")
-    return f"sqlite:///{tmp_path / 'kairos.db'}"
-
-
 @contextlib.asynccontextmanager
 async def opened(url, node="one"):
     database = Database(url)

@@ -17,18 +17,6 @@ from tests.control.access_app import PASSWORD, served
 HOUR = 3600.0
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres_url")
-    return f"sqlite:///{tmp_path / 'kairos.db'}"
-
-
-@pytest.fixture
-def here(tmp_path):
-    return f"sqlite:///{tmp_path / 'kairos.db'}"
-
-
 class Clock:
     now = 1_000_000.0
 

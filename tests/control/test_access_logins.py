@@ -16,18 +16,6 @@ from tests.control.access_app import FAST, PASSWORD, served
 NEW = "another long one"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres_url")
-    return f"sqlite:///{tmp_path / 'kairos.db'}"
-
-
-@pytest.fixture
-def here(tmp_path):
-    return f"sqlite:///{tmp_path / 'kairos.db'}"
-
-
 def test_a_session_from_login_to_logout(url):
     async def main():
         async with served(url) as s:

@@ -11,18 +11,6 @@ from kairos.control.commands import CommandError
 from tests.control.access_app import PASSWORD, served
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres_url")
-    return f"sqlite:///{tmp_path / 'kairos.db'}"
-
-
-@pytest.fixture
-def here(tmp_path):
-    return f"sqlite:///{tmp_path / 'kairos.db'}"
-
-
 def statuses(answers):
     return [answer.status_code for answer in answers]
 

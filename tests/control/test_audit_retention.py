@@ -21,13 +21,6 @@ DAYS = AdminAudit(days=10, entries=0)
 DAY = 1_000 * DAY_S
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres_url")
-    return f"sqlite:///{tmp_path / 'kairos.db'}"
-
-
 class Clock:
     now = DAY
 

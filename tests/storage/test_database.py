@@ -17,13 +17,6 @@ from kairos.storage.database import Database, UnavailableError
 from kairos.storage.schema import metadata, settings
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "postgresql":
-        return request.getfixturevalue("postgres_url")
-    return f"sqlite:///{tmp_path / 'kairos.db'}"
-
-
 async def opened(url):
     database = Database(url)
     await database.start()
